@@ -1,0 +1,239 @@
+"""Times the losses, forward and backward, against PyTorch Metric Learning (PML).
+
+    python -m benchmarks.losses
+    python -m benchmarks.losses --losses contrastive,ntxent --sizes 512 --no-pml
+    python -m benchmarks.losses --chunks 0,128,256,512 --sizes 1024,2048
+
+Both sides get the same values, must agree on the loss, and take turns. The second form needs no
+PyTorch. The third times a loss by blocks of anchors; a block of 0 is the whole batch at once.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import metricjax as mj
+from benchmarks._harness import (
+    Parser,
+    compiled,
+    environment,
+    integers,
+    interleaved,
+    json_file,
+    names,
+    print_table,
+    quartiles,
+    write_json,
+)
+
+FEATURES = 128
+SAMPLES_PER_CLASS = 4
+CLASS_SIZE = 512
+CLASSES = 1000, 10000
+PML_BYTES = 4 * 2**30
+"""PML is left out where the largest arrays it builds would take more than this."""
+
+
+def _triplet_bytes(n, m):
+    """A byte for each of N^3 triplets up to 2^31 of them, and lists of those that exist."""
+    mask = n * m * m
+    return (mask if mask < 2**31 else 0) + 64 * n * (SAMPLES_PER_CLASS - 1) * m
+
+
+class Case(NamedTuple):
+    """A loss, its PML class, and how many bytes PML takes for N anchors and M references."""
+
+    loss: Callable
+    pml: str
+    weights: str | None = None
+    pml_bytes: Callable[[int, int], int] = lambda n, m: 60 * n * m
+
+
+CASES = {
+    "contrastive": Case(mj.losses.contrastive, "ContrastiveLoss"),
+    "triplet_margin": Case(
+        mj.losses.triplet_margin, "TripletMarginLoss", pml_bytes=_triplet_bytes
+    ),
+    "multi_similarity": Case(mj.losses.multi_similarity, "MultiSimilarityLoss"),
+    "ntxent": Case(  # every positive pair against every negative pair
+        mj.losses.ntxent,
+        "NTXentLoss",
+        pml_bytes=lambda n, m: 17 * n * (SAMPLES_PER_CLASS - 1) * n * m,
+    ),
+    "arcface": Case(mj.losses.arcface, "ArcFaceLoss", weights="W"),
+    "proxy_anchor": Case(mj.losses.proxy_anchor, "ProxyAnchorLoss", weights="proxies"),
+}
+PAIRWISE = [name for name, case in CASES.items() if case.weights is None]
+
+
+def make_batch(n, classes=None):
+    """Embeddings around class centers, labels, and class weights if there are `classes`."""
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(n) // SAMPLES_PER_CLASS)
+    centers = rng.normal(size=(classes or n, FEATURES))
+    x = centers[y] + rng.normal(size=(n, FEATURES))
+    arrays = [x.astype(np.float32), y]
+    return arrays if classes is None else [*arrays, centers.astype(np.float32)]
+
+
+def our_step(loss):
+    """``(x, y, *params) -> (loss, gradients)`` with respect to x and params."""
+
+    def step(x, y, *params):
+        total = lambda x, *params: mj.reduce(loss(x, y, *params))[0]
+        return jax.value_and_grad(total, range(1 + len(params)))(x, *params)
+
+    return step
+
+
+def pml_step(case, x, y, weights=None):
+    """The same with PML, on the device that JAX uses if PyTorch has it."""
+    import torch
+    from pytorch_metric_learning import losses
+
+    cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
+    x, y = (torch.tensor(array, device="cuda" if cuda else "cpu") for array in (x, y))
+    options = {} if weights is None else dict(num_classes=len(weights), embedding_size=FEATURES)
+    loss = getattr(losses, case.pml)(**options).to(x.device)
+    inputs = [x.requires_grad_()]
+    if weights is not None:
+        parameter = getattr(loss, case.weights)
+        weights = weights if parameter.shape == weights.shape else weights.T
+        parameter.data.copy_(torch.tensor(weights))
+        inputs.append(parameter)
+
+    def step():
+        value = loss(x, y)
+        torch.autograd.grad(value, inputs)
+        if cuda:
+            torch.cuda.synchronize()
+        return value.detach()
+
+    return step
+
+
+def bound(step, args):
+    return lambda: jax.block_until_ready(step(*args))
+
+
+def against_pml(name, n, classes, rounds, pml):
+    """One row: our loss, and PML's unless it would need too much memory."""
+    case, batch, m = CASES[name], make_batch(n, classes), classes or n
+    args = [jnp.asarray(array) for array in batch]
+    step, seconds, temporaries = compiled(our_step(case.loss), *args)
+    contestants = {"ours": bound(step, args)}
+    row = {"loss": name, "n": n, "m": m}
+    needed = case.pml_bytes(n, m)
+    if pml and needed <= PML_BYTES:
+        contestants["pml"] = pml_step(case, *batch)
+        ours, theirs = float(contestants["ours"]()[0]), float(contestants["pml"]())
+        if not abs(ours - theirs) <= 1e-4 * abs(theirs):
+            raise SystemExit(f"{name}, N={n}, M={m}: the loss is {ours}, but PML's is {theirs}.")
+    times = interleaved(contestants, rounds)
+    row |= {"rounds": len(times["ours"]), "ms": 1e3 * quartiles(times["ours"])[1]}
+    if "pml" in times:
+        ratios = [b / a for a, b in zip(times["ours"], times["pml"], strict=True)]
+        row |= {"pml_ms": 1e3 * quartiles(times["pml"])[1], "ratio_quartiles": quartiles(ratios)}
+    elif pml:
+        row["pml_skipped"] = f"{needed / 2**30:.1f} GiB"
+    return row | {
+        "temp_mib": temporaries / 2**20,
+        "temp_arrays": temporaries / (4 * n * m),
+        "compile_s": seconds,
+    }
+
+
+def against_chunks(name, n, sizes, rounds):
+    """One row for each chunk size; 0 is the dense loss."""
+    args = [jnp.asarray(array) for array in make_batch(n)]
+    dense = CASES[name].loss.__wrapped__
+    made = {
+        size: compiled(our_step(mj.chunked(dense, size) if size else dense), *args)
+        for size in sizes
+        if size < n
+    }
+    times = interleaved({size: bound(step, args) for size, (step, _, _) in made.items()}, rounds)
+    first = times[next(iter(times))]
+    for size, (_, seconds, temporaries) in made.items():
+        ratios = [a / b for a, b in zip(first, times[size], strict=True)]
+        yield {
+            "loss": name,
+            "n": n,
+            "m": n,
+            "chunk": size,
+            "rounds": len(ratios),
+            "ms": 1e3 * quartiles(times[size])[1],
+            "ratio_quartiles": quartiles(ratios),
+            "temp_mib": temporaries / 2**20,
+            "temp_arrays": temporaries / (4 * n * n),
+            "compile_s": seconds,
+        }
+
+
+def cells(row):
+    """A row as text."""
+    low, middle, high = row.get("ratio_quartiles", (0, 0, 0))
+    out = {"loss": row["loss"], "N": str(row["n"]), "M": str(row["m"])}
+    if "chunk" in row:
+        out["chunk"] = str(row["chunk"]) if row["chunk"] else "dense"
+    out["ms"] = f"{row['ms']:.2f}"
+    if "chunk" not in row:
+        skipped = f"needs {row['pml_skipped']}" if "pml_skipped" in row else "-"
+        out["PML ms"] = f"{row['pml_ms']:.1f}" if "pml_ms" in row else skipped
+    out["speedup"] = f"{middle:.2f}" if middle else "-"
+    out["quartiles"] = f"{low:.2f}-{high:.2f}" if middle else "-"
+    out |= {"temp MiB": f"{row['temp_mib']:.1f}", "N*M arrays": f"{row['temp_arrays']:.1f}"}
+    return out | {"compile s": f"{row['compile_s']:.2f}"}
+
+
+def parse(argv):
+    parser = Parser("benchmarks.losses", description=__doc__.splitlines()[0])
+    parser.add_argument("--losses", type=names(CASES), help=f"default: {','.join(CASES)}")
+    parser.add_argument(
+        "--sizes", type=integers(SAMPLES_PER_CLASS), default=[256, 512, 2048],
+        help="of the batch, for losses of pairs and triplets; default: 256,512,2048",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=integers(1), default=[9], help="default: 9")
+    parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
+    parser.add_argument("--out", type=json_file, help="writes the rows to this .json file, too")
+    parser.add_argument("--chunks", type=integers(0), help="times the losses by these block sizes")
+    args = parser.parse_args(argv)
+    args.rounds = args.rounds[0]
+    if args.chunks:
+        args.losses = args.losses or PAIRWISE
+        if wrong := [name for name in args.losses if name not in PAIRWISE]:
+            parser.error(f"--chunks has no {','.join(wrong)}; choose from {','.join(PAIRWISE)}")
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    pml = not args.no_pml and not args.chunks
+    if pml:
+        try:
+            import pytorch_metric_learning  # noqa: F401
+        except ImportError:
+            sys.exit("benchmarks.losses: pip install 'metricjax[bench]' first, or use --no-pml.")
+    rows = []
+    for name in args.losses or CASES:
+        for n in args.sizes if name in PAIRWISE else CLASSES:
+            if args.chunks:
+                rows += against_chunks(name, n, args.chunks, args.rounds)
+            elif name in PAIRWISE:
+                rows.append(against_pml(name, n, None, args.rounds, pml))
+            else:
+                rows.append(against_pml(name, CLASS_SIZE, n, args.rounds, pml))
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    print_table([cells(row) for row in rows])
+    if args.out:
+        packages = ("torch", "pytorch-metric-learning") if pml else ()
+        write_json(args.out, environment(*packages), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""metricjax: deep metric learning for JAX, as pure functions.
+
+Shape letters used throughout: N anchors (the batch), M references, D features, C classes.
+"""
+
+__version__ = "0.1.0"
+
+from metricjax import distances as distances
+from metricjax import evaluation as evaluation
+from metricjax import losses as losses
+from metricjax import miners as miners
+from metricjax import nn as nn
+from metricjax import reducers as reducers
+from metricjax import regularizers as regularizers
+from metricjax import tuples as tuples
+from metricjax._chunks import chunked as chunked
+from metricjax._compose import merge as merge
+from metricjax._compose import objective as objective
+from metricjax._compose import reduce as reduce
+from metricjax._refs import gather_refs as gather_refs
+from metricjax._types import LossDict as LossDict
+from metricjax._types import LossTerm as LossTerm
+from metricjax._types import Pairs as Pairs
+from metricjax._types import Refs as Refs

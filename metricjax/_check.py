@@ -1,0 +1,49 @@
+"""Trace-time checks. Shapes, dtypes and names only: values are unknown under `jit`."""
+
+import jax
+import jax.numpy as jnp
+
+
+def check_embeddings(function, name, x):
+    if jnp.ndim(x) != 2:
+        raise ValueError(
+            f"{function}: `{name}` must have shape [N, D], got {jnp.shape(x)}. "
+            f"For extra batch axes use `jax.vmap`."
+        )
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{function}: `{name}` must be floating, got {x.dtype}.")
+
+
+def check_rows(function, name, x, of, n):
+    """`x`, an array or a pytree of arrays, must have the leading axis of `of`."""
+    for leaf in jax.tree.leaves(x):
+        if jnp.shape(leaf)[:1] != (n,):
+            raise ValueError(
+                f"{function}: `{name}` must have shape [{n}] to match `{of}`, "
+                f"got {jnp.shape(leaf)}."
+            )
+
+
+def check_labels(function, name, labels, of, n):
+    """`labels` must be ``[n]`` integers."""
+    if jnp.shape(labels) != (n,):
+        raise ValueError(
+            f"{function}: `{name}` must have shape ({n},) to match `{of}`, "
+            f"got {jnp.shape(labels)}."
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{function}: `{name}` must be integer class ids, got {labels.dtype}.")
+
+
+def check_distance(function, distance, allowed):
+    if not isinstance(distance, allowed):
+        raise TypeError(
+            f"{function}: `distance` must be {allowed.__name__}, got {type(distance).__name__}."
+        )
+
+
+def check_choice(function, name, value, allowed):
+    if value not in allowed:
+        raise ValueError(
+            f"{function}: `{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}."
+        )

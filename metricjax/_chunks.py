@@ -1,0 +1,191 @@
+"""Losses a block of rows at a time: memory no longer grows with N * M."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from metricjax._check import check_embeddings
+from metricjax._refs import replicated, self_refs
+from metricjax._stream import Stream
+from metricjax._types import LossTerm, TripletRule, Triplets
+
+DENSE_ELEMENTS = 2**21
+"""Pair and triplet losses hold at most this many (anchor, reference) pairs at once."""
+
+
+def chunked(loss, chunk_size: int):
+    """The same loss, computed `chunk_size` rows at a time, in the forward and the backward pass.
+
+    A row is an anchor with all its references, or a class with the whole batch for losses that sum
+    over the batch inside a logarithm (`losses.proxy_anchor`). Value and gradient are those of the
+    dense loss. Pair and triplet losses do this by themselves once ``N * M`` is large.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.eye(4), jnp.array([0, 0, 1, 1])
+        >>> loss = mj.chunked(mj.losses.contrastive, chunk_size=3)
+        >>> print(mj.reduce(loss(x, y))[0], mj.reduce(mj.losses.contrastive(x, y))[0])
+        1.4142135 1.4142135
+
+    Args:
+        loss: any loss of this library or function of its shape,
+            ``(embeddings, labels, *params, refs=, where=, mined=, **options) -> LossDict``,
+            whose terms have one row for each anchor.
+        chunk_size: rows at a time; static.
+
+    Returns:
+        A function with the arguments of `loss` whose terms are streamed: `reduce` them under the
+        same `jit`; ``term.dense()`` shows the arrays.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunked: `chunk_size` must be at least 1, got {chunk_size}.")
+    rows = _rows_of(loss)
+
+    @functools.wraps(loss)
+    def fn(embeddings, labels=None, *params, **options):
+        return rows(loss, chunk_size, embeddings, labels, *params, **options)
+
+    return fn
+
+
+def anchorwise(loss):
+    """Marks a loss whose rows are anchors, and streams it by itself over large batches."""
+
+    @functools.wraps(loss)
+    def fn(embeddings, labels=None, *params, refs=None, **options):
+        check_embeddings(f"losses.{loss.__name__}", "embeddings", jnp.asarray(embeddings))
+        n = len(embeddings)
+        m = n if refs is None else len(refs.embeddings)
+        if n * m <= DENSE_ELEMENTS:
+            return loss(embeddings, labels, *params, refs=refs, **options)
+        size = max(1, DENSE_ELEMENTS // (4 * m))
+        return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
+
+    return fn
+
+
+def classwise(loss):
+    """Marks a loss whose rows are classes: it needs the whole batch, and any part of the classes."""
+    loss.rows = _by_class
+    return loss
+
+
+def needs_whole_batch(loss) -> bool:
+    """Whether a device's part of the batch does not make a part of the loss."""
+    return _rows_of(loss) is _by_class
+
+
+def takes(loss, option: str) -> bool:
+    """Whether a function has a parameter of that name, or takes any."""
+    parameters = inspect.signature(loss).parameters
+    return option in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+
+
+def _rows_of(loss):
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return getattr(loss, "rows", _by_anchor)
+
+
+def _by_anchor(
+    loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
+):
+    n = len(embeddings)
+    paired = takes(loss, "refs")
+    if paired:
+        refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
+    cut = _Cut(n, size)
+    parts = cut((embeddings, labels, where, refs and refs.self_index))
+    mined_at = _cut_mined(cut, mined)
+
+    def slab(k):
+        x, y, w, self_index = cut.at(parts, k)
+        real = cut.rows(k) < n
+        own = {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
+        if paired:
+            own["refs"] = refs._replace(self_index=self_index)
+        if mined is not None:
+            own["mined"] = mined_at(k)
+        terms = loss(x, y, *params, **own, **options)
+        for name, term in terms.items():
+            _check_rows(name, term, size)
+        return terms
+
+    return cut.stream(slab)
+
+
+def _by_class(loss, size, embeddings, labels, weights, *params, where=None, **options):
+    c = len(weights)
+    known = (labels >= 0) & (labels < c)
+    where = known if where is None else jnp.where(known, where, jnp.zeros_like(where))
+    class_ids = options.pop("class_ids", None)
+    cut = _Cut(c, size)
+    parts = cut((weights, jnp.arange(c) if class_ids is None else class_ids))
+
+    def slab(k):
+        some, ids = cut.at(parts, k)
+        ids = jnp.where(cut.rows(k) < c, ids, -1)
+        return loss(embeddings, labels, some, *params, where=where, class_ids=ids, **options)
+
+    return cut.stream(slab)
+
+
+def _check_rows(name, term, size):
+    """A loss whose rows are not anchors cannot be cut by anchors."""
+    dense = isinstance(term, LossTerm) and term.values.ndim and term.anchor is None
+    if dense and len(term.values) != size:
+        raise ValueError(
+            f"chunked: the term {name!r} has {len(term.values)} rows for {size} anchors; a loss "
+            f"that does not come apart by anchors cannot be chunked."
+        )
+
+
+class _Cut:
+    """Deals n rows out to parts of `size`: part k has the rows k, k + count, k + 2 count, ...
+
+    So each part has rows from every device when the batch is sharded, and all devices work on it.
+    """
+
+    def __init__(self, n, size):
+        self.n, self.size, self.count = n, size, -(-n // size)
+
+    def __call__(self, tree):
+        """Arrays ``[n, ...]`` as ``[size, count, ...]``, with zeros at the end."""
+
+        def one(x):
+            x = jnp.pad(x, [(0, self.size * self.count - self.n)] + [(0, 0)] * (x.ndim - 1))
+            return x.reshape(self.size, self.count, *x.shape[1:])
+
+        return jax.tree.map(one, replicated(tree))
+
+    def at(self, parts, k):
+        """Part k of what was cut."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, k, 1, False), parts)
+
+    def rows(self, k):
+        """The row numbers of part k; those from n on are padding."""
+        return jnp.arange(self.size) * self.count + k
+
+    def join(self, x):
+        """``[size, count, ...]`` as ``[n, ...]``."""
+        return x.reshape(-1, *x.shape[2:])[: self.n]
+
+    def stream(self, slab):
+        return Stream(slab, self.count, self.rows, self.join).terms()
+
+
+def _cut_mined(cut, mined):
+    """Mined pairs or triplets as a function of k: those of the anchors in part k."""
+    if isinstance(mined, Triplets):
+        ours = lambda k: mined.anchor % cut.count == k
+        return lambda k: mined._replace(
+            anchor=jnp.where(ours(k), mined.anchor // cut.count, 0),
+            weights=jnp.where(ours(k), mined.weights, 0),
+        )
+    if isinstance(mined, TripletRule):
+        parts = cut((mined.positive, mined.negative, mined.rows))
+        return lambda k: TripletRule(*cut.at(parts, k), mined.keep)
+    parts = cut(mined)
+    return lambda k: cut.at(parts, k)

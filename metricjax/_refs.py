@@ -1,0 +1,104 @@
+"""References: the other side of every pair."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._check import check_embeddings, check_rows
+from metricjax._masked import upcast
+from metricjax._types import Labels, Refs
+
+
+def replicated(x):
+    """`x` on every device of an explicitly sharded mesh; `x` itself everywhere else.
+
+    An explicitly sharded batch cannot be compared with itself; a replicated copy can.
+    """
+
+    def one(x):
+        sharding = jax.typeof(x).sharding
+        if all(axis is None for axis in sharding.spec):
+            return x
+        return jax.sharding.reshard(x, sharding.update(spec=jax.P()))
+
+    return jax.tree.map(one, x)
+
+
+def self_refs(embeddings, labels, where=None) -> Refs:
+    """The batch itself as references; each anchor sits at its own place."""
+    return replicated(Refs(embeddings, labels, jnp.arange(len(embeddings)), where))
+
+
+def gather_refs(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    axis_name: str,
+    *,
+    where: Num[Array, " n"] | None = None,
+) -> Refs:
+    """The batches of all devices along a `jax.shard_map` or `pmap` axis, as references.
+
+    Gradients flow back to the device an embedding came from. With ``reduce(axis_name=...)`` the
+    loss and its gradient are those of the whole batch on one device.
+
+    Args:
+        embeddings: ``[N, D]``, this device's part of the batch.
+        labels: ``[N]``, its labels.
+        axis_name: the mapped axis to gather over.
+        where: ``[N]`` weights, gathered too.
+
+    Returns:
+        `Refs` with ``M = N * axis size`` rows, in the order of the axis.
+    """
+    everything = jax.lax.all_gather((embeddings, labels, where), axis_name, tiled=True)
+    start = jax.lax.axis_index(axis_name) * len(embeddings)
+    return Refs(everything[0], everything[1], start + jnp.arange(len(embeddings)), everything[2])
+
+
+class Batch(NamedTuple):
+    """A checked batch: anchors, references, and a weight for each of both.
+
+    Embeddings of weight 0 are zero, so that nothing of a padding row, be it NaN, gets through.
+    """
+
+    embeddings: Float[Array, "n d"]
+    labels: Labels
+    weights: Float[Array, " n"]
+    refs: Refs
+
+
+def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
+    """Checks the arguments of the public `function`, fills in defaults, empties padding rows."""
+    embeddings = jnp.asarray(embeddings)
+    check_embeddings(function, "embeddings", embeddings)
+    n = len(embeddings)
+    check_rows(function, "labels", labels, "embeddings", n)
+    weights, embeddings = _weighed(function, "where", where, embeddings)
+    if refs is None:
+        refs = self_refs(embeddings, labels, weights)
+    else:
+        check_embeddings(function, "refs.embeddings", refs.embeddings)
+        if refs.embeddings.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"{function}: `refs.embeddings` must have {embeddings.shape[1]} features to match "
+                f"`embeddings`, got {refs.embeddings.shape}."
+            )
+        check_rows(function, "refs.labels", refs.labels, "refs.embeddings", len(refs.embeddings))
+        check_rows(function, "refs.self_index", refs.self_index, "embeddings", n)
+        ref_weights, ref_embeddings = _weighed(
+            function, "refs.where", refs.where, jnp.asarray(refs.embeddings)
+        )
+        refs = refs._replace(embeddings=ref_embeddings, where=ref_weights)
+    return Batch(embeddings, labels, weights, refs)
+
+
+def _weighed(function, name, where, embeddings):
+    """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
+    n, dtype = len(embeddings), upcast(embeddings[:0]).dtype
+    if where is None:
+        return jnp.ones(n, dtype), embeddings
+    check_rows(function, name, where, "embeddings", n)
+    weights = jnp.asarray(where).astype(dtype)
+    return weights, jnp.where(weights[:, None] > 0, embeddings, 0)

@@ -1,0 +1,175 @@
+"""Streamed terms: losses too large to hold, produced slab by slab and reduced on the way."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array
+
+from metricjax._types import LossDict, LossTerm, Ratio, Reducer
+
+
+class Stream(NamedTuple):
+    """A loss dict in parts: `slab(k)` is the k-th, `count` how many there are (may be traced).
+
+    A slab may close over traced arrays, which gradients reach, and may hold streamed terms itself.
+    `rows(k)` are the anchors that the rows of slab k belong to, where these are not all of them in
+    order. `join` brings slabs stacked along axis 1 into the order of the whole term.
+    """
+
+    slab: Callable[[Array], LossDict]
+    count: Array | int
+    rows: Callable[[Array], Array] | None = None
+    join: Callable[[Array], Array] = lambda x: x
+
+    def terms(self) -> dict[str, "StreamedTerm"]:
+        """The streamed loss dict: what a loss returns."""
+        names: list[str] = []
+        jax.eval_shape(lambda k: names.extend(self.slab(k)), jnp.int32(0))
+        return {name: StreamedTerm(self, name) for name in names}
+
+
+class StreamedTerm:
+    """Stands where a `LossTerm` would, when its values would not fit in memory.
+
+    It holds a computation, not arrays: reduce it under the same `jit` that made it.
+    """
+
+    def __init__(self, stream: Stream, name: str):
+        self.stream, self.name = stream, name
+
+    def dense(self) -> LossTerm:
+        """The whole term as arrays. For looking at: outside `jit`, and not for large batches."""
+        count = max(1, int(self.stream.count))
+        slabs = [self.stream.slab(jnp.int32(k))[self.name].dense() for k in range(count)]
+        values, weights, divisor, _, anchor_weights = zip(*slabs, strict=True)
+        return LossTerm(
+            self._whole(values),
+            self._whole(weights),
+            None if divisor[0] is None else sum(divisor[1:], divisor[0]),
+            None,
+            None if anchor_weights[0] is None else self._whole(anchor_weights),
+        )
+
+    def _whole(self, slabs):
+        shape = [max(sizes) for sizes in zip(*(x.shape for x in slabs), strict=True)]
+        fit = lambda x: jnp.pad(x, [(0, n - m) for m, n in zip(x.shape, shape, strict=True)])
+        return self.stream.join(jnp.stack([fit(x) for x in slabs], 1))
+
+
+def fold(
+    terms: LossDict, reducers: dict[str, Reducer], rows: Array | None = None
+) -> dict[str, Ratio]:
+    """Each term's `(total, count)`; terms of one stream share one pass over its slabs.
+
+    `rows` are the anchors that the rows of these terms belong to, if not 0, 1, 2, ...
+    """
+    done: dict[str, Ratio] = {}
+    for name, term in terms.items():
+        if isinstance(term, LossTerm) and term.values.ndim == 0:
+            done[name] = term.values, term.divisor
+        elif isinstance(term, LossTerm):
+            done[name] = reducers[name](term._replace(anchor=_of(rows, term.anchor)))
+    streamed = {n: t for n, t in terms.items() if isinstance(t, StreamedTerm)}
+    for stream in {id(t.stream): t.stream for t in streamed.values()}.values():
+        names = {t.name: n for n, t in streamed.items() if t.stream is stream}
+        ratios = _fold_stream(stream, {inner: reducers[n] for inner, n in names.items()}, rows)
+        done |= {names[inner]: ratio for inner, ratio in ratios.items()}
+    return {name: done[name] for name in terms}
+
+
+def _fold_stream(stream, reducers, rows):
+    def part(k):
+        terms = {name: term for name, term in stream.slab(k).items() if name in reducers}
+        return fold(terms, reducers, _of(rows, stream.rows and stream.rows(k)))
+
+    return sum_over(part, stream.count)
+
+
+def _of(rows, inner):
+    """Row numbers `inner` of the rows `rows`; `None` stands for 0, 1, 2, ..."""
+    return inner if rows is None else rows if inner is None else rows[inner]
+
+
+def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
+    """``sum(fn(k) for k in range(count))`` for a traced `count`, reverse-differentiable.
+
+    Nothing is stored between the passes: the backward one runs the same loop and recomputes each
+    ``fn(k)``. Everything `fn` closes over is hoisted to arguments, so that gradients reach it; only
+    those that were asked for are computed.
+    """
+    fn, closed_over = _hoist(fn, jnp.int32(0))
+
+    @jax.custom_vjp
+    def total(count, *args):
+        return _add_up(lambda k: fn(k, *args), count)
+
+    def forward(count, *args):
+        values = [x.value for x in args]
+        moves = _Static(tuple(x.perturbed for x in args))
+        return total(count.value, *values), (count.value, values, moves)
+
+    def backward(residuals, cotangents):
+        count, args, moves = residuals
+        asked = [not isinstance(x, SymbolicZero) for x in jax.tree.leaves(cotangents)]
+        cotangents = _where(asked, jax.tree.leaves(cotangents))
+
+        def step(k):
+            def of_moving(moving):
+                rest = iter(moving)
+                out = fn(k, *(next(rest) if m else x for m, x in zip(moves.value, args)))
+                return _where(asked, jax.tree.leaves(out))
+
+            return jax.vjp(of_moving, _where(moves.value, args))[1](cotangents)[0]
+
+        grads = iter(_add_up(step, count))
+        return (None, *(next(grads) if m else None for m in moves.value))
+
+    total.defvjp(forward, backward, symbolic_zeros=True)
+    return total(jnp.asarray(count, jnp.int32), *closed_over)
+
+
+def _where(flags, values):
+    return [value for flag, value in zip(flags, values, strict=True) if flag]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """A value that is no array, among the residuals."""
+
+    value: tuple
+
+
+def _add_up(step, count):
+    zero = jax.tree.map(zeros_like, jax.eval_shape(step, jnp.int32(0)))
+
+    def body(carry):
+        k, total = carry
+        return k + 1, jax.tree.map(jnp.add, total, step(k))
+
+    return jax.lax.while_loop(lambda carry: carry[0] < count, body, (jnp.int32(0), zero))[1]
+
+
+def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
+    """Zeros that a loop can carry: with the mesh axes that `like` varies or is sharded over."""
+    sharding = getattr(like, "sharding", None)
+    zeros = jnp.zeros(like.shape, like.dtype, device=sharding)
+    kind = getattr(like, "manual_axis_type", None)  # set inside shard_map only
+    axes = tuple(kind.varying) if kind else ()
+    return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
+
+
+def _hoist(fn, *example):
+    """`fn` with every array it closes over as an explicit argument, integers included."""
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
+    tree = jax.tree.structure(shape)
+
+    def explicit(*args):
+        operands, consts = args[: len(example)], args[len(example) :]
+        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, consts, *operands))
+
+    return explicit, closed.consts

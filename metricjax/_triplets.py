@@ -1,0 +1,74 @@
+"""All triplets without a list: each anchor's k-th positive against every reference, ``[N, M]``."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Num
+
+from metricjax._stream import zeros_like
+from metricjax._types import Pairs, TripletRule
+
+
+class Walk(NamedTuple):
+    """Visits the positives of all anchors side by side: ``table[:, k]`` are the k-th, M for none.
+
+    Only the first `count` columns of `table` are filled; no anchor has more positives.
+    """
+
+    table: Int[Array, "n m"]
+    count: Int[Array, ""]
+
+
+def walk_positives(weights: Num[Array, "n m"]) -> Walk:
+    """Where each anchor's positives, the entries above 0, are; one pass over ``[N, M]`` for each."""
+    n, m = weights.shape
+    columns = jnp.arange(m)[None, :]
+    exists = weights > 0
+
+    def after(j):
+        return jnp.min(jnp.where(exists & (columns > j[:, None]), columns, m), 1, initial=m)
+
+    def step(carry):
+        k, j, table = carry
+        return k + 1, after(j), jax.lax.dynamic_update_index_in_dim(table, j, k, 1)
+
+    first = after(jnp.full(n, -1))
+    table = zeros_like(jax.typeof(jnp.where(exists, columns, 0))) + m
+    table = table if m else jnp.zeros((n, 1), columns.dtype)
+    count, _, table = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1] < m), step, (jnp.int32(0), first, table)
+    )
+    return Walk(table, count)
+
+
+def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array]:
+    """Step k of the walk: each anchor's positive ``j [N]``, and the weights of its triplets.
+
+    Where an anchor has no k-th positive, j is some valid index and the weights ``[N, M]`` are 0.
+    """
+    m = mined.positive.shape[1]
+    j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, keepdims=False)
+    exists, j = j < m, jnp.minimum(j, m - 1)
+    weights = jnp.where(exists[:, None], pick(mined.positive, j), 0) * mined.negative
+    if isinstance(mined, TripletRule):
+        weights = jnp.where(mined.keep(mined.rows, j), weights, 0)
+    return j, weights
+
+
+@jax.custom_vjp
+def pick(mat: Num[Array, "n m"], j: Int[Array, " n"]) -> Num[Array, "n 1"]:
+    """``mat[i, j[i]]``, with a gradient that is a mask and not a scatter: it fuses with others."""
+    return jnp.take_along_axis(mat, j[:, None], 1)
+
+
+def _pick_forward(mat, j):
+    return pick(mat, j), (jnp.arange(mat.shape[1]), j)
+
+
+def _pick_backward(residuals, cotangent):
+    columns, j = residuals
+    return jnp.where(j[:, None] == columns[None, :], cotangent, 0), None
+
+
+pick.defvjp(_pick_forward, _pick_backward)

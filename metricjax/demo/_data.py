@@ -1,0 +1,47 @@
+"""Handwritten digits from scikit-learn: seven to train on, three that stay unseen."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+NUM_SEEN = 7
+HELD_OUT = 0.4
+
+
+class Digits(NamedTuple):
+    images: np.ndarray  # [N, 8, 8, 1], from 0 to 1
+    labels: np.ndarray  # [N]
+
+
+def load(seed: int) -> tuple[Digits, Digits, Digits]:
+    """Images of digits 0-6 to train on, held-out images of 0-6, and all images of 7-9."""
+    data = load_digits()
+    images = (data.images / 16).astype(np.float32)[..., None]
+    labels = data.target.astype(np.int32)
+    seen = np.random.default_rng(seed).permutation(np.flatnonzero(labels < NUM_SEEN))
+    held_out, train = np.split(seen, [int(HELD_OUT * len(seen))])
+    unseen = np.flatnonzero(labels >= NUM_SEEN)
+    return tuple(Digits(images[rows], labels[rows]) for rows in (train, held_out, unseen))
+
+
+def join(*parts: Digits) -> Digits:
+    return Digits(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+    """The images themselves as embeddings."""
+    return images.reshape(len(images), -1)
+
+
+def batches(digits: Digits, per_class: int, steps: int, seed: int) -> Iterator[Digits]:
+    """Batches with `per_class` images of every class, each moved by up to a pixel."""
+    rng = np.random.default_rng(seed)
+    classes = [np.flatnonzero(digits.labels == label) for label in np.unique(digits.labels)]
+    for _ in range(steps):
+        rows = np.concatenate([rng.choice(c, per_class, replace=False) for c in classes])
+        padded = np.pad(digits.images[rows], ((0, 0), (1, 1), (1, 1), (0, 0)))
+        corners = rng.integers(0, 3, (len(rows), 2))
+        moved = [x[i : i + 8, j : j + 8] for x, (i, j) in zip(padded, corners, strict=True)]
+        yield Digits(np.stack(moved), digits.labels[rows])

@@ -1,0 +1,228 @@
+"""Pairwise distances and similarities: frozen values that know which direction is closer.
+
+Each is called as ``distance(x, y)`` with ``x [N, D]`` and ``y [M, D]`` and gives ``[N, M]``, or as
+``distance(x)``, which compares `x` with itself and has an exact diagonal. Any hashable callable of
+that shape with an `is_similarity` attribute can stand in for them.
+
+Half-precision inputs are computed with, and returned, in float32. Matrix products default to full
+float32 precision on every device; `precision` lowers it knowingly.
+"""
+
+import dataclasses
+from typing import ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array, Float
+
+from metricjax._check import check_embeddings
+from metricjax._masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
+from metricjax._stream import sum_over
+
+
+class Distance(Protocol):
+    """Type-checking only; nothing needs to subclass it."""
+
+    @property
+    def is_similarity(self) -> bool: ...
+
+    def __call__(self, x: Array, y: Array | None = None) -> Array: ...
+
+
+def farther(distance: Distance, u: Array, v: Array) -> Array:
+    """How much farther `u` is than `v`: ``u - v``, or ``v - u`` where larger means closer."""
+    return v - u if distance.is_similarity else u - v
+
+
+def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
+    """``x / max(|x|_p, 1e-12)`` row by row; a zero row stays zero and has gradient 0.
+
+    Rows are scaled by their largest entry first, so that no square over- or underflows.
+    """
+    floor = max(1e-12, float(jnp.finfo(x.dtype).tiny))
+    x = upcast(x)
+    top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True, initial=0))
+    top = jnp.where(top < jnp.finfo(x.dtype).tiny, 1, top)
+    x = x / top
+    norm = jnp.maximum(safe_norm(x, p)[:, None], floor / top)
+    zero = jnp.all(x == 0, -1, keepdims=True)
+    return jnp.where(zero, 0, x / jnp.where(zero, 1, norm))
+
+
+def _prepared(distance, x, y, normalize_embeddings, p=2):
+    """Both sides checked, in at least float32, and of norm 1 where asked for."""
+    for name, value in (("x", x),) if y is None else (("x", x), ("y", y)):
+        check_embeddings(f"distances.{type(distance).__name__}", name, value)
+    if y is not None and x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"distances.{type(distance).__name__}: `x` and `y` must have as many features, "
+            f"got {x.shape} and {y.shape}."
+        )
+    x = normalize(x, p) if normalize_embeddings else upcast(x)
+    if y is None:
+        return x, x
+    return x, normalize(y, p) if normalize_embeddings else upcast(y)
+
+
+def _squared_euclidean(x, y, precision):
+    """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero."""
+    norms = jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None, :]
+    squared = norms - 2 * jnp.matmul(x, y.T, precision=precision)
+    return jnp.where(squared < 8 * jnp.finfo(x.dtype).eps * norms, 0, squared)
+
+
+def _centred(x):
+    """Every row less its mean; exactly zero for a row whose entries are all equal."""
+    x = x - x[:, :1]
+    return x - jnp.mean(x, -1, keepdims=True)
+
+
+def _minkowski(x, y, p):
+    """The p-norm of every difference, summed up feature by feature: never ``[N, M, D]``."""
+    gap = lambda k: safe_abs(x[:, k][:, None] - y[:, k][None, :])
+    if p == float("inf"):
+        return jnp.max(safe_abs(x[:, None, :] - y[None, :, :]), -1, initial=0)
+    if p == 0:
+        return sum_over(lambda k: (gap(k) > 0).astype(x.dtype), x.shape[1])
+    return safe_power(sum_over(lambda k: safe_power(gap(k), p), x.shape[1]), 1 / p)
+
+
+def _without_diagonal(mat, y):
+    """Sets the distance of every row to itself to exactly zero, when `x` meets itself."""
+    return mat if y is not None else jnp.where(jnp.eye(len(mat), dtype=bool), 0, mat)
+
+
+@dataclasses.dataclass(frozen=True)
+class LpDistance:
+    r"""p-norm of the difference, to a power.
+
+    .. math:: d_{ij} = \lVert \hat x_i - \hat y_j \rVert_p^{power}
+
+    The Euclidean distance is one matrix product; a squared distance within rounding error of zero
+    (a few ``eps * (|x|^2 + |y|^2)``) is zero. Other norms take D passes over ``[N, M]``; only
+    ``p=inf`` builds ``[N, M, D]``. The gradient at distance 0 is 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import LpDistance
+        >>> x, y = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> print(LpDistance()(x, y).round(4))
+        [[0.8944 0.6325]
+         [0.     1.4142]]
+
+    Attributes:
+        p: order of the norm, >= 0; static. 0 counts the differing entries, ``inf`` takes the largest.
+        power: exponent of the distance; static.
+        normalize_embeddings: divide each row by its p-norm first.
+        precision: of the matrix product.
+    """
+
+    p: float = 2
+    power: float = 1
+    normalize_embeddings: bool = True
+    precision: Precision = Precision.HIGHEST
+    is_similarity: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not self.p >= 0:
+            raise ValueError(f"distances.LpDistance: `p` must be at least 0, got {self.p}.")
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
+        a, b = _prepared(self, x, y, self.normalize_embeddings, self.p)
+        if self.p == 2:
+            mat = safe_power(_squared_euclidean(a, b, self.precision), self.power / 2)
+        else:
+            mat = safe_power(_minkowski(a, b, self.p), self.power)
+        return _without_diagonal(mat, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class DotProductSimilarity:
+    r"""Dot product; of unit vectors unless told otherwise, as in PyTorch Metric Learning.
+
+    .. math:: s_{ij} = \hat x_i \cdot \hat y_j
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import DotProductSimilarity
+        >>> x, y = jnp.array([[3.0, 4.0]]), jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> print(DotProductSimilarity(normalize_embeddings=False)(x, y))
+        [[3. 8.]]
+
+    Attributes:
+        normalize_embeddings: divide each row by its Euclidean norm first; ``True`` makes this the
+            cosine.
+        precision: of the matrix product.
+    """
+
+    normalize_embeddings: bool = True
+    precision: Precision = Precision.HIGHEST
+    is_similarity: ClassVar[bool] = True
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
+        a, b = _prepared(self, x, y, self.normalize_embeddings)
+        return jnp.matmul(a, b.T, precision=self.precision)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineSimilarity:
+    r"""Cosine of the angle between two vectors; 0 with a zero vector.
+
+    .. math:: s_{ij} = \frac{x_i \cdot y_j}{\lVert x_i \rVert \lVert y_j \rVert}
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import CosineSimilarity
+        >>> x, y = jnp.array([[3.0, 4.0]]), jnp.array([[1.0, 0.0], [0.0, 2.0]])
+        >>> print(CosineSimilarity()(x, y))
+        [[0.6 0.8]]
+
+    Attributes:
+        precision: of the matrix product.
+    """
+
+    precision: Precision = Precision.HIGHEST
+    is_similarity: ClassVar[bool] = True
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
+        return DotProductSimilarity(precision=self.precision)(x, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class SNRDistance:
+    r"""Noise-to-signal ratio: the variance of the difference over that of the anchor.
+
+    .. math:: d_{ij} = \frac{\mathrm{Var}(\hat y_j - \hat x_i)}{\mathrm{Var}(\hat x_i)}
+
+    Variances are over the D features, so it is one matrix product of centred vectors. Not
+    symmetric. An anchor whose features are all equal carries no signal: its distances are 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import SNRDistance
+        >>> x = jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0]])
+        >>> print(SNRDistance(normalize_embeddings=False)(x).round(4))
+        [[0.     7.    ]
+         [0.5833 0.    ]]
+
+    Attributes:
+        normalize_embeddings: divide each row by its Euclidean norm first.
+        precision: of the matrix product.
+
+    References:
+        Yuan et al., `Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning
+        <https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html>`_, 2019.
+    """
+
+    normalize_embeddings: bool = True
+    precision: Precision = Precision.HIGHEST
+    is_similarity: ClassVar[bool] = False
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
+        a, b = _prepared(self, x, y, self.normalize_embeddings)
+        a, b = _centred(a), _centred(b)
+        noise = _squared_euclidean(a, b, self.precision)
+        signal = jnp.sum(a * a, -1)[:, None]  # its square, in the gradient, must not underflow
+        signal = jnp.where(signal < jnp.finfo(a.dtype).tiny ** 0.5, 0, signal)
+        return _without_diagonal(safe_divide(noise, signal), y)

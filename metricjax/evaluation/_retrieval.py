@@ -1,0 +1,144 @@
+"""How well nearest neighbours agree with the labels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from metricjax._check import check_labels
+from metricjax._masked import safe_divide
+from metricjax.distances import Distance, LpDistance
+from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, nearest
+
+
+def retrieval_metrics(
+    query: Float[Array, "q d"],
+    query_labels: Int[Array, " q"],
+    reference: Float[Array, "m d"] | None = None,
+    reference_labels: Int[Array, " m"] | None = None,
+    *,
+    ref_includes_query: bool = False,
+    k: int | None = None,
+    distance: Distance = LpDistance(),
+    block_size: int = 256,
+) -> dict[str, Float[Array, ""]]:
+    r"""Precision@1, R-precision and MAP@R: how much of a query's surroundings is of its class.
+
+    With :math:`m_i` whether the i-th neighbour has the query's label, :math:`P_i` the share of
+    matches among the first i, R the number of references with the query's label and
+    :math:`r = \min(R, k)`, each averaged over the queries,
+
+    .. math::
+        \text{precision@1} = m_1, \qquad
+        \text{R-precision} = \frac{1}{r} \sum_{i=1}^{r} m_i, \qquad
+        \text{MAP@R} = \frac{1}{R} \sum_{i=1}^{r} m_i P_i
+
+    R differs from query to query. Queries with R = 0 are left out. A neighbour at a NaN distance
+    does not match. A `k` below R makes R-precision the precision at `k` and caps MAP@R at k / R.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import LpDistance
+        >>> from metricjax.evaluation import retrieval_metrics
+        >>> x = jnp.array([[0.0], [1.0], [3.0], [7.0], [12.0]])
+        >>> labels = jnp.array([0, 0, 1, 0, 1])
+        >>> scores = retrieval_metrics(x, labels, distance=LpDistance(normalize_embeddings=False))
+        >>> for name, score in scores.items():
+        ...     print(f"{name} {score:.1f}")
+        mean_average_precision_at_r 0.2
+        precision_at_1 0.4
+        r_precision 0.2
+
+    Args:
+        query: ``[Q, D]``.
+        query_labels: ``[Q]`` integers.
+        reference: ``[M, D]``, where to search. By default among the queries, each for the others.
+        reference_labels: ``[M]`` integers; given exactly if `reference` is.
+        ref_includes_query: the first Q references are the queries themselves, and none is its own
+            neighbour.
+        k: how many neighbours to look at; static. By default the largest R, which takes labels
+            whose values are known: under `jit`, give `k`.
+        distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static.
+        block_size: how many queries to search for at once; static. Memory is
+            ``[block_size, M]``.
+
+    Returns:
+        ``precision_at_1``, ``r_precision`` and ``mean_average_precision_at_r``, scalars in
+        ``[0, 1]``; NaN if no query is left.
+
+    Raises:
+        ValueError: for mismatched shapes, for a `k` that is missing under `jit`, not positive or
+            larger than the number of references (without the query), or a bad `block_size`.
+        TypeError: if embeddings are not floating or labels are not integers.
+
+    References:
+        Musgrave et al., `A Metric Learning Reality Check <https://arxiv.org/abs/2003.08505>`_,
+        2020.
+    """
+    name = "evaluation.retrieval_metrics"
+    if (reference is None) != (reference_labels is None):
+        raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
+    if reference is None:
+        reference, reference_labels, ref_includes_query = query, query_labels, True
+    query, reference = check_search(name, query, reference)
+    check_labels(name, "query_labels", query_labels, "query", len(query))
+    check_labels(name, "reference_labels", reference_labels, "reference", len(reference))
+    if ref_includes_query and len(reference) < len(query):
+        raise ValueError(
+            f"{name}: `reference` must start with the {len(query)} queries when "
+            f"`ref_includes_query`, got {reference.shape}."
+        )
+    if k is None:
+        k = _largest_r(name, query_labels, reference_labels, ref_includes_query)
+    else:
+        check_k(name, k, len(reference) - ref_includes_query)
+    check_at_least_1(name, "block_size", block_size)
+    own = jnp.arange(len(query)) if ref_includes_query else jnp.full(len(query), -1)
+    return _mean_scores(
+        (query, query_labels, own),
+        reference,
+        reference_labels,
+        k=k,
+        distance=distance,
+        block_size=block_size,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("k", "distance", "block_size"))
+def _mean_scores(queries, reference, reference_labels, *, k, distance, block_size):
+    def score(args):
+        x, label, own = args
+        exists = jnp.arange(len(reference)) != own
+        distances, neighbours = nearest(x, reference, exists, k=k, distance=distance)
+        matches = (reference_labels[neighbours] == label) & ~jnp.isnan(distances)
+        return _scores(matches, jnp.sum((reference_labels == label) & exists))
+
+    scores, counts = jax.lax.map(score, queries, batch_size=block_size)
+    return {name: jnp.mean(values, where=counts) for name, values in scores.items()}
+
+
+def _scores(matches, r):
+    """One query's scores, from which of its neighbours match; and whether the query counts."""
+    k = len(matches)
+    rank = jnp.arange(1, k + 1)
+    precision = jnp.cumsum(matches) / rank
+    count = lambda x: x.astype(precision.dtype)
+    to_r = matches & (rank <= r)
+    return {
+        "precision_at_1": count(jnp.sum(matches[:1])),
+        "r_precision": safe_divide(count(jnp.sum(to_r)), count(jnp.minimum(r, k))),
+        "mean_average_precision_at_r": safe_divide(jnp.sum(precision, where=to_r), count(r)),
+    }, r > 0
+
+
+def _largest_r(name, query_labels, reference_labels, ref_includes_query):
+    """The largest number of matches that any query has, read off the labels on the host."""
+    if isinstance(query_labels, jax.core.Tracer) or isinstance(reference_labels, jax.core.Tracer):
+        raise ValueError(
+            f"{name}: `k` must be given under `jit`, where the labels have no values yet."
+        )
+    classes, sizes = np.unique(np.asarray(reference_labels), return_counts=True)
+    sizes = sizes[np.isin(classes, np.asarray(query_labels))]
+    return max(int(sizes.max(initial=0)) - ref_includes_query, 0)

@@ -1,0 +1,66 @@
+"""ArcFace loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._check import check_distance
+from metricjax._masked import safe_sqrt
+from metricjax._types import LossDict, Mined
+from metricjax.distances import CosineSimilarity
+from metricjax.losses._classes import cross_entropy, of_target, prepare_classes
+
+
+def arcface(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    weights: Float[Array, "c d"],
+    *,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    margin: float | Float[Array, ""] = 28.6,
+    scale: float | Float[Array, ""] = 64.0,
+    distance: CosineSimilarity = CosineSimilarity(),
+) -> LossDict:
+    r"""Softmax over class centers, with a margin added to the angle to the sample's own.
+
+    .. math::
+        \ell_i = -\log \frac{e^{s g(\theta_{iy})}}{e^{s g(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
+        \qquad g(\theta) = \begin{cases} \cos(\theta + m) & \theta \le \pi - m \\
+        \cos\theta - m \sin m & \text{else} \end{cases}
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 0.5
+        >>> loss, _ = mj.reduce(mj.losses.arcface(x, y, w))
+        >>> print(f"{loss:.4f}")
+        3.4903
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        weights: ``[C, D]``, a center for each class; `metricjax.nn.ArcFace` owns them.
+        mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
+        where: ``[N]`` sample weights; 0 is padding.
+        margin: degrees, 0 to 180.
+        scale: factor of all cosines.
+        distance: the cosine, at another matrix precision if need be.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of samples.
+
+    References:
+        Deng et al., `ArcFace: Additive Angular Margin Loss for Deep Face Recognition
+        <https://arxiv.org/abs/1801.07698>`_, 2018.
+    """
+    check_distance("losses.arcface", distance, CosineSimilarity)
+    batch = prepare_classes("losses.arcface", embeddings, labels, weights, mined, where)
+    cosines = distance(batch.embeddings, weights)
+    cosine = of_target(batch, cosines)
+    m = jnp.deg2rad(jnp.asarray(margin, cosines.dtype))
+    sine = safe_sqrt((1 - cosine) * (1 + cosine))
+    moved = jnp.where(
+        cosine >= -jnp.cos(m),
+        cosine * jnp.cos(m) - sine * jnp.sin(m),
+        cosine - m * jnp.sin(m),
+    )
+    return {"loss": cross_entropy(batch, scale * cosines, scale * moved)}

@@ -1,0 +1,66 @@
+"""Multi-similarity loss."""
+
+from jaxtyping import Array, Float, Num
+
+from metricjax._chunks import anchorwise
+from metricjax._masked import logsumexp
+from metricjax._refs import prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Refs
+from metricjax.distances import CosineSimilarity, Distance, farther
+from metricjax.losses._pairs import pairs_of, term
+
+
+@anchorwise
+def multi_similarity(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    alpha: float | Float[Array, ""] = 2.0,
+    beta: float | Float[Array, ""] = 50.0,
+    base: float | Float[Array, ""] = 0.5,
+    distance: Distance = CosineSimilarity(),
+) -> LossDict:
+    r"""Weighs each pair by how it compares with the other pairs of its anchor.
+
+    .. math::
+        \ell_a = \tfrac1\alpha \log\Big(1 + \sum_p e^{-\alpha (s_{ap} - \lambda)}\Big)
+               + \tfrac1\beta \log\Big(1 + \sum_n e^{\beta (s_{an} - \lambda)}\Big)
+
+    A distance takes the place of the similarity with the signs changed.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.multi_similarity(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        0.7711
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        alpha: sharpness for positives, > 0.
+        beta: sharpness for negatives, > 0.
+        base: the similarity (lambda) at which a pair starts to matter.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors, those without pairs included.
+
+    References:
+        Wang et al., `Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning
+        <https://arxiv.org/abs/1904.06627>`_, 2019.
+    """
+    batch = prepare("losses.multi_similarity", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.multi_similarity", batch, mined, match, repeats=False)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    pos = logsumexp(alpha * farther(distance, mat, base), pairs.positive, plus_one=True) / alpha
+    neg = logsumexp(beta * farther(distance, base, mat), pairs.negative, plus_one=True) / beta
+    return {"loss": term(pos + neg, batch.weights)}

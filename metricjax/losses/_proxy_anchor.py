@@ -1,0 +1,79 @@
+"""Proxy-anchor loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._chunks import classwise
+from metricjax._masked import logsumexp
+from metricjax._types import LossDict, LossTerm, Mined
+from metricjax.distances import CosineSimilarity, Distance, farther
+from metricjax.losses._classes import prepare_classes
+
+
+@classwise
+def proxy_anchor(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    weights: Float[Array, "c d"],
+    *,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    class_ids: Int[Array, " c"] | None = None,
+    margin: float | Float[Array, ""] = 0.1,
+    alpha: float | Float[Array, ""] = 32.0,
+    distance: Distance = CosineSimilarity(),
+) -> LossDict:
+    r"""Each class's proxy pulls the samples of its class and pushes all others.
+
+    .. math::
+        \ell^+_c = \log\Big(1 + \sum_{i: y_i = c} e^{-\alpha (s_{ic} - \delta)}\Big) \qquad
+        \ell^-_c = \log\Big(1 + \sum_{i: y_i \neq c} e^{\alpha (s_{ic} + \delta)}\Big)
+
+    The sums run over the batch, so it needs the whole batch on every device; it comes apart by
+    classes. A distance takes the place of the similarity with the signs changed.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 0.5
+        >>> loss, parts = mj.reduce(mj.losses.proxy_anchor(x, y, w))
+        >>> print(f"{loss:.4f} {sorted(parts)}")
+        13.5408 ['neg_loss', 'pos_loss']
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        weights: ``[C, D]``, a proxy for each class; `metricjax.nn.ProxyAnchor` owns them.
+        mined: adds, for each sample, how often it was mined (`tuples.sample_weights`) less 1 to
+            the exponent, as PyTorch Metric Learning does.
+        where: ``[N]`` sample weights, inside the sums; 0 is padding.
+        class_ids: ``[C]``, the labels that the rows of `weights` stand for, when they are only
+            some of the classes; a negative one is padding. ``0, ..., C-1`` by default.
+        margin: delta, in the unit of `distance`.
+        alpha: sharpness.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"pos_loss": [C], "neg_loss": [C]}``; the first is divided by the number of classes in
+        the batch, the second by C.
+
+    References:
+        Kim et al., `Proxy Anchor Loss for Deep Metric Learning
+        <https://arxiv.org/abs/2003.13911>`_, 2020.
+    """
+    name = "losses.proxy_anchor"
+    batch = prepare_classes(name, embeddings, labels, weights, mined, where, class_ids)
+    mat = distance(batch.embeddings, weights)
+    bias = (batch.mined - 1)[:, None]
+    rows = batch.weights[:, None]
+    own, other = jnp.where(batch.target, rows, 0), jnp.where(batch.target, 0, rows)
+    pull = alpha * farther(distance, mat, margin) + bias
+    push = alpha * farther(distance, -margin, mat) + bias
+    ids = jnp.zeros(len(weights)) if class_ids is None else class_ids
+    classes = (ids >= 0).astype(mat.dtype)
+    pos = logsumexp(pull, own, axis=0, plus_one=True)
+    neg = logsumexp(push, other, axis=0, plus_one=True)
+    present = jnp.sum(jnp.where(jnp.any(own > 0, 0), classes, 0))
+    return {
+        "pos_loss": LossTerm(pos * classes, classes, present),
+        "neg_loss": LossTerm(neg * classes, classes),
+    }

@@ -1,0 +1,92 @@
+"""Triplet margin loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._chunks import anchorwise
+from metricjax._refs import prepare
+from metricjax._stream import Stream
+from metricjax._triplets import pick, triplets_at, walk_positives
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Triplets
+from metricjax.distances import Distance, LpDistance, farther
+from metricjax.losses._pairs import active_term, triplets_of
+
+
+@anchorwise
+def triplet_margin(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    margin: float | Float[Array, ""] = 0.05,
+    swap: bool = False,
+    smooth_loss: bool = False,
+    distance: Distance = LpDistance(),
+) -> LossDict:
+    r"""Brings each anchor closer to its positives than to its negatives, by a margin.
+
+    .. math::
+        \ell_{apn} = [d_{ap} - d_{an} + m]_+
+
+    With a similarity the difference changes sign. All triplets are visited, one positive of every
+    anchor at a time, so memory is ``N * M`` and work proportional to the triplets.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.triplet_margin(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        0.7571
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the triplets that count: those of a miner, `tuples.random_triplets`, or all joint
+            triplets of some `Pairs`. All by default. Repeats count repeatedly.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        margin: how much closer the positive has to be.
+        swap: take the closer of anchor and positive as the one to push the negative away from;
+            one more matrix product for each step; static.
+        smooth_loss: softplus in place of the hinge; static.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": ...}``, streamed (``[N, positives, M]``; ``[T]`` for listed triplets), divided
+        by the number of triplets above 0.
+
+    References:
+        Schroff et al., `FaceNet: A Unified Embedding for Face Recognition and Clustering
+        <https://arxiv.org/abs/1503.03832>`_, 2015; Balntas et al., `Learning local feature
+        descriptors with triplets and shallow convolutional neural networks
+        <http://www.bmva.org/bmvc/2016/papers/paper119/index.html>`_, 2016 (swap).
+    """
+    batch = prepare("losses.triplet_margin", embeddings, labels, refs, where)
+    mined = triplets_of("losses.triplet_margin", batch, mined, match)
+    others = batch.refs.embeddings
+    mat = distance(batch.embeddings, others)
+    closer = jnp.maximum if distance.is_similarity else jnp.minimum
+    hinge = jax.nn.softplus if smooth_loss else jax.nn.relu
+
+    if isinstance(mined, Triplets):
+        a, p, n, weights = mined
+        an = mat[a, n]
+        if swap:
+            one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
+            an = closer(an, one(others[p], others[n]))
+        return {"loss": active_term(hinge(farther(distance, mat[a, p], an) + margin), weights, anchor=a)}
+
+    walk = walk_positives(mined.positive)
+
+    def slab(k):
+        j, weights = triplets_at(mined, walk, k)
+        ap = pick(mat, j)
+        an = closer(mat, distance(others[j], others)) if swap else mat
+        return {"loss": active_term(hinge(farther(distance, ap, an) + margin), weights)}
+
+    return Stream(slab, walk.count).terms()

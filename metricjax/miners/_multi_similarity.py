@@ -1,0 +1,60 @@
+"""Multi-similarity miner."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._types import Labels, Match, Pairs, Refs
+from metricjax.distances import CosineSimilarity, Distance
+from metricjax.miners._all import candidates
+
+
+def multi_similarity(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    *,
+    refs: Refs | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    epsilon: float | Float[Array, ""] = 0.1,
+    distance: Distance = CosineSimilarity(),
+) -> Pairs:
+    r"""Keeps the pairs that are hard for their anchor: near its hardest pair of the other kind.
+
+    .. math::
+        s_{ap} - \epsilon < \max_n s_{an} \qquad s_{an} + \epsilon > \min_p s_{ap}
+
+    Both strict. An anchor without negatives keeps no positives, and the other way round.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])
+        >>> print(mj.miners.multi_similarity(x, jnp.array([0, 0, 1, 1])).positive)
+        [[0. 1. 0. 0.]
+         [1. 0. 0. 0.]
+         [0. 0. 0. 1.]
+         [0. 0. 1. 0.]]
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: what to compare with; the batch itself by default.
+        where: ``[N]``; samples of weight 0 are not there.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        epsilon: slack; larger keeps more.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        `Pairs` ``[N, M]``.
+
+    References:
+        Wang et al., `Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning
+        <https://arxiv.org/abs/1904.06627>`_, 2019.
+    """
+    name = "miners.multi_similarity"
+    pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance)
+    nearest = jnp.min(cost, 1, where=pairs.negative > 0, initial=jnp.inf, keepdims=True)
+    farthest = jnp.max(cost, 1, where=pairs.positive > 0, initial=-jnp.inf, keepdims=True)
+    return Pairs(  # a NaN keeps its pairs, so that the loss shows it
+        jnp.where(cost + epsilon <= nearest, 0, pairs.positive),
+        jnp.where(cost - epsilon >= farthest, 0, pairs.negative),
+    )

@@ -1,0 +1,171 @@
+"""Regularizers: ``[K, D] -> LossDict``, for embeddings and class weights (one per row) alike.
+
+Their term is already reduced, by their own `reducer`, so that the loss's reducer leaves it alone.
+Add it to a loss dict with `|` or `merge`, or let `objective` do so.
+
+    >>> import jax.numpy as jnp, metricjax as mj
+    >>> x = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
+    >>> print(mj.reduce(mj.regularizers.lp(x) | mj.regularizers.zero_mean(x, weight=0.1))[0])
+    3.0
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metricjax import reducers
+from metricjax._check import check_distance, check_embeddings
+from metricjax._masked import safe_abs, safe_norm, safe_power, safe_sqrt, upcast
+from metricjax._types import LossDict, LossTerm, Reducer
+from metricjax.distances import CosineSimilarity, Distance
+
+
+def _reduced(name, values, weight, reducer, divisor=None) -> LossDict:
+    """A 0-d term: the total and the count of `values` under `reducer`."""
+    total, count = reducer(LossTerm(values, jnp.ones_like(values), divisor))
+    count = None if count is None else jnp.asarray(count, total.dtype)
+    return {name: LossTerm(weight * total, jnp.ones_like(total), count)}
+
+
+def lp(
+    x: Float[Array, "k d"],
+    *,
+    p: float = 2,
+    power: float = 1,
+    weight: float | Float[Array, ""] = 1.0,
+    reducer: Reducer = reducers.mean,
+    name: str = "lp_reg",
+) -> LossDict:
+    r"""Keeps the rows short.
+
+    .. math:: \ell_i = \lVert x_i \rVert_p^{power}
+
+    Args:
+        x: ``[K, D]`` embeddings or class weights.
+        p: order of the norm; static.
+        power: its exponent; static. The gradient of a zero row is 0.
+        weight: factor of the whole term; may be traced.
+        reducer: how the K values become one.
+        name: key of the term.
+    """
+    check_embeddings("regularizers.lp", "x", x)
+    return _reduced(name, safe_power(safe_norm(upcast(x), p), power), weight, reducer)
+
+
+def center_invariant(
+    x: Float[Array, "k d"],
+    *,
+    p: float = 2,
+    weight: float | Float[Array, ""] = 1.0,
+    reducer: Reducer = reducers.mean,
+    name: str = "center_invariant_reg",
+) -> LossDict:
+    r"""Pulls the squared norms of the rows to their mean.
+
+    .. math:: \ell_i = \tfrac14 \Big(\lVert x_i \rVert_p^2 - \tfrac1K \sum_j \lVert x_j \rVert_p^2\Big)^2
+
+    Meant for class weights. For other arguments see `lp`.
+
+    References:
+        Wu et al., `Deep Face Recognition with Center Invariant Loss
+        <http://www1.ece.neu.edu/~yuewu/files/2017/twu024.pdf>`_, 2017.
+    """
+    check_embeddings("regularizers.center_invariant", "x", x)
+    squared = safe_power(safe_norm(upcast(x), p), 2)
+    values = (squared - jnp.sum(squared) / max(len(x), 1)) ** 2 / 4
+    return _reduced(name, values, weight, reducer)
+
+
+def regular_face(
+    x: Float[Array, "k d"],
+    *,
+    distance: Distance = CosineSimilarity(),
+    weight: float | Float[Array, ""] = 1.0,
+    reducer: Reducer = reducers.mean,
+    name: str = "regular_face_reg",
+) -> LossDict:
+    r"""Pushes each row away from its nearest other row.
+
+    .. math:: \ell_i = \max_{j \neq i} s_{ij}
+
+    The nearest row is taken as given: the gradient reaches both rows, at a tie those of the lowest
+    index. A single row has no other: its value is 0. Builds ``[K, K]``.
+
+    Args:
+        distance: a similarity. For other arguments see `lp`.
+
+    References:
+        Zhao et al., `RegularFace: Deep Face Recognition via Exclusive Regularization
+        <https://openaccess.thecvf.com/content_CVPR_2019/html/Zhao_RegularFace_Deep_Face_Recognition_via_Exclusive_Regularization_CVPR_2019_paper.html>`_, 2019.
+    """
+    check_embeddings("regularizers.regular_face", "x", x)
+    if not distance.is_similarity:
+        raise TypeError("regularizers.regular_face: `distance` must be a similarity.")
+    k = len(x)
+    if k < 2:
+        return _reduced(name, 0 * jnp.sum(upcast(x), -1), weight, reducer)
+    mat = distance(x, x)
+    others = jnp.where(jnp.eye(k, dtype=bool), -jnp.inf, mat)
+    nearest = jnp.argmax(jax.lax.stop_gradient(others), 1)
+    values = jnp.take_along_axis(mat, nearest[:, None], 1)[:, 0]
+    return _reduced(name, values, weight, reducer)
+
+
+def sparse_centers(
+    x: Float[Array, "ck d"],
+    *,
+    centers_per_class: int,
+    distance: CosineSimilarity = CosineSimilarity(),
+    weight: float | Float[Array, ""] = 1.0,
+    reducer: Reducer = reducers.divisor,
+    name: str = "sparse_centers_reg",
+) -> LossDict:
+    r"""Draws the centers of a class together, so that a class uses only as many as it needs.
+
+    .. math:: \ell_{ij} = \sqrt{2 - 2 \cos(x_i, x_j)}
+
+    over the unordered pairs of centers of one class; by default their sum is divided by twice their
+    number. The gradient is 0 where two centers coincide.
+
+    Args:
+        x: ``[C * K, D]`` class weights, the K centers of a class next to each other.
+        centers_per_class: K, at least 2. For other arguments see `lp`.
+
+    References:
+        Qian et al., `SoftTriple Loss: Deep Metric Learning Without Triplet Sampling
+        <https://openaccess.thecvf.com/content_ICCV_2019/html/Qian_SoftTriple_Loss_Deep_Metric_Learning_Without_Triplet_Sampling_ICCV_2019_paper.html>`_, 2019.
+    """
+    check_embeddings("regularizers.sparse_centers", "x", x)
+    check_distance("regularizers.sparse_centers", distance, CosineSimilarity)
+    k = centers_per_class
+    if k < 2 or len(x) % k:
+        raise ValueError(
+            f"regularizers.sparse_centers: `centers_per_class` must be at least 2 and divide the "
+            f"number of rows {len(x)}, got {k}."
+        )
+    first, second = jnp.triu_indices(k, 1)
+    mat = jax.vmap(distance)(x.reshape(-1, k, x.shape[1]))[:, first, second].ravel()
+    squared = 2 - 2 * mat
+    squared = jnp.where(squared < 16 * jnp.finfo(mat.dtype).eps, 0, squared)
+    return _reduced(name, safe_sqrt(squared), weight, reducer, 2 * mat.size)
+
+
+def zero_mean(
+    x: Float[Array, "k d"],
+    *,
+    weight: float | Float[Array, ""] = 1.0,
+    reducer: Reducer = reducers.mean,
+    name: str = "zero_mean_reg",
+) -> LossDict:
+    r"""Pulls the sum of each row's features to zero.
+
+    .. math:: \ell_i = \Big| \sum_d x_{id} \Big|
+
+    For arguments see `lp`.
+
+    References:
+        Yuan et al., `Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning
+        <https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html>`_, 2019.
+    """
+    check_embeddings("regularizers.zero_mean", "x", x)
+    return _reduced(name, safe_abs(jnp.sum(upcast(x), -1)), weight, reducer)

@@ -1,0 +1,24 @@
+"""Strict settings for every test: no implicit promotion, eight CPU devices, no stray warnings.
+
+Compiling is most of a run, so most tests do without XLA's optimizations; `optimized` brings them
+back for those that measure what they do. The parity tests are compiled as users compile.
+"""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation(request):
+    parity = "parity" in request.node.nodeid
+    quick = not parity and "optimized" not in request.fixturenames
+    jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.fixture
+def optimized():
+    """For tests of compiled memory: XLA's usual optimizations."""
