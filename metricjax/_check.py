@@ -28,8 +28,7 @@ def check_labels(function, name, labels, of, n):
     """`labels` must be ``[n]`` integers."""
     if jnp.shape(labels) != (n,):
         raise ValueError(
-            f"{function}: `{name}` must have shape ({n},) to match `{of}`, "
-            f"got {jnp.shape(labels)}."
+            f"{function}: `{name}` must have shape ({n},) to match `{of}`, got {jnp.shape(labels)}."
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{function}: `{name}` must be integer class ids, got {labels.dtype}.")

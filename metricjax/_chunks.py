@@ -67,7 +67,7 @@ def anchorwise(loss):
 
 
 def classwise(loss):
-    """Marks a loss whose rows are classes: it needs the whole batch, and any part of the classes."""
+    """Marks a loss whose rows are classes: it needs the whole batch, but not all classes."""
     loss.rows = _by_class
     return loss
 
@@ -78,15 +78,20 @@ def needs_whole_batch(loss) -> bool:
 
 
 def takes(loss, option: str) -> bool:
-    """Whether a function has a parameter of that name, or takes any."""
-    parameters = inspect.signature(loss).parameters
+    """Whether a loss has a parameter of that name, or takes any."""
+    parameters = inspect.signature(pure(loss)).parameters
     return option in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
 
 
-def _rows_of(loss):
+def pure(loss):
+    """The function under a `functools.partial` or a module of `metricjax.nn`."""
     while isinstance(loss, functools.partial):
         loss = loss.func
-    return getattr(loss, "rows", _by_anchor)
+    return getattr(loss, "loss", loss)
+
+
+def _rows_of(loss):
+    return getattr(pure(loss), "rows", _by_anchor)
 
 
 def _by_anchor(

@@ -1,12 +1,14 @@
 """From terms to one number, and whole recipes in one function."""
 
+import functools
 import inspect
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
-from metricjax._chunks import needs_whole_batch, takes
+from metricjax._chunks import needs_whole_batch, pure, takes
 from metricjax._masked import safe_divide
 from metricjax._refs import gather_refs
 from metricjax._stream import fold
@@ -39,6 +41,8 @@ def reduce(
     Returns:
         ``(loss, {name: scalar})``. A term without elements is 0, with gradient 0.
     """
+    if not terms:
+        raise ValueError("reduce: there are no terms.")
     if isinstance(reducer, dict):
         if unknown := reducer.keys() - terms.keys():
             raise ValueError(
@@ -54,7 +58,7 @@ def reduce(
         name: total if count is None else safe_divide(total, count)
         for name, (total, count) in ratios.items()
     }
-    return sum(parts.values(), 0.0), parts
+    return functools.reduce(jnp.add, parts.values()), parts
 
 
 def merge(*terms: LossDict) -> LossDict:
@@ -105,7 +109,8 @@ def objective(
         miner: ``(embeddings, labels, refs=, where=, ...) -> mined``, for instance from
             `metricjax.miners`; give its options with `functools.partial`.
         reducer: see `reduce`.
-        embedding_regularizer: applied to the embeddings, as the term ``embedding_reg_loss``.
+        embedding_regularizer: ``(embeddings, where=) -> LossDict``, as the term
+            ``embedding_reg_loss``.
         weight_regularizer: applied to the first of `params`, as the term ``weight_reg_loss``.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. References are
             gathered (for losses that need it, the whole batch is) and totals summed over it.
@@ -115,13 +120,12 @@ def objective(
         The bound function. Its `data` are keyword arguments of the loss (``refs``, ``where``,
         ``match``, ``mined``, options) and ``key`` for random miners.
     """
-    name = getattr(loss, "__name__", type(loss).__name__)
-    _check_options(name, loss, options)
+    _check_options(loss, options)
 
     def fn(embeddings, labels=None, *params, **data):
         key = data.pop("key", None)
         data = options | data
-        _check_options(name, loss, data)
+        _check_options(loss, data)
         if axis_name is not None and data.get("refs") is None:
             everything = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
             if needs_whole_batch(loss):
@@ -138,7 +142,9 @@ def objective(
             data["mined"] = miner(embeddings, labels, **shared)
         terms = loss(embeddings, labels, *params, **data)
         if embedding_regularizer is not None:
-            extra = embedding_regularizer(embeddings)
+            rows = data.get("where")
+            padding = {} if rows is None else {"where": rows}
+            extra = embedding_regularizer(embeddings, **padding)
             terms = merge(terms, _named(extra, "embedding_reg_loss"))
         if weight_regularizer is not None:
             if not params:
@@ -149,16 +155,13 @@ def objective(
     return fn
 
 
-def _check_options(name, loss, options):
+def _check_options(loss, options):
     unknown = [option for option in options if not takes(loss, option)]
     if unknown:
-        known = [
-            p.name
-            for p in inspect.signature(loss).parameters.values()
-            if p.kind == p.KEYWORD_ONLY
-        ]
+        parameters = inspect.signature(pure(loss)).parameters.values()
+        known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
         raise TypeError(
-            f"objective: {name} has no option {', '.join(map(repr, unknown))}; "
+            f"objective: {pure(loss).__name__} has no option {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(known)}."
         )
 
@@ -167,4 +170,5 @@ def _named(terms, name):
     """A regularizer's term under the name it has in a recipe."""
     if len(terms) != 1:
         raise ValueError(f"objective: a regularizer must give one term, got {sorted(terms)}.")
-    return {name: term for term in terms.values()}
+    (term,) = terms.values()
+    return {name: term}

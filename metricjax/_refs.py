@@ -75,7 +75,7 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     check_embeddings(function, "embeddings", embeddings)
     n = len(embeddings)
     check_rows(function, "labels", labels, "embeddings", n)
-    weights, embeddings = _weighed(function, "where", where, embeddings)
+    weights, embeddings = weighed(function, where, embeddings)
     if refs is None:
         refs = self_refs(embeddings, labels, weights)
     else:
@@ -87,18 +87,17 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
             )
         check_rows(function, "refs.labels", refs.labels, "refs.embeddings", len(refs.embeddings))
         check_rows(function, "refs.self_index", refs.self_index, "embeddings", n)
-        ref_weights, ref_embeddings = _weighed(
-            function, "refs.where", refs.where, jnp.asarray(refs.embeddings)
-        )
-        refs = refs._replace(embeddings=ref_embeddings, where=ref_weights)
+        others = jnp.asarray(refs.embeddings)
+        ref_weights, others = weighed(function, refs.where, others, "refs.")
+        refs = refs._replace(embeddings=others, where=ref_weights)
     return Batch(embeddings, labels, weights, refs)
 
 
-def _weighed(function, name, where, embeddings):
+def weighed(function, where, embeddings, of=""):
     """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
     n, dtype = len(embeddings), upcast(embeddings[:0]).dtype
     if where is None:
         return jnp.ones(n, dtype), embeddings
-    check_rows(function, name, where, "embeddings", n)
+    check_rows(function, f"{of}where", where, "embeddings", n)
     weights = jnp.asarray(where).astype(dtype)
     return weights, jnp.where(weights[:, None] > 0, embeddings, 0)

@@ -13,7 +13,7 @@ from metricjax._types import LossDict, LossTerm, Ratio, Reducer
 
 
 class Stream(NamedTuple):
-    """A loss dict in parts: `slab(k)` is the k-th, `count` how many there are (may be traced).
+    """A loss dict in parts: `slab(k)` is the k-th, `steps` how many there are (may be traced).
 
     A slab may close over traced arrays, which gradients reach, and may hold streamed terms itself.
     `rows(k)` are the anchors that the rows of slab k belong to, where these are not all of them in
@@ -21,11 +21,11 @@ class Stream(NamedTuple):
     """
 
     slab: Callable[[Array], LossDict]
-    count: Array | int
+    steps: Array | int
     rows: Callable[[Array], Array] | None = None
     join: Callable[[Array], Array] = lambda x: x
 
-    def terms(self) -> dict[str, "StreamedTerm"]:
+    def terms(self) -> LossDict:
         """The streamed loss dict: what a loss returns."""
         names: list[str] = []
         jax.eval_shape(lambda k: names.extend(self.slab(k)), jnp.int32(0))
@@ -43,8 +43,8 @@ class StreamedTerm:
 
     def dense(self) -> LossTerm:
         """The whole term as arrays. For looking at: outside `jit`, and not for large batches."""
-        count = max(1, int(self.stream.count))
-        slabs = [self.stream.slab(jnp.int32(k))[self.name].dense() for k in range(count)]
+        steps = max(1, int(self.stream.steps))
+        slabs = [self.stream.slab(jnp.int32(k))[self.name].dense() for k in range(steps)]
         values, weights, divisor, _, anchor_weights = zip(*slabs, strict=True)
         return LossTerm(
             self._whole(values),
@@ -86,7 +86,7 @@ def _fold_stream(stream, reducers, rows):
         terms = {name: term for name, term in stream.slab(k).items() if name in reducers}
         return fold(terms, reducers, _of(rows, stream.rows and stream.rows(k)))
 
-    return sum_over(part, stream.count)
+    return sum_over(part, stream.steps)
 
 
 def _of(rows, inner):
@@ -120,7 +120,9 @@ def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
         def step(k):
             def of_moving(moving):
                 rest = iter(moving)
-                out = fn(k, *(next(rest) if m else x for m, x in zip(moves.value, args)))
+                out = fn(
+                    k, *(next(rest) if m else x for m, x in zip(moves.value, args, strict=True))
+                )
                 return _where(asked, jax.tree.leaves(out))
 
             return jax.vjp(of_moving, _where(moves.value, args))[1](cotangents)[0]

@@ -13,15 +13,15 @@ from metricjax._types import Pairs, TripletRule
 class Walk(NamedTuple):
     """Visits the positives of all anchors side by side: ``table[:, k]`` are the k-th, M for none.
 
-    Only the first `count` columns of `table` are filled; no anchor has more positives.
+    Only the first `steps` columns of `table` are filled; no anchor has more positives.
     """
 
     table: Int[Array, "n m"]
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 def walk_positives(weights: Num[Array, "n m"]) -> Walk:
-    """Where each anchor's positives, the entries above 0, are; one pass over ``[N, M]`` for each."""
+    """Where each anchor's positives (weight above 0) are; one pass over ``[N, M]`` for each."""
     n, m = weights.shape
     columns = jnp.arange(m)[None, :]
     exists = weights > 0
@@ -36,10 +36,10 @@ def walk_positives(weights: Num[Array, "n m"]) -> Walk:
     first = after(jnp.full(n, -1))
     table = zeros_like(jax.typeof(jnp.where(exists, columns, 0))) + m
     table = table if m else jnp.zeros((n, 1), columns.dtype)
-    count, _, table = jax.lax.while_loop(
+    steps, _, table = jax.lax.while_loop(
         lambda carry: jnp.any(carry[1] < m), step, (jnp.int32(0), first, table)
     )
-    return Walk(table, count)
+    return Walk(table, steps)
 
 
 def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array]:

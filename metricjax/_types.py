@@ -4,10 +4,13 @@ Shape letters, here and everywhere: N anchors, M references, D features, C class
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int, Num
+
+if TYPE_CHECKING:
+    from metricjax._stream import StreamedTerm
 
 
 class LossTerm(NamedTuple):
@@ -36,8 +39,11 @@ class LossTerm(NamedTuple):
         return self
 
 
-LossDict = dict[str, LossTerm]
+LossDict = dict[str, "LossTerm | StreamedTerm"]
 """What a loss returns: its named parts, unreduced. A plain dict, joined with `|` or `merge`."""
+
+Scalar = float | Float[Array, ""]
+"""A number that may be traced: scheduled, learned, differentiated or mapped over."""
 
 Ratio = tuple[Float[Array, ""], Float[Array, ""] | None]
 """A total and what to divide it by, kept apart so that chunks and devices simply add up."""

@@ -9,7 +9,7 @@ float32 precision on every device; `precision` lowers it knowingly.
 """
 
 import dataclasses
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ class Distance(Protocol):
     def __call__(self, x: Array, y: Array | None = None) -> Array: ...
 
 
-def farther(distance: Distance, u: Array, v: Array) -> Array:
+def farther(distance: Distance, u: Any, v: Any) -> Array:
     """How much farther `u` is than `v`: ``u - v``, or ``v - u`` where larger means closer."""
     return v - u if distance.is_similarity else u - v
 
@@ -43,7 +43,7 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
     floor = max(1e-12, float(jnp.finfo(x.dtype).tiny))
     x = upcast(x)
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True, initial=0))
-    top = jnp.where(top < jnp.finfo(x.dtype).tiny, 1, top)
+    top = jnp.where((top < jnp.finfo(x.dtype).tiny) | (p == 0), 1, top)  # a count has no scale
     x = x / top
     norm = jnp.maximum(safe_norm(x, p)[:, None], floor / top)
     zero = jnp.all(x == 0, -1, keepdims=True)
@@ -211,8 +211,8 @@ class SNRDistance:
         precision: of the matrix product.
 
     References:
-        Yuan et al., `Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning
-        <https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html>`_, 2019.
+        Yuan et al., Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning, 2019,
+        https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html
     """
 
     normalize_embeddings: bool = True

@@ -68,9 +68,10 @@ class _ClassWeights(nnx.Module):
 
 
 def _defaults(module):
-    parameters = inspect.signature(module.loss).parameters.values()
     data = {"mined", "where", "class_ids"}
-    return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in data}
+    parameters = inspect.signature(module.loss).parameters.values()
+    options = (p for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in data)
+    return {p.name: p.default for p in options}
 
 
 def _checked(module, options):
@@ -99,10 +100,10 @@ class ArcFace(_ClassWeights):
 
 
 class ProxyAnchor(_ClassWeights):
-    """`metricjax.losses.proxy_anchor` and its proxies, He-normal over the classes at first."""
+    """`metricjax.losses.proxy_anchor` and its proxies, normal with variance 2 / C at first."""
 
     loss = staticmethod(losses.proxy_anchor)
-    default_init = staticmethod(nnx.initializers.he_normal(in_axis=-1, out_axis=-2))
+    default_init = staticmethod(nnx.initializers.variance_scaling(2.0, "fan_in", "normal"))
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
         """Similarities to the proxies (negated distances): larger is better."""

@@ -3,8 +3,8 @@
 They are left undivided so that the parts of a chunk, a device or a micro-batch add up; `reduce`
 divides at the end. Every reducer here weighs each value by its weight, and none hides a NaN.
 
-`reduce(terms)` without a reducer uses `divisor`, which gives each loss its own default. Not reducing
-at all is just using the loss dict. Reducers compose by `then`:
+`reduce(terms)` without a reducer uses `divisor`, which gives each loss its own default. Not
+reducing at all is just using the loss dict. Reducers compose by `then`:
 
     >>> from metricjax import reducers
     >>> reducer = reducers.threshold(low=0.1, then=reducers.per_anchor())
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax._masked import safe_divide
-from metricjax._types import LossTerm, Ratio, Reducer
+from metricjax._types import LossTerm, Ratio, Reducer, Scalar
 
 
 def divisor(term: LossTerm) -> Ratio:
@@ -39,8 +39,8 @@ def avg_non_zero(term: LossTerm) -> Ratio:
 
 def threshold(
     *,
-    low: float | Float[Array, ""] | None = None,
-    high: float | Float[Array, ""] | None = None,
+    low: Scalar | None = None,
+    high: Scalar | None = None,
     then: Reducer = mean,
 ) -> Reducer:
     """Keeps the values with ``low < value < high``, then reduces them with `then`.
@@ -79,9 +79,7 @@ def per_anchor(*, then: Reducer = mean) -> Reducer:
                 f"reducer."
             )
         axes = tuple(range(1, term.values.ndim))
-        rows = safe_divide(
-            jnp.sum(term.values * term.weights, axes), jnp.sum(term.weights, axes)
-        )
+        rows = safe_divide(jnp.sum(term.values * term.weights, axes), jnp.sum(term.weights, axes))
         return then(LossTerm(rows, term.anchor_weights, anchor=term.anchor))
 
     return reduce

@@ -11,18 +11,27 @@ Add it to a loss dict with `|` or `merge`, or let `objective` do so.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from metricjax import reducers
 from metricjax._check import check_distance, check_embeddings
-from metricjax._masked import safe_abs, safe_norm, safe_power, safe_sqrt, upcast
-from metricjax._types import LossDict, LossTerm, Reducer
+from metricjax._masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
+from metricjax._refs import weighed
+from metricjax._types import LossDict, LossTerm, Reducer, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 
 
-def _reduced(name, values, weight, reducer, divisor=None) -> LossDict:
-    """A 0-d term: the total and the count of `values` under `reducer`."""
-    total, count = reducer(LossTerm(values, jnp.ones_like(values), divisor))
+def _prepare(function, x, where):
+    """`x` checked and in at least float32, with a weight for each row; rows of weight 0 are 0."""
+    check_embeddings(f"regularizers.{function}", "x", x)
+    rows, x = weighed(f"regularizers.{function}", where, x)
+    return upcast(x), rows
+
+
+def _reduced(name, values, rows, weight, reducer, divisor=None) -> LossDict:
+    """A 0-d term: the total and the count of `values`, weighed by `rows`, under `reducer`."""
+    values = jnp.where(rows > 0, values, 0)
+    total, count = reducer(LossTerm(values, rows, divisor))
     count = None if count is None else jnp.asarray(count, total.dtype)
     return {name: LossTerm(weight * total, jnp.ones_like(total), count)}
 
@@ -32,7 +41,8 @@ def lp(
     *,
     p: float = 2,
     power: float = 1,
-    weight: float | Float[Array, ""] = 1.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
     reducer: Reducer = reducers.mean,
     name: str = "lp_reg",
 ) -> LossDict:
@@ -44,25 +54,28 @@ def lp(
         x: ``[K, D]`` embeddings or class weights.
         p: order of the norm; static.
         power: its exponent; static. The gradient of a zero row is 0.
+        where: ``[K]`` weights of the rows; 0 is padding.
         weight: factor of the whole term; may be traced.
         reducer: how the K values become one.
         name: key of the term.
     """
-    check_embeddings("regularizers.lp", "x", x)
-    return _reduced(name, safe_power(safe_norm(upcast(x), p), power), weight, reducer)
+    x, rows = _prepare("lp", x, where)
+    return _reduced(name, safe_power(safe_norm(x, p), power), rows, weight, reducer)
 
 
 def center_invariant(
     x: Float[Array, "k d"],
     *,
     p: float = 2,
-    weight: float | Float[Array, ""] = 1.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
     reducer: Reducer = reducers.mean,
     name: str = "center_invariant_reg",
 ) -> LossDict:
     r"""Pulls the squared norms of the rows to their mean.
 
-    .. math:: \ell_i = \tfrac14 \Big(\lVert x_i \rVert_p^2 - \tfrac1K \sum_j \lVert x_j \rVert_p^2\Big)^2
+    .. math::
+        \ell_i = \tfrac14 \Big(\lVert x_i \rVert_p^2 - \tfrac1K \sum_j \lVert x_j \rVert_p^2\Big)^2
 
     Meant for class weights. For other arguments see `lp`.
 
@@ -70,17 +83,18 @@ def center_invariant(
         Wu et al., `Deep Face Recognition with Center Invariant Loss
         <http://www1.ece.neu.edu/~yuewu/files/2017/twu024.pdf>`_, 2017.
     """
-    check_embeddings("regularizers.center_invariant", "x", x)
-    squared = safe_power(safe_norm(upcast(x), p), 2)
-    values = (squared - jnp.sum(squared) / max(len(x), 1)) ** 2 / 4
-    return _reduced(name, values, weight, reducer)
+    x, rows = _prepare("center_invariant", x, where)
+    squared = safe_power(safe_norm(x, p), 2)
+    mean = safe_divide(jnp.sum(rows * squared), jnp.sum(rows))
+    return _reduced(name, (squared - mean) ** 2 / 4, rows, weight, reducer)
 
 
 def regular_face(
     x: Float[Array, "k d"],
     *,
     distance: Distance = CosineSimilarity(),
-    weight: float | Float[Array, ""] = 1.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
     reducer: Reducer = reducers.mean,
     name: str = "regular_face_reg",
 ) -> LossDict:
@@ -95,20 +109,20 @@ def regular_face(
         distance: a similarity. For other arguments see `lp`.
 
     References:
-        Zhao et al., `RegularFace: Deep Face Recognition via Exclusive Regularization
-        <https://openaccess.thecvf.com/content_CVPR_2019/html/Zhao_RegularFace_Deep_Face_Recognition_via_Exclusive_Regularization_CVPR_2019_paper.html>`_, 2019.
+        Zhao et al., RegularFace: Deep Face Recognition via Exclusive Regularization, 2019,
+        https://openaccess.thecvf.com/content_CVPR_2019/html/Zhao_RegularFace_Deep_Face_Recognition_via_Exclusive_Regularization_CVPR_2019_paper.html
     """
-    check_embeddings("regularizers.regular_face", "x", x)
+    x, rows = _prepare("regular_face", x, where)
     if not distance.is_similarity:
         raise TypeError("regularizers.regular_face: `distance` must be a similarity.")
-    k = len(x)
-    if k < 2:
-        return _reduced(name, 0 * jnp.sum(upcast(x), -1), weight, reducer)
+    if not len(x):
+        return _reduced(name, rows, rows, weight, reducer)
     mat = distance(x, x)
-    others = jnp.where(jnp.eye(k, dtype=bool), -jnp.inf, mat)
-    nearest = jnp.argmax(jax.lax.stop_gradient(others), 1)
+    others = (rows[None, :] > 0) & ~jnp.eye(len(x), dtype=bool)
+    nearest = jnp.argmax(jnp.where(others, jax.lax.stop_gradient(mat), -jnp.inf), 1)
     values = jnp.take_along_axis(mat, nearest[:, None], 1)[:, 0]
-    return _reduced(name, values, weight, reducer)
+    values = jnp.where(jnp.any(others, 1), values, 0)
+    return _reduced(name, values, rows, weight, reducer)
 
 
 def sparse_centers(
@@ -116,7 +130,8 @@ def sparse_centers(
     *,
     centers_per_class: int,
     distance: CosineSimilarity = CosineSimilarity(),
-    weight: float | Float[Array, ""] = 1.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
     reducer: Reducer = reducers.divisor,
     name: str = "sparse_centers_reg",
 ) -> LossDict:
@@ -132,10 +147,10 @@ def sparse_centers(
         centers_per_class: K, at least 2. For other arguments see `lp`.
 
     References:
-        Qian et al., `SoftTriple Loss: Deep Metric Learning Without Triplet Sampling
-        <https://openaccess.thecvf.com/content_ICCV_2019/html/Qian_SoftTriple_Loss_Deep_Metric_Learning_Without_Triplet_Sampling_ICCV_2019_paper.html>`_, 2019.
+        Qian et al., SoftTriple Loss: Deep Metric Learning Without Triplet Sampling, 2019,
+        https://openaccess.thecvf.com/content_ICCV_2019/html/Qian_SoftTriple_Loss_Deep_Metric_Learning_Without_Triplet_Sampling_ICCV_2019_paper.html
     """
-    check_embeddings("regularizers.sparse_centers", "x", x)
+    x, rows = _prepare("sparse_centers", x, where)
     check_distance("regularizers.sparse_centers", distance, CosineSimilarity)
     k = centers_per_class
     if k < 2 or len(x) % k:
@@ -144,16 +159,18 @@ def sparse_centers(
             f"number of rows {len(x)}, got {k}."
         )
     first, second = jnp.triu_indices(k, 1)
-    mat = jax.vmap(distance)(x.reshape(-1, k, x.shape[1]))[:, first, second].ravel()
+    mat = jax.vmap(distance)(x.reshape(-1, k, x.shape[1]))[:, first, second]
+    pairs = rows.reshape(-1, k)[:, first] * rows.reshape(-1, k)[:, second]
     squared = 2 - 2 * mat
-    squared = jnp.where(squared < 16 * jnp.finfo(mat.dtype).eps, 0, squared)
-    return _reduced(name, safe_sqrt(squared), weight, reducer, 2 * mat.size)
+    squared = jnp.where(squared < 16 * jnp.finfo(mat.dtype).eps, 0, squared)  # rounding error
+    return _reduced(name, safe_sqrt(squared), pairs, weight, reducer, 2 * jnp.sum(pairs))
 
 
 def zero_mean(
     x: Float[Array, "k d"],
     *,
-    weight: float | Float[Array, ""] = 1.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
     reducer: Reducer = reducers.mean,
     name: str = "zero_mean_reg",
 ) -> LossDict:
@@ -164,8 +181,8 @@ def zero_mean(
     For arguments see `lp`.
 
     References:
-        Yuan et al., `Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning
-        <https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html>`_, 2019.
+        Yuan et al., Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning, 2019,
+        https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html
     """
-    check_embeddings("regularizers.zero_mean", "x", x)
-    return _reduced(name, safe_abs(jnp.sum(upcast(x), -1)), weight, reducer)
+    x, rows = _prepare("zero_mean", x, where)
+    return _reduced(name, safe_abs(jnp.sum(x, -1)), rows, weight, reducer)

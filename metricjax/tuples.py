@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from metricjax._check import check_labels, check_rows
 from metricjax._refs import self_refs
@@ -151,12 +151,12 @@ def random_triplets(
         one_each = lambda key: jax.random.categorical(key, jnp.log(weights))
         return jax.lax.map(one_each, jax.random.split(key, per_anchor)).T.ravel()
 
-    chosen = [draw(jax.random.fold_in(key, i), weights) for i, weights in enumerate(pairs)]
     exists = jnp.any(pairs.positive > 0, 1) & jnp.any(pairs.negative > 0, 1)
     return Triplets(
-        jnp.repeat(jnp.arange(n), per_anchor),
-        *chosen,
-        jnp.repeat(exists, per_anchor).astype(jnp.float32),
+        anchor=jnp.repeat(jnp.arange(n), per_anchor),
+        positive=draw(jax.random.fold_in(key, 0), pairs.positive),
+        negative=draw(jax.random.fold_in(key, 1), pairs.negative),
+        weights=jnp.repeat(exists, per_anchor).astype(jnp.float32),
     )
 
 
@@ -184,29 +184,32 @@ def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
         here = j[:, None] == columns[None, :]
         return Pairs(jnp.where(here, jnp.sum(kept, 1, keepdims=True), 0), kept)
 
-    return sum_over(slab, walk.count)
+    return sum_over(slab, walk.steps)
 
 
-def sample_weights(mined: Mined, n: int, *, self_refs: bool = True) -> Num[Array, " n"]:
+def sample_weights(
+    mined: Mined, n: int, *, self_refs: bool = True, dtype=jnp.float32
+) -> Float[Array, " n"]:
     """How often each sample occurs in `mined`, relative to the one that occurs most.
 
-    All 1 when nothing was mined. This is how a miner weighs the samples of a loss that has no pairs.
+    All 1 when nothing was mined. So a miner weighs the samples of a loss that has no pairs.
 
     Args:
         mined: what a miner returned.
         n: how many samples there are.
         self_refs: the references are the batch itself, so occurrences as a reference count too.
+        dtype: of the result.
     """
     if isinstance(mined, Triplets):
-        anchor, positive, negative, weights = mined
-        count = lambda index: jnp.zeros(n, weights.dtype).at[index].add(weights, mode="drop")
-        counts = count(anchor) + (count(positive) + count(negative) if self_refs else 0)
-    elif isinstance(mined, TripletRule):
-        pairs = as_pairs(mined)
-        counts = jnp.sum(pairs.positive, 1)
-        counts = counts + (sum(jnp.sum(x, 0) for x in pairs) if self_refs else 0)
+        count = lambda index: jnp.zeros(n, dtype).at[index].add(mined.weights.astype(dtype))
+        as_anchor = count(mined.anchor)
+        as_reference = count(mined.positive) + count(mined.negative)
     else:
-        counts = sum(jnp.sum(x, 1) + (jnp.sum(x, 0) if self_refs else 0) for x in mined)
+        triplets = isinstance(mined, TripletRule)  # an anchor is in each once, not in two pairs
+        positive, negative = (x.astype(dtype) for x in as_pairs(mined))
+        as_anchor = jnp.sum(positive, 1) + (0 if triplets else jnp.sum(negative, 1))
+        as_reference = jnp.sum(positive, 0) + jnp.sum(negative, 0)
+    counts = as_anchor + as_reference if self_refs else as_anchor
     most = jnp.max(counts, initial=0)
     return jnp.where(most > 0, counts / jnp.where(most > 0, most, 1), 1)
 

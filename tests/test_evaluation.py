@@ -100,9 +100,7 @@ def test_duplicates_of_a_query_stay_its_neighbours():
 
 
 @pytest.mark.parametrize("mode", ["self", "separate", "inside"])
-@pytest.mark.parametrize(
-    ("q", "m", "d", "k"), [(25, 30, 2, None), (25, 30, 2, 4), (31, 9, 3, None)]
-)
+@pytest.mark.parametrize(("q", "m", "k"), [(25, 30, None), (25, 30, 4), (31, 9, None)])
 def test_equals_the_definition(mode, q, m, k):
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -138,7 +136,7 @@ def test_knn_sorts_by_the_distance(distance):
     np.testing.assert_allclose(distances, np.take_along_axis(mat, order, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("block_size", [1, 3, 10, 32, 1000])
+@pytest.mark.parametrize("block_size", [1, 10, 1000])
 def test_block_size_does_not_matter(block_size):
     x = jax.random.normal(jax.random.key(0), (32, 4))
     labels = jnp.arange(32) % 5
@@ -149,7 +147,7 @@ def test_block_size_does_not_matter(block_size):
     check(scores, *(retrieval_metrics(x, labels)[name] for name in NAMES))
 
 
-def test_all_distances_are_never_held_at_once():
+def test_all_distances_are_never_held_at_once(optimized):
     x, labels = jnp.ones((4096, 2)), jnp.arange(4096) % 2048
 
     def scratch(block_size):

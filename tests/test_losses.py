@@ -40,7 +40,7 @@ def params(case, dtype=jnp.float32):
 
 @functools.cache
 def step(loss):
-    """``(embeddings, labels, params, where) -> loss, gradients``, jitted once per loss and shape."""
+    """``(embeddings, labels, params, where) -> loss, gradients``, jitted once for each shape."""
 
     def total(e, p, y, where):
         return mj.reduce(loss(e, y, *p, where=where))[0]

@@ -1,13 +1,14 @@
 """The command line: ``python -m metricjax.demo``."""
 
 import argparse
-import importlib.util
+import functools
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 LOSSES = ("contrastive", "triplet_margin", "multi_similarity", "ntxent", "arcface", "proxy_anchor")
 MINERS = ("none", "multi_similarity", "triplet_margin")
-PACKAGES = ("flax", "matplotlib", "optax", "sklearn", "tqdm")
+PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,15 +43,14 @@ def parse(argv):
     """The checked options; anything wrong ends the program with one line that says what."""
     parser = argparse.ArgumentParser("python -m metricjax.demo", description=main.__doc__)
     parser.error = lambda message: parser.exit(2, f"metricjax.demo: {message}\n")
-    parser.add_argument("--loss", choices=LOSSES, default="multi_similarity")
-    parser.add_argument("--miner", choices=MINERS, default="multi_similarity")
-    parser.add_argument("--steps", type=_at_least(1), default=400, help="default: 400")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="default: 0")
-    parser.add_argument(
-        "--out", type=Path, default=Path("metricjax_demo"), help="folder for the pictures"
-    )
+    add = functools.partial(parser.add_argument, help="default: %(default)s")
+    add("--loss", choices=LOSSES, default="multi_similarity")
+    add("--miner", choices=MINERS, default="multi_similarity")
+    add("--steps", type=_whole_number(1, 10**6), default=500)
+    add("--seed", type=_whole_number(0, 2**31 - 1), default=0)
+    add("--out", type=Path, default=Path("metricjax_demo"), metavar="FOLDER")
     options = parser.parse_args(argv)
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+    if missing := [name for module, name in PACKAGES.items() if find_spec(module) is None]:
         parser.error(f"{', '.join(missing)} not found; run: pip install 'metricjax[demo]'")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -60,15 +60,15 @@ def parse(argv):
     return options
 
 
-def _at_least(low):
-    def whole_number(text):
-        if not text.isdecimal() or int(text) < low:
+def _whole_number(low, high):
+    def convert(text):
+        if not text.isdecimal() or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {low}, got {text!r}"
+                f"must be a whole number from {low} to {high}, got {text!r}"
             )
         return int(text)
 
-    return whole_number
+    return convert
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ class Digits(NamedTuple):
 
 def load(seed: int) -> tuple[Digits, Digits, Digits]:
     """Images of digits 0-6 to train on, held-out images of 0-6, and all images of 7-9."""
-    data = load_digits()
-    images = (data.images / 16).astype(np.float32)[..., None]
-    labels = data.target.astype(np.int32)
+    values, labels = load_digits(return_X_y=True)
+    images = (values / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    labels = labels.astype(np.int32)
     seen = np.random.default_rng(seed).permutation(np.flatnonzero(labels < NUM_SEEN))
     held_out, train = np.split(seen, [int(HELD_OUT * len(seen))])
-    unseen = np.flatnonzero(labels >= NUM_SEEN)
-    return tuple(Digits(images[rows], labels[rows]) for rows in (train, held_out, unseen))
+    take = lambda rows: Digits(images[rows], labels[rows])
+    return take(train), take(held_out), take(np.flatnonzero(labels >= NUM_SEEN))
 
 
 def join(*parts: Digits) -> Digits:

@@ -1,5 +1,6 @@
 """What training did, in three pictures."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,10 +9,13 @@ from matplotlib.patches import Rectangle
 from metricjax.demo._data import NUM_SEEN, Digits
 from metricjax.evaluation import knn
 
-# Okabe and Ito's colours, told apart with any colour vision; unseen digits differ in shape as well.
-SEEN_COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
-UNSEEN_MARKERS = ("^", "s", "D")
+# Okabe and Ito's colours and a few dark ones, told apart with any colour vision; unseen digits have
+# shapes of their own.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
+COLORS += ("black", "0.6", "#661100")
+MARKERS = "o" * NUM_SEEN + "^sD"
 BLUE, RED = "#0072B2", "#D55E00"
+PITCH = 1.28  # from one row of images to the next
 
 
 def loss_curve(losses: list[float], recipe: str) -> Figure:
@@ -30,27 +34,37 @@ def loss_curve(losses: list[float], recipe: str) -> Figure:
     return figure
 
 
-def maps(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Figure:
-    """The embeddings before and after training, each seen along its two main directions."""
-    figure = Figure((11, 5.6), layout="constrained")
-    figure.suptitle("Images that were not trained on, in embedding space")
+def maps(before: jax.Array, after: jax.Array, labels: np.ndarray) -> Figure:
+    """The embeddings before and after training, each along its two main directions."""
+    figure = Figure((11, 6.2), layout="constrained")
+    figure.suptitle("Embeddings of images that were not trained on")
     panels = figure.subplots(1, 2)
-    for axes, title, x in zip(panels, ("before", "after"), (before, after), strict=True):
+    for axes, when, x in zip(panels, ("before", "after"), (before, after), strict=True):
         plane, share = pca(np.asarray(x))
-        for digit in range(10):
-            points = plane[labels == digit].T
-            if digit < NUM_SEEN:
-                style = {"color": SEEN_COLORS[digit], "s": 14}
-                name = f"{digit}"
-            else:
-                style = {"marker": UNSEEN_MARKERS[digit - NUM_SEEN], "s": 16, "linewidths": 0.7}
-                style |= {"facecolors": "none", "edgecolors": "black"}
-                name = f"{digit} (never trained on)"
-            axes.scatter(*points, label=name, **style)
-        axes.set(title=f"{title} training ({share:.0%} of the variance)", xticks=[], yticks=[])
+        for digit, (color, marker) in enumerate(zip(COLORS, MARKERS, strict=True)):
+            axes.scatter(
+                *plane[labels == digit].T,
+                s=20,
+                color=color,
+                marker=marker,
+                edgecolors="white",
+                linewidths=0.4,
+                label=f"{digit}" if digit < NUM_SEEN else f"{digit} (unseen)",
+            )
+        axes.set_title(f"{when} training: two directions, {share:.0%} of the variance")
+        axes.set(xticks=[], yticks=[])
         axes.set_aspect("equal", "datalim")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=10, frameon=False)
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=10,
+        frameon=False,
+        markerscale=1.5,
+        handletextpad=0.1,
+        columnspacing=1.2,
+    )
     return figure
 
 
@@ -61,35 +75,36 @@ def pca(x: np.ndarray) -> tuple[np.ndarray, float]:
     return left[:, :2] * scale[:2], np.sum(scale[:2] ** 2) / np.sum(scale**2)
 
 
-def neighbours(embeddings: np.ndarray, digits: Digits, seed: int, k: int = 8) -> Figure:
+def neighbours(embeddings: jax.Array, digits: Digits, seed: int, k: int = 8) -> Figure:
     """For each digit a random query and the worst one, with their nearest neighbours."""
     _, nearest = knn(embeddings, embeddings, k, self_index=jnp.arange(len(embeddings)))
     nearest = np.asarray(nearest)
     wrong = digits.labels[nearest] != digits.labels[:, None]
     rng = np.random.default_rng(seed)
-    rows = [np.flatnonzero(digits.labels == digit) for digit in range(10)]
+    of_digit = [np.flatnonzero(digits.labels == digit) for digit in range(10)]
+    worst = [rows[np.argmax(wrong[rows].sum(1))] for rows in of_digit]
     chosen = {
-        "a random image of each digit": [rng.choice(row) for row in rows],
-        "the worst image of each digit": [row[np.argmax(wrong[row].sum(1))] for row in rows],
+        "a random image of each digit": [rng.choice(rows) for rows in of_digit],
+        "the image of each digit with most wrong neighbours": worst,
     }
-    figure = Figure((11, 7), layout="constrained")
-    figure.suptitle(
-        f"Query (blue) and its {k} nearest neighbours; wrong ones are crossed out and named"
-    )
+    figure = Figure((11, 7.4), layout="constrained")
+    figure.suptitle(f"Queries (blue) and their {k} nearest neighbours; wrong ones framed and named")
     for axes, (title, queries) in zip(figure.subplots(1, 2), chosen.items(), strict=True):
-        axes.set(title=title, xlim=(-0.2, k + 1.6), ylim=(10, -0.1), aspect="equal")
-        axes.axis("off")
         for y, query in enumerate(queries):
-            _tile(axes, 0, y, digits.images[query], BLUE)
+            _tile(axes, 0, y, digits.images[query], BLUE, f"{digits.labels[query]}")
             for x, index in enumerate(nearest[query], start=1):
-                _tile(axes, x + 0.4, y, digits.images[index], RED if wrong[query, x - 1] else None)
-                if wrong[query, x - 1]:
-                    axes.text(x + 0.4, y, f"{digits.labels[index]}", color=RED)
+                name = f"\N{BALLOT X} {digits.labels[index]}"
+                style = (RED, name) if wrong[query, x - 1] else ()
+                _tile(axes, x + 0.4, y, digits.images[index], *style)
+        axes.set(title=title, xlim=(-0.1, k + 1.4), ylim=(10 * PITCH, -0.1), aspect="equal")
+        axes.axis("off")
     return figure
 
 
-def _tile(axes, x, y, image, frame):
-    """One image in the unit square at `x`, `y`, framed."""
-    axes.imshow(image[..., 0], cmap="gray_r", extent=(x, x + 0.85, y + 0.85, y))
-    if frame:
-        axes.add_patch(Rectangle((x, y), 0.85, 0.85, fill=False, color=frame, linewidth=2.5))
+def _tile(axes, x, row, image, color=None, name=""):
+    """One image, in a frame and with a name below it if these are given."""
+    y, size = row * PITCH, 0.86
+    axes.imshow(image[..., 0], cmap="gray_r", extent=(x, x + size, y + size, y))
+    if color:
+        axes.add_patch(Rectangle((x, y), size, size, fill=False, color=color, linewidth=2))
+        axes.text(x + size / 2, y + 1.06, name, color=color, fontsize=8, ha="center", va="center")

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
+
 from metricjax.demo._data import Digits
 from metricjax.evaluation import retrieval_metrics
 
@@ -17,6 +19,6 @@ def table(networks: dict[str, Callable], sets: dict[str, Digits]) -> str:
     row = lambda name, cells, width: name.ljust(17) + "".join(cell.rjust(width) for cell in cells)
     lines = [row("", sets, 3 * 13), row("", list(METRICS) * len(sets), 13)]
     for name, network in networks.items():
-        scores = [retrieval_metrics(network(x), y) for x, y in sets.values()]
+        scores = [retrieval_metrics(network(x), jnp.asarray(y)) for x, y in sets.values()]
         lines.append(row(name, [f"{s[m]:.3f}" for s in scores for m in METRICS.values()], 13))
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 
-import jax
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -27,7 +26,7 @@ class Network(nnx.Module):
     def __call__(self, images: Float[Array, "n 8 8 1"]) -> Float[Array, "n d"]:
         x = nnx.relu(self.conv1(images))
         x = nnx.relu(self.conv2(x))
-        x = nnx.max_pool(x, (2, 2), (2, 2))
+        x = nnx.avg_pool(x, (2, 2), (2, 2))
         return self.out(x.reshape(len(x), -1))
 
 
@@ -65,9 +64,9 @@ def train(
     """The network before and after training, as functions of images, and the loss of each step."""
     learner = Learner(loss, miner, nnx.Rngs(seed))
     untrained = nnx.clone(learner.network)
-    optimizer = nnx.Optimizer(learner, optax.adam(1e-3), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(learner, optax.adam(3e-4), wrt=nnx.Param)
     losses = []
-    bar = tqdm(batches(digits, 16, steps, seed), "training", steps)
+    bar = tqdm(batches(digits, 8, steps, seed), "training", steps)
     for images, labels in bar:
         losses.append(float(step(learner, optimizer, images, labels)))
         bar.set_postfix(loss=f"{losses[-1]:.3f}")

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_labels
@@ -135,7 +136,7 @@ def _scores(matches, r):
 
 def _largest_r(name, query_labels, reference_labels, ref_includes_query):
     """The largest number of matches that any query has, read off the labels on the host."""
-    if isinstance(query_labels, jax.core.Tracer) or isinstance(reference_labels, jax.core.Tracer):
+    if isinstance(query_labels, Tracer) or isinstance(reference_labels, Tracer):
         raise ValueError(
             f"{name}: `k` must be given under `jit`, where the labels have no values yet."
         )

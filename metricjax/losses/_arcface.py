@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_distance
 from metricjax._masked import safe_sqrt
-from metricjax._types import LossDict, Mined
+from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._classes import cross_entropy, of_target, prepare_classes
 
@@ -17,23 +17,24 @@ def arcface(
     *,
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
-    margin: float | Float[Array, ""] = 28.6,
-    scale: float | Float[Array, ""] = 64.0,
+    margin: Scalar = 28.6,
+    scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> LossDict:
     r"""Softmax over class centers, with a margin added to the angle to the sample's own.
 
     .. math::
-        \ell_i = -\log \frac{e^{s g(\theta_{iy})}}{e^{s g(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
+        \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
+        {e^{s g(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
         \qquad g(\theta) = \begin{cases} \cos(\theta + m) & \theta \le \pi - m \\
         \cos\theta - m \sin m & \text{else} \end{cases}
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
-        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 0.5
+        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 2
         >>> loss, _ = mj.reduce(mj.losses.arcface(x, y, w))
         >>> print(f"{loss:.4f}")
-        3.4903
+        11.8691
 
     Args:
         embeddings: ``[N, D]``.

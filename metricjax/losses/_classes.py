@@ -47,7 +47,7 @@ def prepare_classes(function, embeddings, labels, weights, mined, where, class_i
         counts = jnp.ones_like(rows)
     else:
         check_mined(function, mined)
-        counts = sample_weights(mined, n).astype(rows.dtype)
+        counts = sample_weights(mined, n, dtype=rows.dtype)
     target = labels[:, None] == class_ids.astype(labels.dtype)[None, :]
     return ClassBatch(batch.embeddings, target, rows, counts)
 

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
 from metricjax._refs import prepare
-from metricjax._types import Labels, LossDict, Match, Mined, Refs
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import active_term, pair_term, pairs_of
 
@@ -19,8 +19,8 @@ def contrastive(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    pos_margin: float | Float[Array, ""] = 0.0,
-    neg_margin: float | Float[Array, ""] = 1.0,
+    pos_margin: Scalar = 0.0,
+    neg_margin: Scalar = 1.0,
     distance: Distance = LpDistance(),
 ) -> LossDict:
     r"""Pulls positive pairs together and pushes negative pairs past a margin.

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._chunks import anchorwise
 from metricjax._masked import logsumexp
 from metricjax._refs import prepare
-from metricjax._types import Labels, LossDict, Match, Mined, Refs
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of, term
 
@@ -19,9 +19,9 @@ def multi_similarity(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    alpha: float | Float[Array, ""] = 2.0,
-    beta: float | Float[Array, ""] = 50.0,
-    base: float | Float[Array, ""] = 0.5,
+    alpha: Scalar = 2.0,
+    beta: Scalar = 50.0,
+    base: Scalar = 0.5,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
     r"""Weighs each pair by how it compares with the other pairs of its anchor.

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._chunks import anchorwise
 from metricjax._masked import logsumexp
 from metricjax._refs import prepare
-from metricjax._types import Labels, LossDict, Match, Mined, Refs
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pair_term, pairs_of, term
 
@@ -21,7 +21,7 @@ def ntxent(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    temperature: float | Float[Array, ""] = 0.07,
+    temperature: Scalar = 0.07,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
     r"""Picks each positive out among the negatives of its anchor: the loss of SimCLR and MoCo.

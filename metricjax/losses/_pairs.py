@@ -25,8 +25,8 @@ def triplets_of(function, batch: Batch, mined, match) -> Mined:
     """The triplets that count, mined or all, with weights times those of the three samples."""
     if isinstance(mined, Triplets):
         a, p, n, weights = mined
-        where = batch.refs.where
-        weights = weights.astype(where.dtype) * batch.weights[a] * where[p] * where[n]
+        rows, where = batch.weights, jnp.asarray(batch.refs.where)
+        weights = weights.astype(rows.dtype) * rows[a] * where[p] * where[n]
         return mined._replace(weights=weights)
     if isinstance(mined, TripletRule):
         pairs = _weighed(function, batch, Pairs(mined.positive, mined.negative))

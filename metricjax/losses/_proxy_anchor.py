@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._chunks import classwise
 from metricjax._masked import logsumexp
-from metricjax._types import LossDict, LossTerm, Mined
+from metricjax._types import LossDict, LossTerm, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._classes import prepare_classes
 
@@ -19,8 +19,8 @@ def proxy_anchor(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     class_ids: Int[Array, " c"] | None = None,
-    margin: float | Float[Array, ""] = 0.1,
-    alpha: float | Float[Array, ""] = 32.0,
+    margin: Scalar = 0.1,
+    alpha: Scalar = 32.0,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
     r"""Each class's proxy pulls the samples of its class and pushes all others.
@@ -34,10 +34,10 @@ def proxy_anchor(
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
-        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 0.5
+        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 2
         >>> loss, parts = mj.reduce(mj.losses.proxy_anchor(x, y, w))
         >>> print(f"{loss:.4f} {sorted(parts)}")
-        13.5408 ['neg_loss', 'pos_loss']
+        19.4154 ['neg_loss', 'pos_loss']
 
     Args:
         embeddings: ``[N, D]``.

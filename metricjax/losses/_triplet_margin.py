@@ -8,7 +8,7 @@ from metricjax._chunks import anchorwise
 from metricjax._refs import prepare
 from metricjax._stream import Stream
 from metricjax._triplets import pick, triplets_at, walk_positives
-from metricjax._types import Labels, LossDict, Match, Mined, Refs, Triplets
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar, Triplets
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import active_term, triplets_of
 
@@ -22,7 +22,7 @@ def triplet_margin(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    margin: float | Float[Array, ""] = 0.05,
+    margin: Scalar = 0.05,
     swap: bool = False,
     smooth_loss: bool = False,
     distance: Distance = LpDistance(),
@@ -79,14 +79,15 @@ def triplet_margin(
         if swap:
             one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
             an = closer(an, one(others[p], others[n]))
-        return {"loss": active_term(hinge(farther(distance, mat[a, p], an) + margin), weights, anchor=a)}
+        values = hinge(farther(distance, mat[a, p], an) + margin)
+        return {"loss": active_term(values, weights, anchor=a)}
 
     walk = walk_positives(mined.positive)
 
     def slab(k):
         j, weights = triplets_at(mined, walk, k)
-        ap = pick(mat, j)
         an = closer(mat, distance(others[j], others)) if swap else mat
-        return {"loss": active_term(hinge(farther(distance, ap, an) + margin), weights)}
+        values = hinge(farther(distance, pick(mat, j), an) + margin)
+        return {"loss": active_term(values, weights)}
 
-    return Stream(slab, walk.count).terms()
+    return Stream(slab, walk.steps).terms()

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._types import Labels, Match, Pairs, Refs
+from metricjax._types import Labels, Match, Pairs, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.miners._all import candidates
 
@@ -15,7 +15,7 @@ def multi_similarity(
     refs: Refs | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    epsilon: float | Float[Array, ""] = 0.1,
+    epsilon: Scalar = 0.1,
     distance: Distance = CosineSimilarity(),
 ) -> Pairs:
     r"""Keeps the pairs that are hard for their anchor: near its hardest pair of the other kind.

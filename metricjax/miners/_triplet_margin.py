@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_choice
-from metricjax._types import Labels, Match, Refs, TripletRule
+from metricjax._types import Labels, Match, Refs, Scalar, TripletRule
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 
@@ -17,7 +17,7 @@ def triplet_margin(
     refs: Refs | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    margin: float | Float[Array, ""] = 0.2,
+    margin: Scalar = 0.2,
     type_of_triplets: str = "all",
     distance: Distance = LpDistance(),
 ) -> TripletRule:

@@ -15,9 +15,7 @@ NAMES = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["self", "separate", "inside"])
-@pytest.mark.parametrize(
-    ("q", "m", "d", "k"), [(25, 30, 2, None), (25, 30, 2, 4), (31, 9, 3, None)]
-)
+@pytest.mark.parametrize(("q", "m", "k"), [(25, 30, None), (25, 30, 4), (31, 9, None)])
 def test_equals_accuracy_calculator(mode, q, m, k):
     calculator = AccuracyCalculator(
         include=NAMES,

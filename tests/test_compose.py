@@ -1,0 +1,126 @@
+"""`reduce`, `merge` and `objective`."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import metricjax as mj
+from metricjax.distances import CosineSimilarity
+
+X = jax.random.normal(jax.random.key(0), (12, 6))
+Y = jnp.arange(12) % 4
+W = jax.random.normal(jax.random.key(1), (4, 6))
+
+
+def test_reduce_adds_up_its_parts():
+    loss, parts = mj.reduce(mj.losses.contrastive(X, Y))
+    assert sorted(parts) == ["neg_loss", "pos_loss"]
+    chex.assert_trees_all_close(loss, parts["neg_loss"] + parts["pos_loss"])
+
+
+def test_reduce_takes_a_reducer_for_each_term():
+    terms = mj.losses.contrastive(X, Y)
+    mixed = mj.reduce(terms, {"pos_loss": mj.reducers.sum})[1]
+    chex.assert_trees_all_close(mixed["pos_loss"], mj.reduce(terms, mj.reducers.sum)[1]["pos_loss"])
+    chex.assert_trees_all_close(mixed["neg_loss"], mj.reduce(terms)[1]["neg_loss"])
+    with pytest.raises(ValueError, match=r"reducers for \['pos'\], but the terms are"):
+        mj.reduce(terms, {"pos": mj.reducers.sum})
+    with pytest.raises(ValueError, match="no terms"):
+        mj.reduce({})
+
+
+def test_merge_refuses_to_overwrite():
+    terms = mj.losses.contrastive(X, Y)
+    assert list(mj.merge(terms, mj.regularizers.lp(X))) == [*terms, "lp_reg"]
+    with pytest.raises(ValueError, match=r"merge: terms \['neg_loss', 'pos_loss'\] appear twice"):
+        mj.merge(terms, terms)
+
+
+def test_objective_is_the_lines_it_stands_for():
+    distance, reducer = CosineSimilarity(), mj.reducers.threshold(high=0.3)
+    where = jnp.arange(12) > 1
+    recipe = mj.objective(
+        mj.losses.triplet_margin,
+        miner=functools.partial(mj.miners.triplet_margin, type_of_triplets="semihard"),
+        reducer=reducer,
+        embedding_regularizer=mj.regularizers.lp,
+        distance=distance,
+        margin=0.1,
+    )
+    mined = mj.miners.triplet_margin(X, Y, where=where, type_of_triplets="semihard")
+    terms = mj.losses.triplet_margin(
+        X, Y, mined=mined, where=where, distance=distance, margin=0.1
+    ) | {"embedding_reg_loss": mj.regularizers.lp(X, where=where)["lp_reg"]}
+    chex.assert_trees_all_close(recipe(X, Y, where=where), mj.reduce(terms, reducer))
+
+
+def test_objective_regularizes_class_weights():
+    recipe = mj.objective(mj.losses.arcface, weight_regularizer=mj.regularizers.regular_face)
+    _, parts = jax.jit(recipe)(X, Y, W)
+    want = mj.reduce(mj.regularizers.regular_face(W))[0]
+    chex.assert_trees_all_close(parts["weight_reg_loss"], want)
+    with pytest.raises(ValueError, match="needs class weights"):
+        mj.objective(mj.losses.ntxent, weight_regularizer=mj.regularizers.lp)(X, Y)
+
+
+def test_objective_lets_the_call_override_and_trace_options():
+    recipe = mj.objective(mj.losses.ntxent, temperature=0.1)
+    got = jax.vmap(lambda t: recipe(X, Y, temperature=t)[0])(jnp.array([0.1, 0.5]))
+    want = [mj.reduce(mj.losses.ntxent(X, Y, temperature=t))[0] for t in (0.1, 0.5)]
+    chex.assert_trees_all_close(got, jnp.stack(want), rtol=1e-5)
+
+
+def test_objective_checks_names_when_built_and_when_called():
+    says = "objective: ntxent has no option 'temprature'; it has refs, mined, where, match, temp"
+    with pytest.raises(TypeError, match=says):
+        mj.objective(mj.losses.ntxent, temprature=0.1)
+    with pytest.raises(TypeError, match=says):
+        mj.objective(mj.losses.ntxent)(X, Y, temprature=0.1)
+    mined = mj.miners.multi_similarity(X, Y)
+    with pytest.raises(ValueError, match="either `miner` or `mined`"):
+        mj.objective(mj.losses.ntxent, miner=mj.miners.multi_similarity)(X, Y, mined=mined)
+
+
+def test_objective_hands_a_key_to_the_miner():
+    def miner(x, y, *, key):
+        return mj.tuples.random_triplets(key, y, 2)
+
+    recipe = mj.objective(mj.losses.triplet_margin, miner=miner)
+    key = jax.random.key(3)
+    want = mj.losses.triplet_margin(X, Y, mined=mj.tuples.random_triplets(key, Y, 2))
+    chex.assert_trees_all_close(recipe(X, Y, key=key)[0], mj.reduce(want)[0])
+
+
+def test_a_miner_sees_the_gathered_references():
+    recipe = mj.objective(
+        mj.losses.triplet_margin, miner=mj.miners.triplet_margin, axis_name="batch", margin=0.3
+    )
+    alone = mj.objective(mj.losses.triplet_margin, miner=mj.miners.triplet_margin, margin=0.3)
+    split = lambda x: x.reshape(4, 3, *x.shape[1:])
+    got = jax.vmap(lambda x, y: recipe(x, y)[0], axis_name="batch")(split(X), split(Y))
+    chex.assert_trees_all_close(got, jnp.full(4, alone(X, Y)[0]), rtol=1e-5)
+
+
+def test_chunked_says_what_it_cannot_do():
+    with pytest.raises(ValueError, match="`chunk_size` must be at least 1"):
+        mj.chunked(mj.losses.ntxent, 0)
+    by_class = lambda e, y, w, where=None: mj.losses.proxy_anchor(e, y, w, where=where)
+    with pytest.raises(ValueError, match="4 rows for 3 anchors"):
+        mj.chunked(by_class, 3)(X, Y, W)
+
+
+@pytest.mark.parametrize("module", [mj.nn.ArcFace, mj.nn.ProxyAnchor], ids=lambda m: m.__name__)
+def test_objective_takes_a_module_alone_and_on_parts_of_the_batch(module):
+    head = module(4, 6, rngs=nnx.Rngs(0))
+    want = mj.reduce(head(X, Y, margin=0.2))[0]
+    chex.assert_trees_all_close(mj.objective(head, margin=0.2)(X, Y)[0], want)
+    recipe = mj.objective(head, margin=0.2, axis_name="batch")
+    split = lambda x: x.reshape(4, 3, *x.shape[1:])
+    got = jax.vmap(lambda x, y: recipe(x, y)[0], axis_name="batch")(split(X), split(Y))
+    chex.assert_trees_all_close(got, jnp.full(4, want), rtol=1e-5)
+    with pytest.raises(TypeError, match=f"objective: {module.loss.__name__} has no option 'refs'"):
+        mj.objective(head, refs=None)

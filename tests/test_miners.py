@@ -1,0 +1,342 @@
+"""Miners: worked numbers, plain numpy, ties, padding, gradients, errors."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metricjax import Pairs, Refs, losses, miners, reduce, tuples
+from metricjax.distances import (
+    CosineSimilarity,
+    DotProductSimilarity,
+    LpDistance,
+    SNRDistance,
+)
+
+TYPES = "all", "hard", "semihard", "easy"
+LINE = LpDistance(normalize_embeddings=False)
+DOT = DotProductSimilarity(normalize_embeddings=False)
+X = jnp.array([[0.0], [1], [2], [3], [5]])
+LABELS = jnp.array([0, 0, 1, 1, 0])
+
+
+def listed(mat):
+    """The entries above 0, as "ij"."""
+    return sorted(f"{i}{j}" for i, j in np.argwhere(mat))
+
+
+@functools.partial(jax.jit, static_argnames=("distance", "match"))
+def multi_similarity(x, y, refs=None, where=None, epsilon=0.1, **static):
+    return miners.multi_similarity(x, y, refs=refs, where=where, epsilon=epsilon, **static)
+
+
+@functools.partial(jax.jit, static_argnames=("distance", "match"))
+def triplets(x, y, refs=None, where=None, margin=0.2, **static):
+    """For each type which triplets are kept, ``[N, M, M]`` weights, and the rule's pairs."""
+
+    def one(kind):
+        rule = miners.triplet_margin(
+            x, y, refs=refs, where=where, margin=margin, type_of_triplets=kind, **static
+        )
+        n, m = rule.positive.shape
+        keep = jax.vmap(lambda j: rule.keep(rule.rows, jnp.full(n, j)), out_axes=1)(jnp.arange(m))
+        weights = rule.positive[:, :, None] * rule.negative[:, None, :]
+        return jnp.where(keep, weights, 0), tuples.as_pairs(rule)
+
+    return {kind: one(kind) for kind in TYPES}
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "positive", "negative"),
+    [
+        (0.5, "04 10 14 23 40 41", "02 03 12 13 21 42 43"),
+        (0.0, "04 14 40 41", "02 03 12 13 42 43"),
+        (-2.5, "04 14 40", "02 12 43"),
+        (-3.0, "", ""),  # 5 - 3 is not above 2
+        (9.0, "01 04 10 14 23 32 40 41", "02 03 12 13 20 21 24 30 31 34 42 43"),
+    ],
+)
+def test_worked_pairs(epsilon, positive, negative):
+    pairs = multi_similarity(X, LABELS, epsilon=epsilon, distance=LINE)
+    assert listed(pairs.positive) == positive.split()
+    assert listed(pairs.negative) == negative.split()
+
+
+@pytest.mark.parametrize(
+    ("margin", "counts"),
+    [(0.2, (10, 10, 0, 8)), (1.0, (15, 10, 5, 3)), (0.0, (10, 10, 0, 8)), (-1.0, (8, 8, 0, 10))],
+)
+def test_worked_triplets(margin, counts):
+    kept = triplets(X, LABELS, margin=margin, distance=LINE)
+    assert tuple(int(kept[kind][0].sum()) for kind in TYPES) == counts
+
+
+def test_ties_are_decided_as_stated():
+    # anchor 0: its positive at distance 2, its negatives at 1, 2, 3 and 4
+    x, y = jnp.array([[0.0], [2], [-1], [-2], [-3], [-4]]), jnp.array([0, 0, 1, 1, 1, 1])
+    kept = {
+        kind: listed(weights[0])
+        for kind, (weights, _) in triplets(x, y, margin=1.0, distance=LINE).items()
+    }
+    assert kept == {
+        "all": ["12", "13", "14"],
+        "hard": ["12", "13"],
+        "semihard": ["14"],
+        "easy": ["15"],
+    }
+    # strict: a negative at the distance of the farthest positive, plus epsilon, is not kept
+    pairs = multi_similarity(x, y, epsilon=1.0, distance=LINE)
+    assert listed(pairs.negative[:1]) == ["02", "03"]
+    assert listed(pairs.positive[:1]) == ["01"]
+    assert listed(multi_similarity(x, y, epsilon=-1.0, distance=LINE).positive[:1]) == []
+
+
+def brute_force(cost, positive, negative, epsilon, margin):
+    """Both miners by their definitions, one tuple at a time, on float32 costs."""
+    n, m = cost.shape
+    pairs = Pairs(np.zeros((n, m)), np.zeros((n, m)))
+    kept = {kind: np.zeros((n, m, m)) for kind in TYPES}
+    for a in range(n):
+        p, q = np.flatnonzero(positive[a]), np.flatnonzero(negative[a])
+        for i in p if len(q) else []:
+            pairs.positive[a, i] = cost[a, i] + epsilon > cost[a, q].min()
+        for j in q if len(p) else []:
+            pairs.negative[a, j] = cost[a, j] - epsilon < cost[a, p].max()
+        for i, j in itertools.product(p, q):
+            gap = cost[a, j] - cost[a, i]
+            kept["all"][a, i, j] = gap <= margin
+            kept["hard"][a, i, j] = gap <= margin and gap <= 0
+            kept["semihard"][a, i, j] = gap <= margin and gap > 0
+            kept["easy"][a, i, j] = gap > margin
+    return pairs, kept
+
+
+def grid(n, seed):
+    """Integers, so that distances are exact and ties abound."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-2, 3, (n, 3)).astype(np.float32), rng.integers(0, 3, n)
+
+
+@pytest.mark.parametrize("mode", ["self", "refs", "inside"])
+@pytest.mark.parametrize(
+    "distance", [LpDistance(p=1, normalize_embeddings=False), DOT], ids=["L1", "dot"]
+)
+def test_equals_definition(distance, mode):
+    sizes = set()
+    for seed in range(8):
+        (x, y), (r, ry), refs = grid(7, seed), grid(9, seed + 100), None
+        if mode == "inside":
+            r[2:], ry[2:] = x, y
+        refs = None if mode == "self" else Refs(r, ry)
+        refs = refs._replace(self_index=jnp.arange(2, 9)) if mode == "inside" else refs
+        r, ry = (x, y) if mode == "self" else (r, ry)
+        own = None if mode == "refs" else np.arange(7) + 2 * (mode == "inside")
+        match = y[:, None] == ry[None]
+        exists = np.ones(match.shape) if own is None else np.arange(len(r)) != own[:, None]
+        mat = x @ r.T if distance is DOT else np.abs(x[:, None] - r[None]).sum(-1)
+        cost = -mat if distance is DOT else mat
+        epsilon, margin = (-1, 0, 1, 2)[seed % 4], (2, 1, 0, -1)[seed % 4]
+        pairs, kept = brute_force(cost, match * exists, ~match * exists, epsilon, margin)
+        got = multi_similarity(x, y, refs, epsilon=float(epsilon), distance=distance)
+        for a, b in zip(got, pairs, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for kind, (weights, as_pairs) in triplets(
+            x, y, refs, margin=float(margin), distance=distance
+        ).items():
+            np.testing.assert_array_equal(weights, kept[kind])
+            np.testing.assert_array_equal(as_pairs.positive, kept[kind].sum(2))
+            np.testing.assert_array_equal(as_pairs.negative, kept[kind].sum(1))
+            sizes.add((kind, kept[kind].sum() > 0))
+        sizes.add(("pairs", pairs.positive.sum() > 0, pairs.negative.sum() < np.sum(~match)))
+    assert {(kind, True) for kind in TYPES} | {("pairs", True, True)} <= sizes
+
+
+@pytest.mark.parametrize(
+    "labels", [[0] * 5, [0, 1, 2, 3, 4], [-7] * 5], ids=["no_negative", "no_positive", "one_class"]
+)
+def test_anchors_that_lack_one_kind_keep_nothing(labels):
+    labels = jnp.array(labels)
+    for mat in multi_similarity(X, labels, epsilon=100.0, distance=LINE):
+        assert not np.any(mat)
+    for weights, pairs in triplets(X, labels, margin=100.0, distance=LINE).values():
+        assert not np.any(weights) and not np.any(pairs.positive) and not np.any(pairs.negative)
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0), (1, None), (0, None)])
+def test_no_samples_keep_nothing(n, m):
+    x, y = jnp.ones((n, 2)), jnp.zeros(n, int)
+    refs = None if m is None else Refs(jnp.ones((m, 2)), jnp.ones(m, int))
+    pairs = multi_similarity(x, y, refs)
+    rule = tuples.as_pairs(miners.triplet_margin(x, y, refs=refs))
+    assert [mat.shape for mat in (*pairs, *rule)] == [(n, n if m is None else m)] * 4
+    assert not any(np.any(mat) for mat in (*pairs, *rule))
+
+
+def test_padding_equals_the_shorter_batch():
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    y = np.array([0, 1, 2, 0, 1, 2, 1, 0, 2])
+    rows = np.array([0, 1, 3, 4, 6, 8])
+    where = np.isin(np.arange(9), rows) * np.float32(0.25)  # any weight above 0 exists
+    long = np.where(where[:, None] > 0, x, np.nan)
+    block = np.ix_(rows, rows)
+    for got, expected in zip(
+        multi_similarity(long, y, where=where), multi_similarity(x[rows], y[rows]), strict=True
+    ):
+        assert np.any(expected) and np.sum(got) == np.sum(expected)
+        np.testing.assert_array_equal(got[block], expected)
+    got, expected = triplets(long, y, where=where), triplets(x[rows], y[rows])
+    for kind in TYPES:
+        assert np.any(expected[kind][0]) and np.sum(got[kind][0]) == np.sum(expected[kind][0])
+        np.testing.assert_array_equal(got[kind][0][np.ix_(rows, rows, rows)], expected[kind][0])
+
+
+def test_padding_of_references_equals_fewer_references():
+    (x, y), (r, ry) = grid(7, 0), grid(9, 1)
+    rows = np.array([0, 2, 3, 5, 8])
+    where = np.isin(np.arange(9), rows)
+    long = Refs(np.where(where[:, None], r, np.nan), ry, where=where)
+    short = Refs(r[rows], ry[rows])
+    for got, expected in zip(
+        multi_similarity(x, y, long), multi_similarity(x, y, short), strict=True
+    ):
+        assert np.any(expected) and np.sum(got) == np.sum(expected)
+        np.testing.assert_array_equal(got[:, rows], expected)
+    got, expected = triplets(x, y, long), triplets(x, y, short)
+    for kind in TYPES:
+        assert np.sum(got[kind][0]) == np.sum(expected[kind][0])
+        np.testing.assert_array_equal(got[kind][0][:, rows][:, :, rows], expected[kind][0])
+
+
+def test_soft_matches_keep_their_weights():
+    soft = np.random.default_rng(0).random((5, 5)).astype(np.float32)
+    match = lambda x, y: soft
+    all_pairs = tuples.all_pairs(LABELS, match=match)
+    pairs = miners.multi_similarity(X, LABELS, match=match, epsilon=9.0, distance=LINE)
+    rule = miners.triplet_margin(X, LABELS, match=match, margin=0.0, distance=LINE)
+    for got in (pairs, rule):
+        np.testing.assert_allclose(got.positive, all_pairs.positive)
+        np.testing.assert_allclose(got.negative, all_pairs.negative)
+
+
+def test_no_gradient_flows():
+    def everything(x, r, epsilon, margin):
+        refs = Refs(r, LABELS)
+        pairs = miners.multi_similarity(x, LABELS, refs=refs, epsilon=epsilon)
+        rule = miners.triplet_margin(x, LABELS, refs=refs, margin=margin)
+        leaves = jax.tree.leaves((pairs, rule, tuples.as_pairs(rule)))  # a bound is infinite
+        return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in leaves)
+
+    x, r = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    run = jax.jit(jax.value_and_grad(everything, (0, 1, 2, 3)))
+    value, gradients = run(x, r, jnp.float32(0.1), jnp.float32(0.2))
+    assert value != 0 and not any(np.any(gradient) for gradient in gradients)
+
+
+def test_gradient_of_the_loss_takes_the_pairs_as_given():
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+
+    def loss(x, miner_x):
+        pairs = miners.multi_similarity(miner_x, LABELS, epsilon=0.3)
+        rule = miners.triplet_margin(miner_x, LABELS, margin=0.3)
+        one = reduce(losses.contrastive(x, mined=pairs))[0]
+        return one + reduce(losses.triplet_margin(x, mined=rule, margin=0.5))[0]
+
+    together = jax.jit(jax.grad(lambda x: loss(x, x)))(x)
+    np.testing.assert_allclose(together, jax.jit(jax.grad(loss))(x, x), rtol=1e-6)
+    assert np.any(together)
+
+
+def test_jit_equals_eager():
+    (x, y), options = grid(7, 0), {"distance": SNRDistance(normalize_embeddings=False)}
+    x = x + np.float32([0.1, 0.4, 0.7])
+    jitted = multi_similarity(x, y, **options)
+    for a, b in zip(jitted, miners.multi_similarity(x, y, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for kind, (_, jitted) in triplets(x, y, **options).items():
+        rule = miners.triplet_margin(x, y, type_of_triplets=kind, **options)
+        for a, b in zip(jitted, tuples.as_pairs(rule), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_vmap_over_batches_and_options():
+    x = jax.random.normal(jax.random.key(0), (3, 6, 2))
+    y = jnp.array([[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 4, 4]])
+    options = jnp.array([0.0, 0.3, 0.6])
+    pairs = jax.vmap(lambda x, y, e: multi_similarity(x, y, epsilon=e))(x, y, options)
+    kept = jax.vmap(lambda x, y, m: triplets(x, y, margin=m))(x, y, options)
+    for i in range(3):
+        expected = multi_similarity(x[i], y[i], epsilon=options[i])
+        for a, b in zip(pairs, expected, strict=True):
+            np.testing.assert_array_equal(a[i], b)
+        for kind, (weights, as_pairs) in triplets(x[i], y[i], margin=options[i]).items():
+            np.testing.assert_array_equal(kept[kind][0][i], weights)
+            np.testing.assert_array_equal(kept[kind][1].negative[i], as_pairs.negative)
+    assert len(np.unique(kept["all"][0].sum((1, 2, 3)))) == 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_compared_in_single(dtype):
+    x = jax.random.normal(jax.random.key(0), (5, 3), dtype)
+    pairs = multi_similarity(x, LABELS)
+    assert {mat.dtype.name for mat in pairs} == {"float32"}
+    expected = multi_similarity(x.astype(jnp.float32), LABELS)
+    for a, b in zip(pairs, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    rule = miners.triplet_margin(x, LABELS)
+    assert rule.rows.dtype == rule.positive.dtype == "float32"
+
+
+def test_double_precision_decides_finely():
+    with jax.enable_x64(True):
+        x, y = jnp.array([[0.0], [1], [-1 - 1e-12]]), jnp.array([0, 0, 1])
+        kept = triplets(x, y, margin=0.0, distance=LINE)
+        assert {kind: int(weights[0].sum()) for kind, (weights, _) in kept.items()} == {
+            "all": 0, "hard": 0, "semihard": 0, "easy": 1
+        }  # fmt: skip
+        pairs = multi_similarity(x, y, epsilon=0.0, distance=LINE)
+        assert pairs.negative.dtype == "float64" and not np.any(pairs.negative[0])
+
+
+def test_nan_reaches_the_loss():
+    x = jax.random.normal(jax.random.key(0), (5, 3)).at[1, 1].set(jnp.nan)
+    pairs = miners.multi_similarity(x, LABELS)
+    assert np.isnan(reduce(losses.multi_similarity(x, mined=pairs))[0])
+    for kind in TYPES:
+        rule = miners.triplet_margin(x, LABELS, type_of_triplets=kind)
+        assert np.isnan(reduce(losses.triplet_margin(x, mined=rule))[0])
+
+
+def test_default_distances():
+    (x, y) = grid(7, 3)
+    for got, expected in (
+        (multi_similarity(x, y), multi_similarity(x, y, distance=CosineSimilarity())),
+        (triplets(x, y), triplets(x, y, distance=LpDistance())),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize("miner", [miners.multi_similarity, miners.triplet_margin])
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((X[:, 0], LABELS), {}, ValueError, r"`embeddings` .*\(5,\)"),
+        ((X > 0, LABELS), {}, TypeError, "`embeddings` .*bool"),
+        ((X, LABELS[:3]), {}, ValueError, r"`labels` .*\(3,\)"),
+        ((X, X[:, 0]), {}, TypeError, "`labels` .*float32"),
+        ((X, None), {}, ValueError, "labels are needed"),
+        ((X, LABELS), {"where": LABELS[:3]}, ValueError, r"`where` .*\(3,\)"),
+        ((X, LABELS), {"refs": Refs(X, LABELS[:2])}, ValueError, r"`refs.labels` .*\(2,\)"),
+        ((X, LABELS), {"refs": Refs(X.T, LABELS[:1])}, ValueError, r"`refs.embeddings` .*\(1, 5\)"),
+    ],
+)
+def test_errors_name_function_and_argument(miner, arguments, options, error, message):
+    with pytest.raises(error, match=f"miners.{miner.__name__}: .*{message}"):
+        miner(*arguments, **options)
+
+
+def test_unknown_type_is_an_error():
+    with pytest.raises(ValueError, match="miners.triplet_margin: `type_of_triplets` .*'soft'"):
+        miners.triplet_margin(X, LABELS, type_of_triplets="soft")

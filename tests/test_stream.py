@@ -1,0 +1,99 @@
+"""Streamed sums and terms: values, gradients, memory."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metricjax as mj
+from metricjax._stream import StreamedTerm, sum_over
+
+A = jax.random.normal(jax.random.key(0), (4, 6))
+
+
+def parts(a, b, k):
+    mask = jnp.arange(6.0) > k
+    return {"x": jnp.sum(jnp.where(mask, jnp.sin(a * (k + 1)), 0) * b), "y": jnp.sum(a, 0) * k}
+
+
+def total(out):
+    return out["x"] + jnp.sum(out["y"] ** 2)
+
+
+def streamed(a, b, count):
+    return sum_over(lambda k: parts(a, b, k.astype(jnp.float32)), count)
+
+
+def looped(a, b, count):
+    return jax.tree.map(lambda *x: sum(x), *(parts(a, b, jnp.float32(k)) for k in range(count)))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_streamed_sum_is_the_loop(count):
+    b = jnp.float32(0.7)
+    chex.assert_trees_all_close(streamed(A, b, count), looped(A, b, count), rtol=1e-5)
+    got = jax.jit(jax.grad(lambda a, b, n: total(streamed(a, b, n)), (0, 1)))(A, b, count)
+    want = jax.grad(lambda a, b: total(looped(a, b, count)), (0, 1))(A, b)
+    chex.assert_trees_all_close(got, want, rtol=1e-4)
+
+
+def test_nothing_to_add_is_zero_with_zero_gradient():
+    value, grad = jax.value_and_grad(lambda a: total(streamed(a, jnp.float32(1), 0)))(A)
+    assert value == 0 and not grad.any()
+
+
+def test_a_streamed_sum_may_be_mapped_over_and_nested():
+    inner = lambda a, k: sum_over(lambda j: jnp.sum(a) * (j + k).astype(jnp.float32), 3)
+    outer = lambda a: sum_over(lambda k: inner(a * a, k), 4)
+    want = lambda a: jnp.sum(a * a) * 30
+    got = jax.jit(jax.vmap(jax.value_and_grad(outer)))(A)
+    chex.assert_trees_all_close(got, jax.vmap(jax.value_and_grad(want))(A), rtol=1e-5)
+    counts = jnp.array([0, 1, 4])
+    got = jax.vmap(lambda n: total(streamed(A, jnp.float32(1), n)))(counts)
+    want = [0.0] + [float(total(looped(A, jnp.float32(1), n))) for n in (1, 4)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_integers_and_unasked_outputs_have_no_gradient():
+    def of(a):
+        out = sum_over(lambda k: (jnp.sum(a) * k.astype(jnp.float32), k, a), 3)
+        return out[0]
+
+    chex.assert_trees_all_close(jax.grad(of)(A), jnp.full_like(A, 3.0))
+
+
+def test_terms_of_one_stream_share_one_pass():
+    calls = []
+
+    def loss(e, y, *, refs=None, where=None):
+        calls.append(1)
+        return mj.losses.contrastive(e, y, refs=refs, where=where)
+
+    terms = mj.chunked(loss, 2)(A, jnp.array([0, 0, 1, 1]))
+    traced = len(calls)
+    mj.reduce(terms)
+    assert len(calls) - traced == 1
+
+
+def test_dense_shows_every_triplet():
+    y = jnp.array([0, 0, 0, 1])
+    term = mj.losses.triplet_margin(A, y, margin=5.0)["loss"]
+    assert isinstance(term, StreamedTerm)
+    shown = term.dense()
+    assert shown.values.shape == (4, 2, 4)
+    triplets = [(a, p, n) for a in range(3) for p in range(3) for n in [3] if p != a]
+    assert shown.weights.sum() == shown.divisor == len(triplets)
+    d = mj.distances.LpDistance()(A)
+    want = sorted(float(d[a, p] - d[a, n] + 5) for a, p, n in triplets)
+    got = sorted(np.asarray(shown.values)[np.asarray(shown.weights) > 0])
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n, limit", [(512, 12), (2048, 192)])
+def test_triplets_take_a_few_matrices_of_memory(n, limit, optimized):
+    x, y = jnp.zeros((n, 128)), jnp.arange(n) // 4
+    for loss in (mj.losses.triplet_margin, mj.losses.triplet_margin.__wrapped__):
+        step = jax.value_and_grad(lambda x, loss=loss: mj.reduce(loss(x, y))[0])
+        temporaries = jax.jit(step).lower(x).compile().memory_analysis().temp_size_in_bytes
+        assert temporaries <= limit * 2**20

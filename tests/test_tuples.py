@@ -1,0 +1,390 @@
+"""Which pairs and triplets there are: brute force, multiplicities, random draws, empty sets."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2_contingency, chisquare
+
+from metricjax import Pairs, Refs, miners, tuples
+from metricjax._triplets import pick, walk_positives
+from metricjax.distances import LpDistance
+
+LABELS = jnp.array([0, 0, 1, 1, 0])
+REF_LABELS = jnp.array([1, 0, 7, 0, 1, 1, 0])
+REF_WHERE = jnp.array([1.0, 2, 1, 0.5, 0, 1, 1])
+SELF_INDEX = jnp.array([6, 3, 0, 5, 1])
+
+
+def listed(mat):
+    """The entries above 0, as "ij"."""
+    return [f"{i}{j}" for i, j in np.argwhere(mat)]
+
+
+def same(mined, expected):
+    for got, want in zip(mined, expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_all_pairs_of_the_batch():
+    pairs = tuples.all_pairs(LABELS)
+    assert listed(pairs.positive) == "01 04 10 14 23 32 40 41".split()
+    assert listed(pairs.negative) == "02 03 12 13 20 21 24 30 31 34 42 43".split()
+    assert {x.dtype.name for x in pairs} == {"float32"}
+    assert {float(x) for mat in pairs for x in mat.ravel()} == {0, 1}
+
+
+def brute_force(labels, refs, where=None, match=None):
+    """One pair at a time."""
+    n, m = len(labels), len(refs.labels)
+    pairs = Pairs(np.zeros((n, m)), np.zeros((n, m)))
+    for i, j in itertools.product(range(n), range(m)):
+        weight = 1 if where is None else float(where[i])
+        weight *= 1 if refs.where is None else float(refs.where[j])
+        if refs.self_index is not None and refs.self_index[i] == j:
+            weight = 0
+        hit = float(labels[i] == refs.labels[j] if match is None else match[i, j])
+        pairs.positive[i, j] = weight * hit
+        pairs.negative[i, j] = weight * (1 - hit)
+    return pairs
+
+
+@pytest.mark.parametrize("where", [None, jnp.array([1.0, 0, 2, 0.5, 1])])
+@pytest.mark.parametrize("ref_where", [None, REF_WHERE])
+@pytest.mark.parametrize("self_index", [None, SELF_INDEX])
+def test_all_pairs_with_references(where, ref_where, self_index):
+    refs = Refs(None, REF_LABELS, self_index, ref_where)
+    same(tuples.all_pairs(LABELS, refs, where), brute_force(LABELS, refs, where))
+
+
+@pytest.mark.parametrize("where", [jnp.array([1.0, 0, 2, 0.5, 1]), LABELS > 0])
+def test_where_weighs_anchors_and_the_batch_as_references(where):
+    refs = Refs(None, LABELS, jnp.arange(5), where)
+    same(tuples.all_pairs(LABELS, where=where), brute_force(LABELS, refs, where))
+
+
+def test_soft_match():
+    soft = np.random.default_rng(0).random((5, 7)).astype(np.float32)
+    refs = Refs(None, REF_LABELS, SELF_INDEX, REF_WHERE)
+    same(
+        tuples.all_pairs(LABELS, refs, match=lambda x, y: soft),
+        brute_force(LABELS, refs, match=soft),
+    )
+
+
+def test_labels_may_be_a_tree():
+    rng = np.random.default_rng(0)
+    labels = {"kinds": rng.random((5, 3)) < 0.5, "year": rng.integers(0, 4, 5)}
+    common = lambda x, y: (
+        jnp.any(x["kinds"][:, None] & y["kinds"][None], -1)
+        & (jnp.abs(x["year"][:, None] - y["year"][None]) < 3)
+    )
+    matrix = np.asarray(common(labels, labels))
+    expected = brute_force(range(5), Refs(None, range(5), range(5)), match=matrix)
+    assert expected.positive.any() and expected.negative.any()
+    same(tuples.all_pairs(labels, match=common), expected)
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
+def test_no_samples_make_no_pairs(n, m):
+    refs = Refs(None, jnp.zeros(m, int))
+    assert [x.shape for x in tuples.all_pairs(jnp.zeros(n, int), refs)] == [(n, m)] * 2
+
+
+A1, P = jnp.array([0, 0, 1, 0, 4]), jnp.array([1, 2, 0, 1, 6])
+A2, NEGATIVE = jnp.array([3, 3]), jnp.array([5, 0])
+
+
+def test_repeated_pairs_add_up():
+    pairs = tuples.from_pairs(A1, P, A2, NEGATIVE, shape=(5, 7))
+    expected = np.zeros((2, 5, 7))
+    expected[0, 0, 1], expected[0, 0, 2], expected[0, 1, 0], expected[0, 4, 6] = 2, 1, 1, 1
+    expected[1, 3, 5] = expected[1, 3, 0] = 1
+    same(pairs, expected)
+
+
+def test_weights_of_listed_pairs():
+    pairs = tuples.from_pairs(
+        A1, P, A2, NEGATIVE,
+        shape=(5, 7),
+        where_positive=jnp.array([0.5, 0, 1, 2, 0]),
+        where_negative=jnp.array([False, True]),
+    )  # fmt: skip
+    expected = np.zeros((2, 5, 7))
+    expected[0, 0, 1], expected[0, 1, 0], expected[1, 3, 0] = 2.5, 1, 1
+    same(pairs, expected)
+
+
+def test_indices_past_the_end_are_padding():
+    pairs = tuples.from_pairs(A1, P, A2, NEGATIVE, shape=(4, 5))
+    assert (listed(pairs.positive), listed(pairs.negative)) == (["01", "02", "10"], ["30"])
+
+
+TRIPLETS = tuples.from_triplets(
+    jnp.array([0, 0, 3, 1, 0, 2]),
+    jnp.array([1, 1, 6, 2, 5, 0]),
+    jnp.array([2, 4, 0, 0, 2, 1]),
+    jnp.array([1, 1, 2, 0, 0.5, 1]),
+)
+
+
+def triplets_to_pairs(triplets, shape):
+    pairs = Pairs(np.zeros(shape), np.zeros(shape))
+    for a, p, n, weight in zip(*triplets, strict=True):
+        pairs.positive[a, p] += weight
+        pairs.negative[a, n] += weight
+    return pairs
+
+
+def test_pairs_of_listed_triplets():
+    same(tuples.as_pairs(TRIPLETS, (4, 7)), triplets_to_pairs(TRIPLETS, (4, 7)))
+    assert tuples.as_pairs(TRIPLETS, (4, 7)).positive[0, 1] == 2
+
+
+def test_triplets_weigh_one_by_default():
+    triplets = tuples.from_triplets(*TRIPLETS[:3])
+    assert triplets.weights.dtype == "float32" and np.all(triplets.weights == 1)
+
+
+def test_pairs_of_pairs_are_themselves():
+    pairs = tuples.all_pairs(LABELS)
+    assert tuples.as_pairs(pairs) is pairs
+
+
+def rule(n, m, soft, seed=0):
+    """The triplets of two weight matrices where the negative is farther, by at most 1.5."""
+    rng = np.random.default_rng(seed)
+    match = (rng.random((n, m)) < 0.4).astype(np.float32)
+    match = match * rng.random((n, m)).astype(np.float32) if soft else match
+    x, y = rng.normal(size=(n, 3)), rng.normal(size=(m, 3))
+    return miners.triplet_margin(
+        jnp.array(x, jnp.float32),
+        jnp.zeros(n, int),
+        refs=Refs(jnp.array(y, jnp.float32), jnp.zeros(m, int)),
+        match=lambda x, y: match,
+        margin=1.5,
+        type_of_triplets="semihard",
+        distance=LpDistance(normalize_embeddings=False),
+    )
+
+
+def enumerate_rule(mined):
+    """Every triplet of a rule with its weight, the slow way."""
+    n, m = mined.positive.shape
+    keep = jax.jit(jax.vmap(lambda j: mined.keep(mined.rows, jnp.full(n, j))))(jnp.arange(m))
+    for a, p, q in itertools.product(range(n), range(m), range(m)):
+        weight = float(mined.positive[a, p] * mined.negative[a, q])
+        if weight and keep[p, a, q]:
+            yield a, p, q, weight
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_pairs_of_a_rule(soft):
+    mined = rule(5, 7, soft)
+    triplets = list(enumerate_rule(mined))
+    assert 20 < len(triplets) < 150
+    expected = triplets_to_pairs(zip(*triplets, strict=True), (5, 7))
+    for convert in (tuples.as_pairs, jax.jit(tuples.as_pairs)):
+        same(convert(mined), expected)
+
+
+def positions(weights):
+    """For each row the columns of entries above 0, filled up with M."""
+    n, m = weights.shape
+    table = np.full((n, m), m)
+    for i, row in enumerate(weights):
+        columns = np.flatnonzero(row > 0)
+        table[i, : len(columns)] = columns
+    return table, max((np.count_nonzero(row > 0) for row in weights), default=0)
+
+
+@functools.cache
+def random_matrices():
+    rng = np.random.default_rng(0)
+    densities = np.array([0, 0.1, 0.3, 0.5, 0.9, 1])[:, None, None]
+    weights = (rng.random((6, 5, 9)) < densities) * rng.choice([0.25, 1, 3], (6, 5, 9))
+    weights[1, 2] = 0
+    weights[1, 3] = 1  # one row with all, one with none
+    return weights.astype(np.float32)
+
+
+@pytest.mark.parametrize("how", ["jit", "vmap"])
+def test_walk_visits_every_positive(how):
+    weights = random_matrices()
+    if how == "vmap":
+        walks = jax.jit(jax.vmap(walk_positives))(weights)
+    else:
+        walks = [jax.jit(walk_positives)(w) for w in weights]
+        walks = jax.tree.map(lambda *x: jnp.stack(x), *walks)
+    for w, table, count in zip(weights, *walks, strict=True):
+        expected, most = positions(w)
+        assert count == most
+        np.testing.assert_array_equal(table[:, :most], expected[:, :most])
+        assert np.all(table[:, most:] == w.shape[1])
+
+
+def test_pick_takes_one_entry_of_each_row():
+    mat = jnp.arange(12.0).reshape(3, 4)
+    j, cotangent = jnp.array([2, 0, 3]), jnp.array([[1.0], [2], [3]])
+    picked, pullback = jax.vjp(lambda mat: pick(mat, j), mat)
+    np.testing.assert_array_equal(picked, [[2], [4], [11]])
+    np.testing.assert_array_equal(
+        pullback(cotangent)[0], [[0, 0, 1, 0], [2, 0, 0, 0], [0, 0, 0, 3]]
+    )
+
+
+COUNTED = tuples.from_pairs(
+    jnp.array([0, 0, 1]),
+    jnp.array([1, 2, 0]),
+    jnp.array([0, 0, 3]),
+    jnp.array([3, 4, 0]),
+    shape=(8, 8),
+)
+
+
+@pytest.mark.parametrize(
+    ("mined", "self_refs", "expected"),
+    [
+        (COUNTED, True, [1, 1 / 3, 1 / 6, 1 / 3, 1 / 6, 0, 0, 0]),
+        (COUNTED, False, [1, 1 / 4, 0, 1 / 4, 0, 0, 0, 0]),
+        (TRIPLETS, True, [5.5 / 5.5, 3 / 5.5, 2.5 / 5.5, 2 / 5.5, 1 / 5.5, 0.5 / 5.5, 2 / 5.5]),
+        (TRIPLETS, False, [1, 0, 0.4, 0.8, 0, 0, 0]),
+        (Pairs(jnp.zeros((3, 3)), jnp.zeros((3, 3))), True, [1, 1, 1]),
+        (TRIPLETS._replace(weights=jnp.zeros(6)), True, [1, 1, 1]),
+    ],
+)
+def test_sample_weights(mined, self_refs, expected):
+    got = tuples.sample_weights(mined, len(expected), self_refs=self_refs)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("self_refs", [True, False])
+def test_sample_weights_of_a_rule_equal_those_of_its_triplets(self_refs):
+    mined = rule(6, 6, soft=False, seed=3)
+    triplets = tuples.from_triplets(*map(jnp.array, zip(*enumerate_rule(mined), strict=True)))
+    got, expected = (tuples.sample_weights(x, 6, self_refs=self_refs) for x in (mined, triplets))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert len(np.unique(np.round(expected, 4))) > 3
+
+
+draw = jax.jit(tuples.random_triplets, static_argnames=("per_anchor", "match"))
+
+
+def test_random_triplets_have_the_stated_distribution():
+    labels, k = jnp.array([0, 0, 0, 1, 1, 2]), 3000
+    refs = Refs(None, jnp.array([0, 1, 0, 0, 2, 0, 1]), jnp.array([0, 2, 3, 1, 6, 4]))
+    refs = refs._replace(where=jnp.array([1.0, 1, 2, 0.5, 1, 0, 3]))
+    pairs = tuples.all_pairs(labels, refs)
+    a, p, n, weights = map(np.asarray, draw(jax.random.key(0), labels, k, refs=refs))
+    np.testing.assert_array_equal(a, np.repeat(np.arange(6), k))
+    np.testing.assert_array_equal(weights, (a != 5))  # the only one of class 2 has no positive
+    for i in range(5):
+        cells = np.outer(*(x[i] / x[i].sum() for x in np.float64(pairs)))
+        counts = np.zeros((7, 7))
+        np.add.at(counts, (p[a == i], n[a == i]), 1)
+        assert np.all(counts[cells == 0] == 0)
+        assert chisquare(counts[cells > 0], k * cells[cells > 0]).pvalue > 1e-4
+
+
+def test_draws_are_independent_of_each_other():
+    _, p, n, _ = draw(jax.random.key(1), jnp.array([0, 0, 0, 1, 1, 1]), 4000)
+    for drawn in (np.asarray(p).reshape(6, -1), np.asarray(n).reshape(6, -1)):
+        first, second = drawn[:3], drawn[3:]
+        for u, v in ((first[0, :-1], first[0, 1:]), (first[0], first[1]), (first[2], second[2])):
+            table = np.array([[np.sum((u == i) & (v == j)) for j in set(v)] for i in set(u)])
+            assert table.size > 1 and chi2_contingency(table).pvalue > 1e-4
+
+
+def test_the_key_decides():
+    labels = jnp.array([0, 0, 0, 0, 1, 1, 1, 1])
+    one, again, other = (draw(jax.random.key(seed), labels, 20) for seed in (0, 0, 1))
+    same(one, again)
+    assert np.mean(one.positive != other.positive) > 0.3
+    assert np.mean(one.negative != other.negative) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("labels", "per_anchor", "where", "drawn"),
+    [
+        ([0, 1, 2], 2, None, []),
+        ([0, 0, 0], 2, None, []),
+        ([0, 0, 1], 2, None, [0, 1]),
+        ([0, 0, 1], 2, [1, 1, 0], []),
+        ([0, 0, 0, 1], 2, [1, 0, 1, 1], [0, 2]),
+        ([0, 0, 1], 0, None, []),
+        ([], 2, None, []),
+    ],
+)
+def test_anchors_without_triplets(labels, per_anchor, where, drawn):
+    labels = jnp.array(labels, int)
+    where = None if where is None else jnp.array(where)
+    triplets = draw(jax.random.key(0), labels, per_anchor, where=where)
+    assert [x.shape for x in triplets] == [(len(labels) * per_anchor,)] * 4
+    a, p, n, weights = map(np.asarray, triplets)
+    assert sorted(set(a[weights > 0])) == drawn
+    assert np.all((0 <= p) & (p < max(len(labels), 1)) & (0 <= n) & (n < max(len(labels), 1)))
+    for i, j, k in zip(a[weights > 0], p[weights > 0], n[weights > 0], strict=True):
+        assert i != j and labels[i] == labels[j] and labels[i] != labels[k]
+
+
+def test_no_references_to_draw_from():
+    triplets = draw(jax.random.key(0), LABELS, 3, refs=Refs(None, jnp.zeros(0, int)))
+    assert len(triplets.anchor) == 15 and not np.any(triplets.weights)
+
+
+THREE, TWO, FOUR = jnp.arange(3), jnp.arange(2), jnp.arange(4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: tuples.all_pairs(None), ValueError, r"tuples.all_pairs: `labels`"),
+        (lambda: tuples.all_pairs(jnp.ones(3)), TypeError, r"all_pairs: `labels` .*float32"),
+        (lambda: tuples.all_pairs(THREE[:, None]), ValueError, r"all_pairs: `labels` .*\(3, 1\)"),
+        (lambda: tuples.all_pairs(THREE, where=TWO), ValueError, r"all_pairs: `where` .*\(2,\)"),
+        (lambda: tuples.all_pairs(THREE, Refs(None)), ValueError, "all_pairs: labels are needed"),
+        (
+            lambda: tuples.all_pairs(THREE, Refs(None, FOUR, TWO)),
+            ValueError,
+            r"all_pairs: `refs.self_index` .*\[3\] .*\(2,\)",
+        ),
+        (
+            lambda: tuples.all_pairs(THREE, Refs(None, FOUR, None, TWO)),
+            ValueError,
+            r"all_pairs: `refs.where` .*\[4\] .*\(2,\)",
+        ),
+        (
+            lambda: tuples.all_pairs(THREE, match=lambda x, y: x == y),
+            ValueError,
+            r"all_pairs: `match` must give shape \(3, 3\), got \(3,\)",
+        ),
+        (
+            lambda: tuples.from_pairs(THREE, TWO, THREE, THREE, shape=(4, 4)),
+            ValueError,
+            r"from_pairs: `p` .*\[3\] .*`a1`.*\(2,\)",
+        ),
+        (
+            lambda: tuples.from_pairs(THREE, THREE, THREE, THREE, shape=(4, 4), where_negative=TWO),
+            ValueError,
+            r"from_pairs: `where_negative` .*\[3\] .*`a2`.*\(2,\)",
+        ),
+        (lambda: tuples.from_triplets(THREE, TWO, THREE), ValueError, r"triplets: `p` .*\(2,\)"),
+        (
+            lambda: tuples.from_triplets(THREE, THREE, THREE, TWO),
+            ValueError,
+            r"tuples.from_triplets: `where` .*\(2,\)",
+        ),
+        (lambda: tuples.as_pairs(TRIPLETS), ValueError, r"tuples.as_pairs: `shape`"),
+        (
+            lambda: tuples.random_triplets(jax.random.key(0), THREE, 2, where=TWO),
+            ValueError,
+            r"`where` .*\(2,\)",
+        ),
+    ],
+)
+def test_errors_name_function_and_argument(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
