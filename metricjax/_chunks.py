@@ -121,7 +121,12 @@ def _by_anchor(
     return cut.stream(slab)
 
 
-def _by_class(loss, size, embeddings, labels, weights, *params, where=None, **options):
+def _by_class(loss, size, embeddings, labels, weights=None, *params, where=None, **options):
+    if weights is None:
+        raise TypeError(
+            f"chunked: losses.{pure(loss).__name__} is cut by classes and needs its class weights "
+            f"as third argument; with a module, give the pure function `module.weights[...]`."
+        )
     c = len(weights)
     known = (labels >= 0) & (labels < c)
     where = known if where is None else jnp.where(known, where, jnp.zeros_like(where))

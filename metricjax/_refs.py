@@ -79,6 +79,10 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     if refs is None:
         refs = self_refs(embeddings, labels, weights)
     else:
+        if not isinstance(refs, Refs):
+            raise TypeError(
+                f"{function}: `refs` must be `metricjax.Refs`, got {type(refs).__name__}."
+            )
         check_embeddings(function, "refs.embeddings", refs.embeddings)
         if refs.embeddings.shape[1] != embeddings.shape[1]:
             raise ValueError(

@@ -24,8 +24,7 @@ from metricjax._stream import sum_over
 class Distance(Protocol):
     """Type-checking only; nothing needs to subclass it."""
 
-    @property
-    def is_similarity(self) -> bool: ...
+    is_similarity: ClassVar[bool]
 
     def __call__(self, x: Array, y: Array | None = None) -> Array: ...
 

@@ -170,7 +170,7 @@ def test_no_samples_keep_nothing(n, m):
     x, y = jnp.ones((n, 2)), jnp.zeros(n, int)
     refs = None if m is None else Refs(jnp.ones((m, 2)), jnp.ones(m, int))
     pairs = multi_similarity(x, y, refs)
-    rule = tuples.as_pairs(miners.triplet_margin(x, y, refs=refs))
+    rule = jax.jit(lambda: tuples.as_pairs(miners.triplet_margin(x, y, refs=refs)))()
     assert [mat.shape for mat in (*pairs, *rule)] == [(n, n if m is None else m)] * 4
     assert not any(np.any(mat) for mat in (*pairs, *rule))
 
@@ -250,6 +250,7 @@ def test_gradient_of_the_loss_takes_the_pairs_as_given():
 
 
 def test_jit_equals_eager():
+    as_pairs = jax.jit(tuples.as_pairs)
     (x, y), options = grid(7, 0), {"distance": SNRDistance(normalize_embeddings=False)}
     x = x + np.float32([0.1, 0.4, 0.7])
     jitted = multi_similarity(x, y, **options)
@@ -257,7 +258,7 @@ def test_jit_equals_eager():
         np.testing.assert_array_equal(a, b)
     for kind, (_, jitted) in triplets(x, y, **options).items():
         rule = miners.triplet_margin(x, y, type_of_triplets=kind, **options)
-        for a, b in zip(jitted, tuples.as_pairs(rule), strict=True):
+        for a, b in zip(jitted, as_pairs(rule), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
@@ -301,12 +302,17 @@ def test_double_precision_decides_finely():
 
 
 def test_nan_reaches_the_loss():
-    x = jax.random.normal(jax.random.key(0), (5, 3)).at[1, 1].set(jnp.nan)
-    pairs = miners.multi_similarity(x, LABELS)
-    assert np.isnan(reduce(losses.multi_similarity(x, mined=pairs))[0])
-    for kind in TYPES:
-        rule = miners.triplet_margin(x, LABELS, type_of_triplets=kind)
-        assert np.isnan(reduce(losses.triplet_margin(x, mined=rule))[0])
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+
+    @jax.jit
+    def run(x):
+        pairs = miners.multi_similarity(x, LABELS)
+        rules = [miners.triplet_margin(x, LABELS, type_of_triplets=kind) for kind in TYPES]
+        terms = [losses.multi_similarity(x, mined=pairs)]
+        terms += [losses.triplet_margin(x, mined=rule) for rule in rules]
+        return jnp.array([reduce(term)[0] for term in terms])
+
+    assert np.all(np.isfinite(run(x))) and np.all(np.isnan(run(x.at[1, 1].set(jnp.nan))))
 
 
 def test_default_distances():

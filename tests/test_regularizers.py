@@ -9,6 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from metricjax import merge, reduce, reducers
+from metricjax._masked import safe_divide
 from metricjax.distances import DotProductSimilarity, LpDistance
 from metricjax.regularizers import center_invariant, lp, regular_face, sparse_centers, zero_mean
 
@@ -41,11 +42,13 @@ def alone(regularizer, x):
 
 
 @jax.jit
-def by_all(x):
+def by_all(x, where=None):
+    """The value and the gradient of each regularizer."""
+
     def by(regularizer):
         def ratio(x):  # kept in the dtype of the term
-            (term,) = regularizer(x).values()
-            return term.values / jnp.maximum(term.divisor, 1)
+            (term,) = regularizer(x, where=where).values()
+            return safe_divide(term.values, term.divisor)
 
         return jax.value_and_grad(ratio)(x)
 
@@ -148,6 +151,38 @@ def test_tie_goes_to_the_lowest_index():
     np.testing.assert_allclose(gradient, [[0, 1], [1, 0], [0, 0]], atol=1e-6)
 
 
+@pytest.mark.parametrize("filling", [0, 1, np.nan])
+def test_padding_equals_fewer_rows(filling):
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    where = np.array([1, 1, 0, 0, 1, 1])
+    long = np.full((6, 3), filling, np.float32)
+    long[where > 0] = x
+    expected = by_all(x)
+    for name, (value, gradient) in by_all(long, where).items():
+        np.testing.assert_allclose(value, expected[name][0], rtol=1e-5, err_msg=name)
+        gradient = np.asarray(gradient)
+        np.testing.assert_allclose(gradient[where > 0], expected[name][1], rtol=1e-5, atol=1e-6)
+        assert not np.any(gradient[where == 0]), name
+
+
+def test_padding_alone_is_nothing():
+    for name, (value, gradient) in by_all(np.ones((4, 3), np.float32), np.zeros(4)).items():
+        assert value == 0 and not np.any(gradient), name
+
+
+@pytest.mark.parametrize("regularizer", [lp, center_invariant, zero_mean])
+def test_row_weights_are_multiplicities(regularizer):
+    weighed = alone(partial(regularizer, where=jnp.array([2.0, 1, 0])), ROWS)
+    np.testing.assert_allclose(weighed, alone(regularizer, ROWS[[0, 0, 1]]), rtol=1e-6)
+
+
+def test_a_pair_of_centers_needs_both():
+    where = jnp.array([True, False, True, True])
+    np.testing.assert_allclose(alone(partial(sparse, where=where), CENTERS), 2**-0.5, rtol=1e-6)
+    value = alone(partial(sparse, where=where, reducer=reducers.sum), CENTERS)
+    np.testing.assert_allclose(value, 2**0.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_stays_visible(bad):
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -230,6 +265,7 @@ def test_mean_over_devices_equals_one_batch():
         (lambda: sparse(ROWS), ValueError, r"sparse_centers: `centers_per_class` .*rows 3, got 2"),
         (lambda: sparse_centers(CENTERS, centers_per_class=1), ValueError, "at least 2.*got 1"),
         (lambda: sparse(CENTERS, distance=DOT), TypeError, "`distance` .*Cosine.*got DotProduct"),
+        (lambda: lp(ROWS, where=jnp.ones(2)), ValueError, r"lp: `where` .*\(2,\)"),
         (lambda: sparse(CENTERS[0]), ValueError, r"regularizers.sparse_centers: `x` .*\(2,\)"),
     ],
 )

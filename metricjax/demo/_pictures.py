@@ -11,8 +11,7 @@ from metricjax.evaluation import knn
 
 # Okabe and Ito's colours and a few dark ones, told apart with any colour vision; unseen digits have
 # shapes of their own.
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
-COLORS += ("black", "0.6", "#661100")
+COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 #F0E442 black 0.6 #661100".split()
 MARKERS = "o" * NUM_SEEN + "^sD"
 BLUE, RED = "#0072B2", "#D55E00"
 PITCH = 1.28  # from one row of images to the next
@@ -20,13 +19,13 @@ PITCH = 1.28  # from one row of images to the next
 
 def loss_curve(losses: list[float], recipe: str) -> Figure:
     """The loss of every step, and its running mean."""
-    window = min(20, len(losses))
+    window = min(20, 1 + len(losses) // 5)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     steps = np.arange(1, len(losses) + 1)
     figure = Figure((7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, color="0.75", linewidth=1, label="each step")
-    axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=2, label=f"mean of {window} steps")
+    axes.plot(steps[window - 1 :], mean, color=BLUE, linewidth=2, label=f"mean over {window}")
     axes.set(title=f"Training loss: {recipe}", xlabel="step", ylabel="loss")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -77,8 +76,8 @@ def pca(x: np.ndarray) -> tuple[np.ndarray, float]:
 
 def neighbours(embeddings: jax.Array, digits: Digits, seed: int, k: int = 8) -> Figure:
     """For each digit a random query and the worst one, with their nearest neighbours."""
-    _, nearest = knn(embeddings, embeddings, k, self_index=jnp.arange(len(embeddings)))
-    nearest = np.asarray(nearest)
+    places = jnp.arange(len(embeddings))
+    nearest = np.asarray(knn(embeddings, embeddings, k, self_index=places)[1])
     wrong = digits.labels[nearest] != digits.labels[:, None]
     rng = np.random.default_rng(seed)
     of_digit = [np.flatnonzero(digits.labels == digit) for digit in range(10)]

@@ -69,5 +69,5 @@ def train(
     bar = tqdm(batches(digits, 8, steps, seed), "training", steps)
     for images, labels in bar:
         losses.append(float(step(learner, optimizer, images, labels)))
-        bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     return functools.partial(embed, untrained), functools.partial(embed, learner.network), losses

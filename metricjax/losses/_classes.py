@@ -48,7 +48,7 @@ def prepare_classes(function, embeddings, labels, weights, mined, where, class_i
     else:
         check_mined(function, mined)
         counts = sample_weights(mined, n, dtype=rows.dtype)
-    target = labels[:, None] == class_ids.astype(labels.dtype)[None, :]
+    target = labels.astype(jnp.int32)[:, None] == class_ids.astype(jnp.int32)[None, :]
     return ClassBatch(batch.embeddings, target, rows, counts)
 
 

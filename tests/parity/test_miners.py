@@ -48,7 +48,7 @@ def ours(distance, x, y, refs, option):
         )
         n, m = rule.positive.shape
         keep = jax.vmap(lambda j: rule.keep(rule.rows, jnp.full(n, j)), out_axes=1)(jnp.arange(m))
-        return keep * rule.positive[:, :, None] * rule.negative[:, None, :]
+        return jnp.where(keep, rule.positive[:, :, None] * rule.negative[:, None, :], 0)
 
     pairs = miners.multi_similarity(x, y, refs=refs, epsilon=option, distance=distance)
     return pairs, {kind: triplets(kind) for kind in TYPES}
@@ -56,10 +56,13 @@ def ours(distance, x, y, refs, option):
 
 def draw(seed, integers, mode):
     rng = np.random.default_rng(seed)
-    make = (lambda *size: rng.integers(-2, 3, size) * 1.0) if integers else rng.standard_normal
     classes = (2, 4, 30)[seed % 3]
-    batch = make(size=(N, D)) if not integers else make(N, D), rng.integers(0, classes, N)
-    refs = make(size=(M, D)) if not integers else make(M, D), rng.integers(0, classes, M)
+
+    def some(n):
+        x = rng.integers(-2, 3, (n, D)).astype(float) if integers else rng.normal(size=(n, D))
+        return x, rng.integers(0, classes, n)
+
+    batch, refs = some(N), some(M)
     return batch, refs if mode == "refs" else None, OPTIONS[seed % 8]
 
 
@@ -81,7 +84,8 @@ def test_the_same_tuples_are_mined(name, mode, seeds):
     for seed in seeds:
         (x, y), refs, option = draw(seed, integers, mode)
         with jax.enable_x64(True):
-            pairs, triplets = ours(distance, x, y, refs and Refs(*refs), option)
+            mined = ours(distance, x, y, refs and Refs(*refs), option)
+            pairs, triplets = jax.tree.map(np.asarray, mined)
         arguments = [torch.tensor(z) for z in (x, y, *(refs or ()))]
         a1, p, a2, n = pml_miners.MultiSimilarityMiner(option, distance=theirs)(*arguments)
         assert kept(pairs.positive) == indices((a1, p))
