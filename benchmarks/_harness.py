@@ -34,18 +34,20 @@ def names(allowed):
     return parse
 
 
-def integers(low):
-    """The type of a flag that takes integers from `low` on."""
+def integer(low):
+    """The type of a flag that takes an integer from `low` on."""
 
     def parse(text):
-        parts = text.split(",")
-        if not all(part.isdecimal() and int(part) >= low for part in parts):
-            raise argparse.ArgumentTypeError(
-                f"expected integers from {low} on, separated by commas, got {text!r}"
-            )
-        return [int(part) for part in parts]
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"expected an integer from {low} on, got {text!r}")
+        return int(text)
 
     return parse
+
+
+def integers(low):
+    """The type of a flag that takes integers from `low` on, separated by commas."""
+    return lambda text: [integer(low)(part) for part in text.split(",")]
 
 
 def json_file(text):
@@ -69,9 +71,7 @@ def interleaved(contestants, rounds, max_seconds=30):
     A round calls a contestant for about 0.1 s, after a pause in which the worker threads of the one
     before go to sleep. Slow contestants get fewer rounds, but at least three.
     """
-    once = {name: _seconds(run, 1) for name, run in contestants.items()}
-    calls = {name: max(1, int(0.1 / _seconds(contestants[name], 1))) if t < 0.1 else 1
-             for name, t in once.items()}  # fmt: skip
+    calls = {name: _calls(run) for name, run in contestants.items()}
     times = {name: [] for name in contestants}
     start = time.perf_counter()
     for done in range(rounds):
@@ -81,6 +81,11 @@ def interleaved(contestants, rounds, max_seconds=30):
             time.sleep(0.02)
             times[name].append(_seconds(run, calls[name]))
     return times
+
+
+def _calls(run, seconds=0.1):
+    """How many calls take that long, judged by the second one; 1 where the first took longer."""
+    return 1 if _seconds(run, 1) > seconds else max(1, int(seconds / _seconds(run, 1)))
 
 
 def _seconds(run, calls):
@@ -102,7 +107,7 @@ def environment(*packages):
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *packages)},
         "device": jax.devices()[0].device_kind,
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": os.cpu_count(),
     }
 
 

@@ -9,8 +9,7 @@ PyTorch. The third times a loss by blocks of anchors; a block of 0 is the whole 
 """
 
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from benchmarks._harness import (
     Parser,
     compiled,
     environment,
+    integer,
     integers,
     interleaved,
     json_file,
@@ -30,44 +30,29 @@ from benchmarks._harness import (
     write_json,
 )
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+import cases  # noqa: E402
+
+CASES = {str(case): case for case in cases.CASES}
+LOSSES = "contrastive", "triplet_margin", "multi_similarity", "ntxent", "arcface", "proxy_anchor"
+PAIRWISE = [name for name, case in CASES.items() if hasattr(case.loss, "__wrapped__")]
+
 FEATURES = 128
 SAMPLES_PER_CLASS = 4
 CLASS_SIZE = 512
 CLASSES = 1000, 10000
-PML_BYTES = 4 * 2**30
-"""PML is left out where the largest arrays it builds would take more than this."""
+PML_LIMIT = 4 * 2**30
+"""PML is left out where the largest arrays it builds would take more bytes than this."""
 
 
-def _triplet_bytes(n, m):
-    """A byte for each of N^3 triplets up to 2^31 of them, and lists of those that exist."""
-    mask = n * m * m
-    return (mask if mask < 2**31 else 0) + 64 * n * (SAMPLES_PER_CLASS - 1) * m
-
-
-class Case(NamedTuple):
-    """A loss, its PML class, and how many bytes PML takes for N anchors and M references."""
-
-    loss: Callable
-    pml: str
-    weights: str | None = None
-    pml_bytes: Callable[[int, int], int] = lambda n, m: 60 * n * m
-
-
-CASES = {
-    "contrastive": Case(mj.losses.contrastive, "ContrastiveLoss"),
-    "triplet_margin": Case(
-        mj.losses.triplet_margin, "TripletMarginLoss", pml_bytes=_triplet_bytes
-    ),
-    "multi_similarity": Case(mj.losses.multi_similarity, "MultiSimilarityLoss"),
-    "ntxent": Case(  # every positive pair against every negative pair
-        mj.losses.ntxent,
-        "NTXentLoss",
-        pml_bytes=lambda n, m: 17 * n * (SAMPLES_PER_CLASS - 1) * n * m,
-    ),
-    "arcface": Case(mj.losses.arcface, "ArcFaceLoss", weights="W"),
-    "proxy_anchor": Case(mj.losses.proxy_anchor, "ProxyAnchorLoss", weights="proxies"),
-}
-PAIRWISE = [name for name, case in CASES.items() if case.weights is None]
+def pml_bytes(name, n, m):
+    """An estimate of what PML takes for N anchors and M references or classes."""
+    positives = n * (SAMPLES_PER_CLASS - 1)
+    if name == "ntxent":  # every positive pair against every negative pair
+        return 17 * positives * n * m
+    if name == "triplet_margin":  # a byte for each of N^3, if below 2^31, and lists of what exists
+        return (n**3 if n**3 < 2**31 else 0) + 64 * positives * m
+    return 60 * n * m
 
 
 def make_batch(n, classes=None):
@@ -101,7 +86,7 @@ def pml_step(case, x, y, weights=None):
     loss = getattr(losses, case.pml)(**options).to(x.device)
     inputs = [x.requires_grad_()]
     if weights is not None:
-        parameter = getattr(loss, case.weights)
+        parameter = getattr(loss, case.pml_weights)
         weights = weights if parameter.shape == weights.shape else weights.T
         parameter.data.copy_(torch.tensor(weights))
         inputs.append(parameter)
@@ -127,8 +112,8 @@ def against_pml(name, n, classes, rounds, pml):
     step, seconds, temporaries = compiled(our_step(case.loss), *args)
     contestants = {"ours": bound(step, args)}
     row = {"loss": name, "n": n, "m": m}
-    needed = case.pml_bytes(n, m)
-    if pml and needed <= PML_BYTES:
+    needed = pml_bytes(name, n, m)
+    if pml and needed <= PML_LIMIT:
         contestants["pml"] = pml_step(case, *batch)
         ours, theirs = float(contestants["ours"]()[0]), float(contestants["pml"]())
         if not abs(ours - theirs) <= 1e-4 * abs(theirs):
@@ -192,21 +177,21 @@ def cells(row):
 
 def parse(argv):
     parser = Parser("benchmarks.losses", description=__doc__.splitlines()[0])
-    parser.add_argument("--losses", type=names(CASES), help=f"default: {','.join(CASES)}")
+    parser.add_argument("--losses", type=names(CASES), help=f"default: {','.join(LOSSES)}")
     parser.add_argument(
         "--sizes", type=integers(SAMPLES_PER_CLASS), default=[256, 512, 2048],
         help="of the batch, for losses of pairs and triplets; default: 256,512,2048",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=integers(1), default=[9], help="default: 9")
+    parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
     parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
     parser.add_argument("--out", type=json_file, help="writes the rows to this .json file, too")
     parser.add_argument("--chunks", type=integers(0), help="times the losses by these block sizes")
     args = parser.parse_args(argv)
-    args.rounds = args.rounds[0]
-    if args.chunks:
-        args.losses = args.losses or PAIRWISE
-        if wrong := [name for name in args.losses if name not in PAIRWISE]:
-            parser.error(f"--chunks has no {','.join(wrong)}; choose from {','.join(PAIRWISE)}")
+    if args.chunks and args.losses is None:
+        args.losses = [name for name in LOSSES if name in PAIRWISE]
+    args.losses = args.losses or LOSSES
+    if args.chunks and (wrong := [name for name in args.losses if name not in PAIRWISE]):
+        parser.error(f"--chunks has no {','.join(wrong)}; choose from {','.join(PAIRWISE)}")
     return args
 
 
@@ -219,7 +204,7 @@ def main(argv=None):
         except ImportError:
             sys.exit("benchmarks.losses: pip install 'metricjax[bench]' first, or use --no-pml.")
     rows = []
-    for name in args.losses or CASES:
+    for name in args.losses:
         for n in args.sizes if name in PAIRWISE else CLASSES:
             if args.chunks:
                 rows += against_chunks(name, n, args.chunks, args.rounds)

@@ -91,9 +91,11 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
             )
         check_rows(function, "refs.labels", refs.labels, "refs.embeddings", len(refs.embeddings))
         check_rows(function, "refs.self_index", refs.self_index, "embeddings", n)
-        others = jnp.asarray(refs.embeddings)
-        ref_weights, others = weighed(function, refs.where, others, "refs.")
-        refs = refs._replace(embeddings=others, where=ref_weights)
+        everyone = replicated(refs._replace(self_index=None))
+        ref_weights, others = weighed(
+            function, everyone.where, jnp.asarray(everyone.embeddings), "refs."
+        )
+        refs = Refs(others, everyone.labels, refs.self_index, ref_weights)
     return Batch(embeddings, labels, weights, refs)
 
 

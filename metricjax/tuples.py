@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from metricjax._check import check_labels, check_rows
-from metricjax._refs import self_refs
+from metricjax._refs import replicated, self_refs
 from metricjax._stream import sum_over
 from metricjax._triplets import triplets_at, walk_positives
 from metricjax._types import Labels, Match, Mined, Pairs, Refs, TripletRule, Triplets
@@ -142,7 +142,7 @@ def random_triplets(
         ``N * per_anchor`` `Triplets`, an anchor's next to each other; weight 0 for anchors that
         lack a positive or a negative.
     """
-    pairs = all_pairs(labels, refs, where, match)
+    pairs = replicated(all_pairs(labels, refs, where, match))
     n = len(pairs.positive)
 
     def draw(key, weights):

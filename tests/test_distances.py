@@ -221,6 +221,13 @@ def test_distance_to_itself_is_exactly_zero():
             assert np.count_nonzero(itself) == 40 * 39
 
 
+def test_distance_to_itself_is_zero_whatever_the_rounding():
+    x = np.abs(random(40, 1)).repeat(1024, 1)  # rounding errors add up over equal features
+    distance = LpDistance(normalize_embeddings=False)
+    itself, pair = jax.jit(lambda x: (distance(x), distance(x, x)))(x)
+    assert np.any(np.diag(pair)) and not np.any(np.diag(itself))
+
+
 @pytest.mark.parametrize("d", [5, 700])
 @pytest.mark.parametrize("normalized", [True, False])
 def test_duplicates_are_at_zero(normalized, d):

@@ -359,6 +359,25 @@ def test_a_sharded_batch_is_one_device(case, kind, chunk):
     close(jax.device_get(got), want)
 
 
+@paired
+def test_sharded_references_and_mined_tuples_are_one_device(case):
+    e, y = batch()
+
+    def total(e, y):
+        refs = mj.Refs(e, y, jnp.arange(N), (jnp.arange(N) % 5 > 0).astype(e.dtype))
+        rule = mj.miners.triplet_margin(e, y, refs=refs, type_of_triplets="semihard")
+        some = mj.tuples.random_triplets(jax.random.key(3), y, 3)
+        losses = case.loss(e, y, refs=refs, mined=rule), case.loss(e, mined=some, where=y > 0)
+        return sum(mj.reduce(terms)[0] for terms in losses)
+
+    want = jax.jit(jax.value_and_grad(total))(e, y)
+    m = mesh(AxisType.Explicit)
+    with jax.set_mesh(m):
+        put = lambda x: jax.device_put(x, NamedSharding(m, jax.P("batch")))
+        got = jax.jit(jax.value_and_grad(total))(put(e), put(y))
+    close(jax.device_get(got), want)
+
+
 def local_step(case, chunk=None):
     """A data-parallel step on one device's part of the batch, and the same on all of it."""
     loss = mj.chunked(case.loss, chunk) if chunk else case.loss

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from metricjax._refs import Batch
+from metricjax._refs import Batch, replicated
 from metricjax._types import LossTerm, Mined, Pairs, TripletRule, Triplets
 from metricjax.tuples import as_pairs, check_mined, label_pairs
 
@@ -25,7 +25,7 @@ def triplets_of(function, batch: Batch, mined, match) -> Mined:
     """The triplets that count, mined or all, with weights times those of the three samples."""
     if isinstance(mined, Triplets):
         a, p, n, weights = mined
-        rows, where = batch.weights, jnp.asarray(batch.refs.where)
+        rows, where = replicated((batch.weights, batch.refs.where))
         weights = weights.astype(rows.dtype) * rows[a] * where[p] * where[n]
         return mined._replace(weights=weights)
     if isinstance(mined, TripletRule):

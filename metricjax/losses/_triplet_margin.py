@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import prepare
+from metricjax._refs import prepare, replicated
 from metricjax._stream import Stream
 from metricjax._triplets import pick, triplets_at, walk_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar, Triplets
@@ -75,6 +75,7 @@ def triplet_margin(
 
     if isinstance(mined, Triplets):
         a, p, n, weights = mined
+        mat = replicated(mat)
         an = mat[a, n]
         if swap:
             one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
