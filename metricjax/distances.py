@@ -111,7 +111,7 @@ class LpDistance:
          [0.     1.4142]]
 
     Attributes:
-        p: order of the norm, >= 0; static. 0 counts the differing entries, ``inf`` takes the largest.
+        p: order of the norm, >= 0; static. 0 counts differing entries, ``inf`` takes the largest.
         power: exponent of the distance; static.
         normalize_embeddings: divide each row by its p-norm first.
         precision: of the matrix product.

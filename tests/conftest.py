@@ -19,6 +19,13 @@ def _quick_compilation(request):
     jax.config.update("jax_disable_most_optimizations", quick)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled():
+    """Compiled programs are not kept from file to file: they add up to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def optimized():
     """For tests of compiled memory: XLA's usual optimizations."""

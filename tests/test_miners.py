@@ -301,6 +301,16 @@ def test_double_precision_decides_finely():
         assert pairs.negative.dtype == "float64" and not np.any(pairs.negative[0])
 
 
+def test_nan_is_never_sorted_out():
+    x = jax.random.normal(jax.random.key(0), (5, 3)).at[1, 1].set(jnp.nan)
+    for got, every in zip(multi_similarity(x, LABELS), tuples.all_pairs(LABELS), strict=True):
+        np.testing.assert_array_equal(got[1], every[1])
+        np.testing.assert_array_equal(got[:, 1], every[:, 1])
+    for kind, (weights, _) in triplets(x, LABELS).items():
+        assert np.sum(weights[1]) == 2 * 2, kind  # its positives times its negatives
+        assert np.sum(weights[:, 1]) == 2 * 2, kind  # as the positive of 0 and 4
+
+
 def test_nan_reaches_the_loss():
     x = jax.random.normal(jax.random.key(0), (5, 3))
 

@@ -298,6 +298,18 @@ def test_draws_are_independent_of_each_other():
             assert table.size > 1 and chi2_contingency(table).pvalue > 1e-4
 
 
+def half(x, y):
+    return jnp.full((len(x), len(y)), 0.5)
+
+
+def test_positive_and_negative_are_independent_where_both_may_be_either():
+    _, p, n, _ = map(np.asarray, draw(jax.random.key(2), jnp.arange(4), 4000, match=half))
+    table = np.zeros((4, 4))
+    np.add.at(table, (p[:4000], n[:4000]), 1)
+    assert not np.any(table[0]) and not np.any(table[:, 0])
+    assert chisquare(table[1:, 1:].ravel()).pvalue > 1e-4
+
+
 def test_the_key_decides():
     labels = jnp.array([0, 0, 0, 0, 1, 1, 1, 1])
     one, again, other = (draw(jax.random.key(seed), labels, 20) for seed in (0, 0, 1))
