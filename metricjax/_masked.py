@@ -27,7 +27,7 @@ def safe_sqrt(x: Array) -> Array:
 
 
 def safe_power(x: Array, power: float) -> Array:
-    """``x ** power`` for non-negative `x` and static `power`, with gradient 0 at 0."""
+    """``x ** power`` for non-negative `x` and static `power`; at 0 the gradient is finite."""
     if power == 1:
         return x
     if power == 0.5:

@@ -54,7 +54,7 @@ Labels = Any
 """``[N]`` integers, or whatever pytree of arrays with leading axis N a `match` function takes."""
 
 Match = Callable[[Labels, Labels], Num[Array, "n m"]]
-"""(labels, reference labels), broadcastable to ``[N, M]`` -> which pairs match, 0 to 1."""
+"""``(labels, reference labels) -> [N, M]``: which pairs match, boolean or soft (0 to 1)."""
 
 
 class Refs(NamedTuple):

@@ -70,7 +70,8 @@ def per_anchor(*, then: Reducer = mean) -> Reducer:
     """
 
     def reduce(term: LossTerm) -> Ratio:
-        if term.values.ndim == 1 and term.anchor_weights is None:
+        whole = term.anchor_weights is not None or term.anchor is None
+        if term.values.ndim == 1 and whole:
             return then(term)
         if term.anchor_weights is None:
             raise ValueError(

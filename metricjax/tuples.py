@@ -90,7 +90,7 @@ def from_pairs(
     Args:
         a1, a2: indices of anchors.
         p, n: indices of references.
-        shape: ``(N, M)``.
+        shape: ``(N, M)``; pairs with an index outside of it are left out.
         where_positive, where_negative: weights, 0 for padding; 1 each by default.
     """
     for name, x, of, like in (
@@ -103,6 +103,7 @@ def from_pairs(
 
 def _count(shape, rows, columns, weights):
     weights = jnp.float32(1) if weights is None else jnp.asarray(weights).astype(jnp.float32)
+    rows, columns = (jnp.where(i < 0, n, i) for i, n in zip((rows, columns), shape, strict=True))
     return jnp.zeros(shape, jnp.float32).at[rows, columns].add(weights, mode="drop")
 
 

@@ -242,9 +242,9 @@ def test_no_elements_reduce_to_zero(name, shape):
 @every_reducer
 def test_elements_equal_rows_of_one(name):
     term = pairs()
-    column = LossTerm(term.values[:, 0], term.weights[:, 0], term.divisor, anchor=term.anchor)
-    as_pairs = LossTerm(*(x[:, None] for x in column[:2]), term.divisor, term.anchor)
-    expected = as_pairs._replace(anchor_weights=column.weights)
+    values, weights = term.values[:, 0], term.weights[:, 0]
+    column = LossTerm(values, weights, term.divisor, term.anchor, anchor_weights=weights)
+    expected = column._replace(values=values[:, None], weights=weights[:, None])
     np.testing.assert_allclose(reduced(name, column)[0], reduced(name, expected)[0], rtol=1e-5)
 
 

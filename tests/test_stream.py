@@ -90,6 +90,14 @@ def test_dense_shows_every_triplet():
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+def test_triplets_cannot_be_averaged_by_anchor():
+    y = jnp.array([0, 0, 1, 1])
+    listed = mj.tuples.random_triplets(jax.random.key(0), y, 2)
+    for mined in (None, listed):
+        with pytest.raises(ValueError, match="per_anchor.*does not hold whole rows"):
+            mj.reduce(mj.losses.triplet_margin(A, y, mined=mined), mj.reducers.per_anchor())
+
+
 @pytest.mark.parametrize("n, limit", [(512, 12), (2048, 192)])
 def test_triplets_take_a_few_matrices_of_memory(n, limit, optimized):
     x, y = jnp.zeros((n, 128)), jnp.arange(n) // 4

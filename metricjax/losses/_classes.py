@@ -9,6 +9,7 @@ from metricjax._check import check_embeddings, check_labels
 from metricjax._masked import logsumexp
 from metricjax._refs import prepare
 from metricjax._types import LossTerm
+from metricjax.losses._terms import row_term
 from metricjax.tuples import check_mined, sample_weights
 
 
@@ -56,7 +57,7 @@ def cross_entropy(batch: ClassBatch, logits, target_logit) -> LossTerm:
     """Softmax cross-entropy with `target_logit` ``[N]`` in the place of the class's own logit."""
     logits = jnp.where(batch.target, target_logit[:, None], logits)
     values = batch.mined * (logsumexp(logits, jnp.ones_like(logits)) - target_logit)
-    return LossTerm(jnp.where(batch.weights > 0, values, 0), batch.weights)
+    return row_term(values, batch.weights)
 
 
 def of_target(batch: ClassBatch, mat):

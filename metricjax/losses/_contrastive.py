@@ -7,7 +7,8 @@ from metricjax._chunks import anchorwise
 from metricjax._refs import prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
-from metricjax.losses._pairs import active_term, pair_term, pairs_of
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import active_term, pair_term
 
 
 @anchorwise

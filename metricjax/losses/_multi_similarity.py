@@ -7,7 +7,8 @@ from metricjax._masked import logsumexp
 from metricjax._refs import prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
-from metricjax.losses._pairs import pairs_of, term
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
 
 
 @anchorwise
@@ -63,4 +64,4 @@ def multi_similarity(
     mat = distance(batch.embeddings, batch.refs.embeddings)
     pos = logsumexp(alpha * farther(distance, mat, base), pairs.positive, plus_one=True) / alpha
     neg = logsumexp(beta * farther(distance, base, mat), pairs.negative, plus_one=True) / beta
-    return {"loss": term(pos + neg, batch.weights)}
+    return {"loss": row_term(pos + neg, batch.weights)}

@@ -9,7 +9,8 @@ from metricjax._masked import logsumexp
 from metricjax._refs import prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
-from metricjax.losses._pairs import pair_term, pairs_of, term
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import pair_term, term
 
 
 @anchorwise

@@ -1,9 +1,9 @@
-"""What the pair and triplet losses share: which tuples count, and terms made of them."""
+"""What the pair and triplet losses share: which tuples count."""
 
 import jax.numpy as jnp
 
 from metricjax._refs import Batch, replicated
-from metricjax._types import LossTerm, Mined, Pairs, TripletRule, Triplets
+from metricjax._types import Mined, Pairs, TripletRule, Triplets
 from metricjax.tuples import as_pairs, check_mined, label_pairs
 
 
@@ -44,20 +44,3 @@ def _weighed(function, batch, pairs):
         if x.shape != shape:
             raise ValueError(f"{function}: `mined` must have shape {shape}, got {x.shape}.")
     return Pairs(*(x.astype(batch.weights.dtype) * batch.refs.where[None, :] for x in pairs))
-
-
-def term(values, weights, divisor=None, **rows) -> LossTerm:
-    """A term whose values are 0, with gradient 0, where the weight is 0."""
-    return LossTerm(jnp.where(weights > 0, values, 0), weights, divisor, **rows)
-
-
-def active_term(values, weights, **rows) -> LossTerm:
-    """A term that is divided by how many of its values are above 0."""
-    active = jnp.sum(jnp.where(values > 0, weights, 0))
-    return term(values, weights, active, **rows)
-
-
-def pair_term(make, batch: Batch, values, weights) -> LossTerm:
-    """A term of pairs ``[N, M]``, weighed by the anchors too."""
-    weights = weights * batch.weights[:, None]
-    return make(values, weights, anchor_weights=batch.weights)

@@ -5,9 +5,10 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._chunks import classwise
 from metricjax._masked import logsumexp
-from metricjax._types import LossDict, LossTerm, Mined, Scalar
+from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._classes import prepare_classes
+from metricjax.losses._terms import row_term
 
 
 @classwise
@@ -74,6 +75,6 @@ def proxy_anchor(
     neg = logsumexp(push, other, axis=0, plus_one=True)
     present = jnp.sum(jnp.where(jnp.any(own > 0, 0), classes, 0))
     return {
-        "pos_loss": LossTerm(pos * classes, classes, present),
-        "neg_loss": LossTerm(neg * classes, classes),
+        "pos_loss": row_term(pos, classes, present),
+        "neg_loss": row_term(neg, classes),
     }

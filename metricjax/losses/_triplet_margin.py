@@ -10,7 +10,8 @@ from metricjax._stream import Stream
 from metricjax._triplets import pick, triplets_at, walk_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar, Triplets
 from metricjax.distances import Distance, LpDistance, farther
-from metricjax.losses._pairs import active_term, triplets_of
+from metricjax.losses._pairs import triplets_of
+from metricjax.losses._terms import active_term
 
 
 @anchorwise

@@ -1,0 +1,28 @@
+"""Terms: values with weights, and what they are divided by."""
+
+import jax.numpy as jnp
+
+from metricjax._refs import Batch
+from metricjax._types import LossTerm
+
+
+def term(values, weights, divisor=None, **rows) -> LossTerm:
+    """A term whose values are 0, with gradient 0, where the weight is 0."""
+    return LossTerm(jnp.where(weights > 0, values, 0), weights, divisor, **rows)
+
+
+def active_term(values, weights, **rows) -> LossTerm:
+    """A term that is divided by how many of its values are above 0."""
+    active = jnp.sum(jnp.where(values > 0, weights, 0))
+    return term(values, weights, active, **rows)
+
+
+def row_term(values, weights, divisor=None) -> LossTerm:
+    """A term with one value for each anchor (or class)."""
+    return term(values, weights, divisor, anchor_weights=weights)
+
+
+def pair_term(make, batch: Batch, values, weights) -> LossTerm:
+    """A term of pairs ``[N, M]``, weighed by the anchors too."""
+    weights = weights * batch.weights[:, None]
+    return make(values, weights, anchor_weights=batch.weights)
