@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from metricjax._check import check_embeddings
 from metricjax._refs import replicated, self_refs
 from metricjax._stream import Stream
-from metricjax._types import LossTerm, TripletRule, Triplets
+from metricjax._types import LossTerm, Refs, TripletRule, Triplets
 
 DENSE_ELEMENTS = 2**21
 """Pair and triplet losses hold at most this many (anchor, reference) pairs at once."""
@@ -57,7 +57,7 @@ def anchorwise(loss):
     def fn(embeddings, labels=None, *params, refs=None, **options):
         check_embeddings(f"losses.{loss.__name__}", "embeddings", jnp.asarray(embeddings))
         n = len(embeddings)
-        m = n if refs is None else len(refs.embeddings)
+        m = len(refs.embeddings) if isinstance(refs, Refs) else n
         if n * m <= DENSE_ELEMENTS:
             return loss(embeddings, labels, *params, refs=refs, **options)
         size = max(1, DENSE_ELEMENTS // (4 * m))
