@@ -32,6 +32,7 @@ def all_pairs(
         refs: what the anchors are compared with; the batch itself by default. Its embeddings are
             not looked at.
         where: ``[N]`` weights of the anchors, and of the references where these are the batch.
+            A loss multiplies by its own `where`: give fractions here or there, not to both.
         match: ``match(labels, refs.labels) -> [N, M]``, boolean or soft (0 to 1); equal integers
             match by default.
 
