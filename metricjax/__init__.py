@@ -12,11 +12,13 @@ from metricjax import miners as miners
 from metricjax import nn as nn
 from metricjax import reducers as reducers
 from metricjax import regularizers as regularizers
+from metricjax import relations as relations
 from metricjax import tuples as tuples
 from metricjax._chunks import chunked as chunked
 from metricjax._compose import merge as merge
 from metricjax._compose import objective as objective
 from metricjax._compose import reduce as reduce
+from metricjax._compose import self_supervised as self_supervised
 from metricjax._refs import gather_refs as gather_refs
 from metricjax._types import LossDict as LossDict
 from metricjax._types import LossTerm as LossTerm

@@ -46,3 +46,27 @@ def check_choice(function, name, value, allowed):
         raise ValueError(
             f"{function}: `{name}` must be one of {', '.join(map(repr, allowed))}, got {value!r}."
         )
+
+
+def check_similarity(function, distance):
+    if not distance.is_similarity:
+        raise TypeError(
+            f"{function}: `distance` must be a similarity, got {type(distance).__name__}."
+        )
+
+
+def check_at_least(function, name, value, low):
+    """`value` is static: a Python integer of at least `low`."""
+    if not isinstance(value, int) or value < low:
+        raise ValueError(f"{function}: `{name}` must be an integer >= {low}, got {value!r}.")
+
+
+def check_euclidean(function, distance, *, any_power=False):
+    """The loss is defined for the Euclidean distance of unit vectors (to any power)."""
+    plain = type(distance).__name__ == "LpDistance" and distance.p == 2
+    if not (plain and distance.normalize_embeddings and (any_power or distance.power == 1)):
+        power = "" if any_power else "power=1, "
+        raise TypeError(
+            f"{function}: `distance` must be LpDistance(p=2, {power}normalize_embeddings=True), "
+            f"got {distance}."
+        )

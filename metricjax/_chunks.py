@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from metricjax._check import check_embeddings
 from metricjax._refs import replicated, self_refs
 from metricjax._stream import Stream
-from metricjax._types import LossTerm, Refs, TripletRule, Triplets
+from metricjax._types import LossTerm, Mined, Refs, TripletRule, Triplets
+from metricjax.tuples import sample_weights
 
 DENSE_ELEMENTS = 2**21
 """Pair and triplet losses hold at most this many (anchor, reference) pairs at once."""
@@ -42,6 +43,9 @@ def chunked(loss, chunk_size: int):
     if chunk_size < 1:
         raise ValueError(f"chunked: `chunk_size` must be at least 1, got {chunk_size}.")
     rows = _rows_of(loss)
+    if rows is None:
+        name, why = pure(loss).__name__, pure(loss).why_whole
+        raise ValueError(f"chunked: losses.{name} needs the whole batch at once: {why}.")
 
     @functools.wraps(loss)
     def fn(embeddings, labels=None, *params, **options):
@@ -72,9 +76,35 @@ def classwise(loss):
     return loss
 
 
+def whole_batch(why: str):
+    """Marks a loss that does not come apart: it needs the whole batch at once."""
+
+    def mark(loss):
+        loss.rows = None
+        loss.why_whole = why
+        return loss
+
+    return mark
+
+
+def weighs_samples(*, anchors_only: bool = False):
+    """Marks a loss for which `mined` weighs samples, and does not choose pairs.
+
+    Losses without references are such by themselves. `anchors_only`: as in `tuples.sample_weights`
+    with ``self_refs=False``.
+    """
+
+    def mark(loss):
+        loss.weighs_samples = True
+        loss.anchors_only = anchors_only
+        return loss
+
+    return mark
+
+
 def needs_whole_batch(loss) -> bool:
     """Whether a device's part of the batch does not make a part of the loss."""
-    return _rows_of(loss) is _by_class
+    return _rows_of(loss) is not _by_anchor
 
 
 def takes(loss, option: str) -> bool:
@@ -98,11 +128,14 @@ def _by_anchor(
     loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
 ):
     n = len(embeddings)
-    paired = takes(loss, "refs")
+    paired, own_refs = takes(loss, "refs"), refs is None
     if paired:
         refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
     cut = _Cut(n, size)
     parts = cut((embeddings, labels, where, refs and refs.self_index))
+    if isinstance(mined, Mined) and getattr(pure(loss), "weighs_samples", not paired):
+        own_refs &= not getattr(pure(loss), "anchors_only", False)
+        mined = sample_weights(mined, n, self_refs=own_refs)
     mined_at = _cut_mined(cut, mined)
 
     def slab(k):

@@ -12,18 +12,19 @@ from metricjax._chunks import needs_whole_batch, pure, takes
 from metricjax._masked import safe_divide
 from metricjax._refs import gather_refs
 from metricjax._stream import fold
-from metricjax._types import LossDict, Reducer
+from metricjax._types import LossDict, Reducer, Refs, Scalar
 
 
 def reduce(
     terms: LossDict,
     reducer: Reducer | dict[str, Reducer] | None = None,
     *,
+    weights: dict[str, Scalar] | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Reduces each term to a scalar and adds them up: what ``has_aux=True`` expects.
 
-    .. math:: L = \\sum_t \\frac{\\text{total}_t}{\\text{count}_t}
+    .. math:: L = \\sum_t w_t \\frac{\\text{total}_t}{\\text{count}_t}
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -35,19 +36,22 @@ def reduce(
         terms: what a loss returned, possibly merged with others and with regularizers.
         reducer: one of `metricjax.reducers` for all terms, or a dict by term name; by default, and
             for names that the dict lacks, what the loss itself divides by.
+        weights: factors by term name, 1 for names that it lacks; may be traced.
         axis_name: totals and counts are summed over this `jax.shard_map` or `pmap` axis before
             they are divided, so that the result is that of one device.
 
     Returns:
-        ``(loss, {name: scalar})``. A term without elements is 0, with gradient 0.
+        ``(loss, {name: scalar})``, the scalars before `weights`. A term without elements is 0,
+        with gradient 0.
     """
     if not terms:
         raise ValueError("reduce: there are no terms.")
-    if isinstance(reducer, dict):
-        if unknown := reducer.keys() - terms.keys():
+    for what, by_name in (("reducers", reducer), ("weights", weights)):
+        if isinstance(by_name, dict) and (unknown := by_name.keys() - terms.keys()):
             raise ValueError(
-                f"reduce: reducers for {sorted(unknown)}, but the terms are {sorted(terms)}."
+                f"reduce: {what} for {sorted(unknown)}, but the terms are {sorted(terms)}."
             )
+    if isinstance(reducer, dict):
         chosen = {name: reducer.get(name, _reducers.divisor) for name in terms}
     else:
         chosen = dict.fromkeys(terms, reducer or _reducers.divisor)
@@ -58,20 +62,29 @@ def reduce(
         name: total if count is None else safe_divide(total, count)
         for name, (total, count) in ratios.items()
     }
-    return functools.reduce(jnp.add, parts.values()), parts
+    weighted = (parts[name] * (weights or {}).get(name, 1) for name in parts)
+    return functools.reduce(jnp.add, weighted), parts
 
 
-def merge(*terms: LossDict) -> LossDict:
+def merge(*terms: LossDict, **named: LossDict) -> LossDict:
     """Joins loss dicts as `|` does, but refuses to overwrite a name.
+
+    Loss dicts given by keyword get it as a prefix, so that several losses fit together; `reduce`
+    weighs them:
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
         >>> x, y = jnp.eye(2), jnp.array([0, 0])
         >>> print(sorted(mj.merge(mj.losses.contrastive(x, y), mj.regularizers.lp(x))))
         ['lp_reg', 'neg_loss', 'pos_loss']
+        >>> both = mj.merge(near=mj.losses.contrastive(x, y), rank=mj.losses.fast_ap(x, y))
+        >>> loss, parts = mj.reduce(both, weights={"rank_loss": 0.5})
+        >>> print(sorted(parts))
+        ['near_neg_loss', 'near_pos_loss', 'rank_loss']
     """
+    prefixed = [{f"{by}_{name}": some[name] for name in some} for by, some in named.items()]
     out: LossDict = {}
-    for some in terms:
+    for some in (*terms, *prefixed):
         if clash := out.keys() & some.keys():
             raise ValueError(f"merge: terms {sorted(clash)} appear twice; rename one.")
         out |= some
@@ -121,18 +134,21 @@ def objective(
         ``match``, ``mined``, options) and ``key`` for random miners.
     """
     _check_options(loss, options)
+    if axis_name is not None and takes(loss, "proxy_ids"):
+        raise ValueError(
+            f"objective: losses.{pure(loss).__name__} has no labels, and `axis_name` cannot gather "
+            f"its batch; gather it yourself and call the loss on every device."
+        )
 
     def fn(embeddings, labels=None, *params, **data):
         key = data.pop("key", None)
         data = options | data
         _check_options(loss, data)
         if axis_name is not None and data.get("refs") is None:
-            everything = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
-            if needs_whole_batch(loss):
-                embeddings, labels = everything.embeddings, everything.labels
-                data["where"] = everything.where
-            elif takes(loss, "refs"):
-                data["refs"] = everything
+            embeddings, labels, given = _gathered(
+                loss, embeddings, labels, data.get("where"), axis_name
+            )
+            data |= given
         if miner is not None:
             if data.get("mined") is not None:
                 raise ValueError("objective: give either `miner` or `mined`.")
@@ -153,6 +169,67 @@ def objective(
         return reduce(terms, reducer, axis_name=axis_name)
 
     return fn
+
+
+def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = None):
+    """Turns a loss of labelled samples into one of views: row i of every view is the same sample.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> loss = mj.self_supervised(mj.losses.ntxent)
+        >>> print(f"{mj.reduce(loss(jnp.eye(3), jnp.eye(3), temperature=0.5))[0]:.4f}")
+        0.4344
+
+    Args:
+        loss: any loss that takes `refs`; of `metricjax.losses`, or of that shape.
+        symmetric: all views together are the batch. Otherwise the first has the anchors, and only
+            the other views are references.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over; the views of
+            all devices are gathered. Then `reduce` with the same.
+
+    Returns:
+        ``(embeddings, *views, where=None, **options) -> LossDict``: two or more views ``[N, D]``,
+        and sample weights ``[N]``.
+    """
+    if not takes(loss, "refs"):
+        raise TypeError(f"self_supervised: {pure(loss).__name__} does not compare with references.")
+
+    def fn(embeddings, *views, where=None, **options):
+        if not views or any(jnp.shape(x) != jnp.shape(embeddings) for x in views):
+            shapes = ", ".join(str(jnp.shape(x)) for x in (embeddings, *views))
+            raise ValueError(
+                f"self_supervised: there must be two or more views of the same shape, got {shapes}."
+            )
+        n = len(embeddings)
+        ids = jnp.arange(n)
+        if axis_name is not None:
+            ids += n * jax.lax.axis_index(axis_name)
+        times = len(views) + symmetric
+        tiled = jnp.concatenate([ids] * times)
+        weights = None if where is None else jnp.concatenate([where] * times)
+        if symmetric:
+            x, given = jnp.concatenate([embeddings, *views]), {"where": weights}
+            if axis_name is not None:
+                x, tiled, given = _gathered(loss, x, tiled, weights, axis_name)
+            return loss(x, tiled, **(options | given))
+        refs = Refs(jnp.concatenate(views), tiled, where=weights)
+        if axis_name is not None:
+            refs = gather_refs(*refs[:2], axis_name, where=weights)._replace(self_index=None)
+            if needs_whole_batch(loss):
+                anchors = gather_refs(embeddings, ids, axis_name, where=where)
+                embeddings, ids, where = anchors.embeddings, anchors.labels, anchors.where
+        return loss(embeddings, ids, refs=refs, where=where, **options)
+
+    return fn
+
+
+def _gathered(loss, embeddings, labels, where, axis_name):
+    """Anchors, labels and options of a loss over a batch that is spread over devices."""
+    everything = gather_refs(embeddings, labels, axis_name, where=where)
+    if needs_whole_batch(loss):
+        return everything.embeddings, everything.labels, {"where": everything.where}
+    refs = {"refs": everything} if takes(loss, "refs") else {}
+    return embeddings, labels, {"where": where} | refs if where is not None else refs
 
 
 def _check_options(loss, options):

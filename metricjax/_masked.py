@@ -3,8 +3,11 @@
 The only place for numeric guards. Every condition is written so that a NaN passes through.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 
@@ -54,11 +57,39 @@ def safe_norm(x: Array, p: float = 2) -> Array:
 def logsumexp(
     x: Array, weights: Array, *, axis: int = -1, plus_one: bool = False
 ) -> Float[Array, "..."]:
-    """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; 0 where every weight is 0."""
-    kept = weights > 0
-    x = jnp.where(kept, x, -jnp.inf)
-    top = jnp.max(x, axis, keepdims=True, initial=0 if plus_one else -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
-    total = jnp.sum(weights * jnp.exp(jnp.where(kept, x, top) - top), axis, keepdims=True)
+    """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; 0 where every weight is 0.
+
+    `weights` may be a boolean mask. The gradient computes the exponentials again instead of storing
+    them, so that they fuse with what comes next.
+    """
+    if weights.dtype == bool:
+        return _logsumexp(x, weights, None, axis, plus_one)
+    return _logsumexp(x, weights > 0, weights, axis, plus_one)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _logsumexp(x, kept, weights, axis, plus_one):
+    start = 0 if plus_one else -jnp.inf
+    top = jnp.max(jnp.where(kept, x, start), axis, keepdims=True, initial=start)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    e = jnp.exp(jnp.minimum(x - top, 0))  # 0: x may be rounded otherwise than in the maximum
+    e = jnp.where(kept, e if weights is None else weights * e, 0)
+    total = jnp.sum(e, axis, keepdims=True)
     total = total + jnp.exp(-top) if plus_one else jnp.where(total == 0, 1, total)
     return jnp.squeeze(top + jnp.log(total), axis)
+
+
+def _logsumexp_jvp(axis, plus_one, primals, tangents):
+    x, kept, weights = primals
+    out = _logsumexp(x, kept, weights, axis, plus_one)
+    e = jnp.exp(x - jnp.expand_dims(out, axis))
+    share = jnp.where(kept, jnp.minimum(e if weights is None else weights * e, 1), 0)
+    slope = jnp.zeros_like(out)
+    if not isinstance(tangents[0], SymbolicZero):
+        slope += jnp.sum(share * tangents[0], axis)
+    if weights is not None and not isinstance(tangents[2], SymbolicZero):
+        slope += jnp.sum(safe_divide(share, weights) * tangents[2], axis)
+    return out, slope
+
+
+_logsumexp.defjvp(_logsumexp_jvp, symbolic_zeros=True)

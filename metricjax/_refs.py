@@ -68,6 +68,12 @@ class Batch(NamedTuple):
     weights: Float[Array, " n"]
     refs: Refs
 
+    @property
+    def ref_weights(self) -> Float[Array, " m"]:
+        """``refs.where``, which `prepare` has filled in."""
+        assert self.refs.where is not None
+        return self.refs.where
+
 
 def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     """Checks the arguments of the public `function`, fills in defaults, empties padding rows."""
@@ -75,6 +81,7 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     check_embeddings(function, "embeddings", embeddings)
     n = len(embeddings)
     check_rows(function, "labels", labels, "embeddings", n)
+    labels = jax.tree.map(jnp.asarray, labels)
     weights, embeddings = weighed(function, where, embeddings)
     if refs is None:
         refs = self_refs(embeddings, labels, weights)
@@ -95,7 +102,8 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
         ref_weights, others = weighed(
             function, everyone.where, jnp.asarray(everyone.embeddings), "refs."
         )
-        refs = Refs(others, everyone.labels, refs.self_index, ref_weights)
+        ref_labels = jax.tree.map(jnp.asarray, everyone.labels)
+        refs = Refs(others, ref_labels, refs.self_index, ref_weights)
     return Batch(embeddings, labels, weights, refs)
 
 

@@ -46,6 +46,8 @@ class StreamedTerm:
         steps = max(1, int(self.stream.steps))
         slabs = [self.stream.slab(jnp.int32(k))[self.name].dense() for k in range(steps)]
         values, weights, divisor, _, anchor_weights = zip(*slabs, strict=True)
+        if not values[0].ndim:
+            return LossTerm(sum(values), weights[0], None if divisor[0] is None else sum(divisor))
         return LossTerm(
             self._whole(values),
             self._whole(weights),

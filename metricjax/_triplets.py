@@ -1,12 +1,13 @@
 """All triplets without a list: each anchor's k-th positive against every reference, ``[N, M]``."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
-from metricjax._stream import zeros_like
+from metricjax._stream import sum_over, zeros_like
 from metricjax._types import Pairs, TripletRule
 
 
@@ -42,15 +43,27 @@ def walk_positives(weights: Num[Array, "n m"]) -> Walk:
     return Walk(table, steps)
 
 
+def positive_at(weights: Num[Array, "n m"], walk: Walk, k) -> tuple[Array, Array]:
+    """Step k of the walk: each anchor's positive ``j [N]`` and its weight ``[N, 1]``, or 0."""
+    m = weights.shape[1]
+    j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, keepdims=False)
+    exists, j = j < m, jnp.minimum(j, m - 1)
+    return j, jnp.where(exists[:, None], pick(weights, j), 0)
+
+
+def sum_over_positives(fn: Callable[[Array, Array], Any], weights: Num[Array, "n m"]) -> Any:
+    """The sum of ``fn(j, weight)`` over a walk along the positives; see `positive_at`."""
+    walk = walk_positives(weights)
+    return sum_over(lambda k: fn(*positive_at(weights, walk, k)), walk.steps)
+
+
 def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array]:
     """Step k of the walk: each anchor's positive ``j [N]``, and the weights of its triplets.
 
     Where an anchor has no k-th positive, j is some valid index and the weights ``[N, M]`` are 0.
     """
-    m = mined.positive.shape[1]
-    j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, keepdims=False)
-    exists, j = j < m, jnp.minimum(j, m - 1)
-    weights = jnp.where(exists[:, None], pick(mined.positive, j), 0) * mined.negative
+    j, positive = positive_at(mined.positive, walk, k)
+    weights = positive * mined.negative
     if isinstance(mined, TripletRule):
         weights = jnp.where(mined.keep(mined.rows, j), weights, 0)
     return j, weights
@@ -63,7 +76,7 @@ def pick(mat: Num[Array, "n m"], j: Int[Array, " n"]) -> Num[Array, "n 1"]:
 
 
 def _pick_forward(mat, j):
-    return pick(mat, j), (jnp.arange(mat.shape[1]), j)
+    return pick(mat, j), (jnp.arange(mat.shape[1], dtype=j.dtype), j)
 
 
 def _pick_backward(residuals, cotangent):

@@ -19,11 +19,15 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from metricjax import losses
+from metricjax._masked import upcast
 from metricjax._types import LossDict
-from metricjax.distances import farther
+from metricjax.distances import LpDistance, normalize
+from metricjax.losses._centers import nearest, softmax_mean
+from metricjax.losses._classes import norms, similarities
+from metricjax.losses._normalized_softmax import softmax_logits
 
 Initializer = Callable[..., Array]
 
@@ -36,12 +40,14 @@ class _ClassWeights(nnx.Module):
         embedding_size: D.
         rngs: where the initial weights come from.
         param_dtype: of the weights.
-        weight_init: a `jax.nn.initializers` function, called with shape ``[C, D]``.
+        weight_init: a `jax.nn.initializers` function, called with the shape of the weights.
         **options: defaults of the loss's options; static.
     """
 
     loss: ClassVar[Callable[..., LossDict]]
     default_init: ClassVar[Initializer] = staticmethod(nnx.initializers.normal(1.0))
+    rows_per_class: ClassVar[str | None] = None
+    """The option that says how many rows of weights a class has, if not one."""
 
     def __init__(
         self,
@@ -53,9 +59,10 @@ class _ClassWeights(nnx.Module):
         weight_init: Initializer | None = None,
         **options,
     ):
-        init = weight_init or type(self).default_init
-        self.weights = nnx.Param(init(rngs.params(), (num_classes, embedding_size), param_dtype))
         self.options = tuple(sorted(_checked(type(self), options).items()))
+        rows = num_classes * (self._option(self.rows_per_class) if self.rows_per_class else 1)
+        init = weight_init or type(self).default_init
+        self.weights = nnx.Param(init(rngs.params(), (rows, embedding_size), param_dtype))
 
     def __call__(
         self, embeddings: Float[Array, "n d"], labels: Int[Array, " n"], **options
@@ -66,9 +73,12 @@ class _ClassWeights(nnx.Module):
     def _option(self, name):
         return dict(self.options).get(name, _defaults(type(self))[name])
 
+    def _similarities(self, embeddings):
+        return similarities(self._option("distance"), embeddings, self.weights[...])
+
 
 def _defaults(module):
-    data = {"mined", "where", "class_ids"}
+    data = {"mined", "where", "class_ids", "refs", "match", "histogram", "proxy_ids", "key"}
     parameters = inspect.signature(module.loss).parameters.values()
     options = (p for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in data)
     return {p.name: p.default for p in options}
@@ -96,7 +106,122 @@ class ArcFace(_ClassWeights):
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
         """Scaled cosines to the class centers, without the margin."""
-        return self._option("scale") * self._option("distance")(embeddings, self.weights[...])
+        return self._option("scale") * self._similarities(embeddings)
+
+
+class CosFace(_ClassWeights):
+    """`metricjax.losses.cosface` and its class centers, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.cosface)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Scaled cosines to the class centers, without the margin."""
+        return self._option("scale") * self._similarities(embeddings)
+
+
+class LargeMarginSoftmax(_ClassWeights):
+    """`metricjax.losses.large_margin_softmax` and its class weights, normal with deviation 1."""
+
+    loss = staticmethod(losses.large_margin_softmax)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Scaled dot products with the class weights, without the margin."""
+        x, w = upcast(embeddings), upcast(self.weights[...])
+        precision = self._option("distance").precision
+        return self._option("scale") * jnp.matmul(x, w.T, precision=precision)
+
+
+class SphereFace(_ClassWeights):
+    """`metricjax.losses.sphereface` and its class weights, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.sphereface)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Scaled dot products with the normalized class weights, without the margin."""
+        lengths = self._option("scale") * norms(embeddings)
+        return lengths[:, None] * self._similarities(embeddings)
+
+
+class NormalizedSoftmax(_ClassWeights):
+    """`metricjax.losses.normalized_softmax` and its class weights, normal with deviation 1."""
+
+    loss = staticmethod(losses.normalized_softmax)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Similarities to the normalized class weights, divided by the temperature."""
+        temperature, distance = self._option("temperature"), self._option("distance")
+        return softmax_logits(embeddings, self.weights[...], temperature, distance)
+
+
+class SubCenterArcFace(_ClassWeights):
+    """`metricjax.losses.subcenter_arcface` and its centers, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.subcenter_arcface)
+    rows_per_class = "sub_centers"
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Scaled cosines to the nearest center of each class, without the margin."""
+        count, distance = self._option("sub_centers"), self._option("distance")
+        return self._option("scale") * nearest(distance, embeddings, self.weights[...], count)
+
+    def outliers(
+        self, embeddings: Float[Array, "n d"], labels: Int[Array, " n"], threshold: float = 75.0
+    ) -> tuple[Bool[Array, " n"], Float[Array, "c d"]]:
+        """Samples far from the center that most of their class are nearest to: noisy labels.
+
+        Args:
+            embeddings: ``[N, D]``, of the whole data set for a full picture.
+            labels: ``[N]`` integers in ``[0, C)``.
+            threshold: degrees; samples farther from the dominant center are outliers.
+
+        Returns:
+            A mask ``[N]`` of the outliers, and the dominant center of each class ``[C, D]``; 0 for
+            a class without samples.
+        """
+        x, w = jax.lax.stop_gradient((embeddings, self.weights[...]))
+        w = w.reshape(-1, self._option("sub_centers"), w.shape[1])
+        one = lambda x, w: self._option("distance")(x[None], w)[0]
+        cosines = jax.vmap(one)(x, w[labels])
+        closest = jnp.argmax(cosines, 1)
+        votes = jnp.zeros(w.shape[:2], jnp.int32).at[labels, closest].add(1)
+        dominant = jnp.argmax(votes, 1)
+        centers = w[jnp.arange(len(w)), dominant]
+        own = cosines[jnp.arange(len(x)), dominant[labels]]
+        centers = jnp.where(jnp.any(votes > 0, 1, keepdims=True), centers, 0)
+        return own < jnp.cos(jnp.deg2rad(threshold)), centers
+
+
+class SoftTriple(_ClassWeights):
+    """`metricjax.losses.soft_triple` and its centers, uniform in +-1/sqrt(C * K) at first."""
+
+    loss = staticmethod(losses.soft_triple)
+    rows_per_class = "centers_per_class"
+    default_init = staticmethod(nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Softmax-weighted similarities to the centers of each class."""
+        count, gamma = self._option("centers_per_class"), self._option("gamma")
+        weights, distance = self.weights[...], self._option("distance")
+        return softmax_mean(distance, embeddings, weights, count, gamma)
+
+
+def _uniform_directions(key, shape, dtype):
+    return normalize(jax.random.uniform(key, shape, minval=-1.0)).astype(dtype)
+
+
+class P2SGrad(_ClassWeights):
+    """`metricjax.losses.p2s_grad` and its class weights, uniform in +-1 and normalized at first."""
+
+    loss = staticmethod(losses.p2s_grad)
+    default_init = staticmethod(_uniform_directions)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Cosines to the class weights."""
+        return self._similarities(embeddings)
+
+    def project(self):
+        """Brings the weights back to norm 1; call it after an optimizer's step."""
+        self.weights[...] = normalize(self.weights[...]).astype(self.weights.dtype)
 
 
 class ProxyAnchor(_ClassWeights):
@@ -107,5 +232,128 @@ class ProxyAnchor(_ClassWeights):
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
         """Similarities to the proxies (negated distances): larger is better."""
-        distance = self._option("distance")
-        return farther(distance, 0, distance(embeddings, self.weights[...]))
+        return self._similarities(embeddings)
+
+
+class ProxyNCA(_ClassWeights):
+    """`metricjax.losses.proxy_nca` and its proxies, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.proxy_nca)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Scaled and negated distances to the proxies: larger is better."""
+        return self._option("softmax_scale") * self._similarities(embeddings)
+
+
+class Center(_ClassWeights):
+    """`metricjax.losses.center` and its class centers, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.center)
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Halved and negated squared distances to the centers: larger is better."""
+        squared = LpDistance(power=2, normalize_embeddings=False)
+        return similarities(squared, embeddings, self.weights[...]) / 2
+
+
+class Manifold(_ClassWeights):
+    """`metricjax.losses.manifold` and its proxies ``weights [K, D]``, normal with deviation 1."""
+
+    loss = staticmethod(losses.manifold)
+
+    def __call__(  # type: ignore[override]
+        self,
+        embeddings: Float[Array, "n d"],
+        proxy_ids: Int[Array, " n"] | None = None,
+        **options,
+    ) -> LossDict:
+        """The loss dict of the pure function; give `proxy_ids` or `key`."""
+        options = dict(self.options) | options
+        return self.loss(embeddings, self.weights[...], proxy_ids=proxy_ids, **options)
+
+
+class Margin(nnx.Module):
+    """`metricjax.losses.margin` and its boundary ``beta``.
+
+    Args:
+        num_classes: C, for a boundary of each class ``[C]``; ``None`` for one.
+        beta: its initial value.
+        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        param_dtype: of the boundary.
+        **options: defaults of the loss's options; static.
+    """
+
+    loss: ClassVar[Callable[..., LossDict]] = staticmethod(losses.margin)
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        beta: float = 1.2,
+        rngs: nnx.Rngs | None = None,
+        param_dtype: Any = jnp.float32,
+        **options,
+    ):
+        shape = () if num_classes is None else (num_classes,)
+        self.beta = nnx.Param(jnp.full(shape, beta, param_dtype))
+        self.options = tuple(sorted(_checked(type(self), options).items()))
+
+    def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
+        """The loss dict of the pure function; `options` override those of the constructor."""
+        return self.loss(embeddings, labels, self.beta[...], **(dict(self.options) | options))
+
+
+class SigLIP(nnx.Module):
+    """`metricjax.losses.siglip`, its ``bias``, and the logarithm of its scale, ``log_scale``.
+
+    Args:
+        scale, bias: initial values, the paper's by default.
+        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        param_dtype: of both.
+        **options: defaults of the loss's options; static.
+    """
+
+    loss: ClassVar[Callable[..., LossDict]] = staticmethod(losses.siglip)
+
+    def __init__(
+        self,
+        *,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        rngs: nnx.Rngs | None = None,
+        param_dtype: Any = jnp.float32,
+        **options,
+    ):
+        self.log_scale = nnx.Param(jnp.log(jnp.asarray(scale, param_dtype)))
+        self.bias = nnx.Param(jnp.asarray(bias, param_dtype))
+        self.options = tuple(sorted(_checked(type(self), options).items()))
+
+    def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
+        """The loss dict of the pure function; `options` override those of the constructor."""
+        options = dict(self.options) | options
+        return self.loss(
+            embeddings, labels, jnp.exp(self.log_scale[...]), self.bias[...], **options
+        )
+
+
+class DynamicSoftMargin(nnx.Module):
+    """`metricjax.losses.dynamic_soft_margin` and its running ``histogram``, a `flax.nnx.BatchStat`.
+
+    Args:
+        num_bins: of the histogram.
+        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        **options: defaults of the loss's options; static.
+    """
+
+    loss: ClassVar[Callable[..., Any]] = staticmethod(losses.dynamic_soft_margin)
+
+    def __init__(self, num_bins: int = 10, *, rngs: nnx.Rngs | None = None, **options):
+        self.histogram = nnx.BatchStat(jnp.zeros(num_bins))
+        self.options = tuple(sorted(_checked(type(self), options).items()))
+
+    def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
+        """The loss dict of the pure function, and one more batch in the histogram."""
+        histogram = self.histogram[...]
+        options = dict(self.options) | options | {"num_bins": len(histogram)}
+        terms, self.histogram[...] = self.loss(embeddings, labels, histogram=histogram, **options)
+        return terms

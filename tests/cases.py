@@ -5,44 +5,94 @@ public loss that is not here fails `test_every_loss_has_a_case`.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from metricjax import losses, nn
-from metricjax.distances import CosineSimilarity, LpDistance, SNRDistance
+from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
 
 N, D, C = 24, 8, 5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
+    """One loss. Names of options are PML's, too.
+
+    Attributes:
+        loss: the public function.
+        pml: its class in pytorch_metric_learning.losses, if there is one.
+        options: sets of options to check besides the defaults.
+        module: owns its parameters.
+        centers: rows of class weights for each class; 0 for losses without class weights.
+        pml_weights: the parameter of the PML class.
+        pml_options: what the PML class needs, or has as another default.
+        call: ``(embeddings, labels, *params, **options)`` where the loss has other arguments.
+        ordered: the order of the batch matters, and so do copies of a sample.
+        detached: the gradient takes a part of the value as constant.
+    """
+
     loss: Callable[..., Any]
-    pml: str  # its class in pytorch_metric_learning.losses
-    options: tuple[dict[str, Any], ...] = ()  # to check besides the defaults; names are PML's too
-    module: type | None = None  # owns its class weights
-    pml_weights: str = ""  # the parameter of the PML class: "W" is [D, C], "proxies" [C, D]
+    pml: str | None = None
+    options: tuple[dict[str, Any], ...] = ()
+    module: type | None = None
+    centers: int = 0
+    pml_weights: str = "W"
+    pml_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    call: Callable[..., Any] | None = None
+    ordered: bool = False
+    detached: bool = False
 
     def __str__(self):
         return self.loss.__name__
 
+    @property
+    def fn(self):
+        """``(embeddings, labels, *params, **options) -> LossDict``."""
+        return self.call or self.loss
+
+    @property
+    def whole(self):
+        """The loss does not come apart by anchors or classes."""
+        return getattr(self.loss, "rows", True) is None
+
+    def takes(self, *names):
+        return set(names) <= inspect.signature(self.loss).parameters.keys()
+
     def params(self, key, dtype="float32"):
         """Random class weights, for a loss that has them."""
-        return (jax.random.normal(key, (C, D), dtype),) if self.module else ()
+        return (jax.random.normal(key, (C * self.centers, D), dtype),) if self.centers else ()
 
 
-SIMILARITY_MARGINS = {"pos_margin": 0.9, "neg_margin": 0.1, "distance": CosineSimilarity()}
+def of_views(loss):
+    """A loss of two views as one of a batch: the other view has its features in reverse."""
+    return lambda e, y, **options: loss(e, e[:, ::-1], **options)
+
+
+def manifold(e, y, proxies, **options):
+    return losses.manifold(e, proxies, proxy_ids=y % C, **options)
+
+
+COSINE = CosineSimilarity()
 PLAIN = LpDistance(normalize_embeddings=False)
+SQUARED = LpDistance(power=2)
+SIMILARITY_MARGINS = {"pos_margin": 0.9, "neg_margin": 0.1, "distance": COSINE}
+RAW_DOT = DotProductSimilarity(normalize_embeddings=False)
 
 CASES = [
+    Case(losses.angular, "AngularLoss", ({"alpha": 30.0},)),
     Case(
         losses.arcface,
         "ArcFaceLoss",
         ({"margin": 60.0, "scale": 8.0},),
         nn.ArcFace,
-        "W",
+        centers=1,
     ),
+    Case(losses.barlow_twins, call=of_views(losses.barlow_twins)),
+    Case(losses.center, module=nn.Center, centers=1),
+    Case(losses.circle, "CircleLoss", ({"m": 0.25, "gamma": 5.0},), detached=True),
     Case(
         losses.contrastive,
         "ContrastiveLoss",
@@ -54,6 +104,55 @@ CASES = [
             {"distance": SNRDistance()},
         ),
     ),
+    Case(losses.cosface, "CosFaceLoss", ({"margin": 0.1, "scale": 8.0},), nn.CosFace, centers=1),
+    Case(
+        losses.dynamic_soft_margin,
+        "DynamicSoftMarginLoss",
+        ({"num_bins": 20, "min_val": -3.0}, {"min_val": -4.5, "distance": SQUARED}),
+        nn.DynamicSoftMargin,
+        detached=True,
+    ),
+    Case(losses.fast_ap, "FastAPLoss", ({"num_bins": 4}, {"distance": LpDistance()})),
+    Case(
+        losses.generalized_lifted_structure,
+        "GeneralizedLiftedStructureLoss",
+        ({"pos_margin": 0.3, "neg_margin": 0.5}, SIMILARITY_MARGINS),
+    ),
+    Case(losses.histogram, "HistogramLoss", ({"n_bins": 20}, {"delta": 0.1})),
+    Case(losses.infonce, options=({"symmetric": False},), call=of_views(losses.infonce)),
+    Case(losses.instance, "InstanceLoss", ({"gamma": 5.0},), ordered=True),
+    Case(
+        losses.intra_pair_variance,
+        "IntraPairVarianceLoss",
+        ({"pos_eps": 0.1, "neg_eps": 0.2}, {"distance": LpDistance()}),
+    ),
+    Case(
+        losses.large_margin_softmax,
+        "LargeMarginSoftmaxLoss",
+        ({"margin": 1}, {"margin": 3, "scale": 0.5}),
+        nn.LargeMarginSoftmax,
+        centers=1,
+    ),
+    Case(
+        losses.lifted_structure,
+        "LiftedStructureLoss",
+        ({"pos_margin": 0.3, "neg_margin": 0.5}, SIMILARITY_MARGINS),
+    ),
+    Case(
+        losses.manifold,
+        "ManifoldLoss",
+        ({"lambdaC": 0.3, "alpha": 0.5, "margin": 0.01}, {"distance": LpDistance()}),
+        nn.Manifold,
+        centers=1,
+        pml_weights="proxies",
+        call=manifold,
+    ),
+    Case(
+        losses.margin,
+        "MarginLoss",
+        ({"margin": 0.4, "beta": 0.9}, {"beta": 0.3, "distance": COSINE}),
+        nn.Margin,
+    ),
     Case(
         losses.multi_similarity,
         "MultiSimilarityLoss",
@@ -62,13 +161,91 @@ CASES = [
             {"alpha": 1.5, "beta": 8.0, "base": 1.0, "distance": LpDistance()},
         ),
     ),
-    Case(losses.ntxent, "NTXentLoss", ({"temperature": 0.5}, {"distance": LpDistance(power=2)})),
+    Case(losses.n_pairs, "NPairsLoss", ({"distance": RAW_DOT},), ordered=True),
+    Case(losses.nca, "NCALoss", ({"softmax_scale": 3.0}, {"distance": COSINE})),
+    Case(
+        losses.normalized_softmax,
+        "NormalizedSoftmaxLoss",
+        ({"temperature": 0.3}, {"distance": LpDistance()}),
+        nn.NormalizedSoftmax,
+        centers=1,
+    ),
+    Case(losses.ntxent, "NTXentLoss", ({"temperature": 0.5}, {"distance": SQUARED})),
+    Case(
+        losses.p2s_grad,
+        "P2SGradLoss",
+        (),
+        nn.P2SGrad,
+        centers=1,
+        pml_weights="weight",
+        detached=True,
+    ),
+    Case(
+        losses.pnp,
+        "PNPLoss",
+        (
+            {"variant": "Ds", "anneal": 0.1},
+            {"variant": "Dq", "alpha": 4.0, "anneal": 0.1},
+            {"variant": "Iu", "anneal": 0.1},
+            {"variant": "Ib", "b": 3.0, "anneal": 0.1},
+        ),
+    ),
     Case(
         losses.proxy_anchor,
         "ProxyAnchorLoss",
         ({"margin": 0.3, "alpha": 8.0}, {"margin": 0.3, "alpha": 2.0, "distance": LpDistance()}),
         nn.ProxyAnchor,
-        "proxies",
+        centers=1,
+        pml_weights="proxies",
+    ),
+    Case(
+        losses.proxy_nca,
+        "ProxyNCALoss",
+        ({"softmax_scale": 3.0}, {"softmax_scale": 5.0, "distance": COSINE}),
+        nn.ProxyNCA,
+        centers=1,
+        pml_weights="proxies",
+    ),
+    Case(
+        losses.ranked_list,
+        "RankedListLoss",
+        ({"margin": 0.2, "Tn": 2.0, "Tp": 1.0, "imbalance": 0.3, "alpha": 1.3},),
+        pml_options={"margin": 0.4, "Tn": 10.0},
+    ),
+    Case(losses.siglip, module=nn.SigLIP),
+    Case(
+        losses.signal_to_noise_ratio_contrastive,
+        "SignalToNoiseRatioContrastiveLoss",
+        ({"pos_margin": 0.1, "neg_margin": 2.0},),
+    ),
+    Case(losses.smooth_ap, "SmoothAPLoss", ({"temperature": 0.1},)),
+    Case(
+        losses.soft_triple,
+        "SoftTripleLoss",
+        ({"la": 5.0, "gamma": 0.5, "margin": 0.1},),
+        nn.SoftTriple,
+        centers=10,
+        pml_weights="fc",
+    ),
+    Case(
+        losses.sphereface,
+        "SphereFaceLoss",
+        ({"margin": 2}, {"margin": 3, "scale": 0.5}),
+        nn.SphereFace,
+        centers=1,
+    ),
+    Case(
+        losses.subcenter_arcface,
+        "SubCenterArcFaceLoss",
+        ({"margin": 60.0, "scale": 8.0},),
+        nn.SubCenterArcFace,
+        centers=3,
+    ),
+    Case(losses.sup_con, "SupConLoss", ({"temperature": 0.5}, {"distance": LpDistance()})),
+    Case(
+        losses.threshold_consistent_margin,
+        "ThresholdConsistentMarginLoss",
+        ({"lambda_plus": 0.5, "lambda_minus": 2.0, "margin_plus": 0.5, "margin_minus": 0.1},),
     ),
     Case(
         losses.triplet_margin,
@@ -76,9 +253,16 @@ CASES = [
         (
             {"margin": 0.3, "smooth_loss": True},
             {"margin": 0.3, "swap": True},
-            {"margin": 0.3, "swap": True, "smooth_loss": True, "distance": CosineSimilarity()},
-            {"distance": CosineSimilarity()},
+            {"margin": 0.3, "swap": True, "smooth_loss": True, "distance": COSINE},
+            {"distance": COSINE},
             {"margin": 0.5, "distance": PLAIN},
         ),
+    ),
+    Case(losses.tuplet_margin, "TupletMarginLoss", ({"margin": 20.0, "scale": 5.0},)),
+    Case(
+        losses.vicreg,
+        "VICRegLoss",
+        ({"invariance_lambda": 5.0, "variance_mu": 3.0, "covariance_v": 2.0},),
+        call=of_views(losses.vicreg),
     ),
 ]

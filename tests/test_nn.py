@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from cases import CASES
 from flax import nnx
 
 import metricjax as mj
@@ -12,8 +13,12 @@ import metricjax as mj
 C, D = 5, 8
 X = jax.random.normal(jax.random.key(0), (12, D))
 Y = jnp.arange(12) % C
-MODULES = [mj.nn.ArcFace, mj.nn.ProxyAnchor]
-every_module = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+CENTERS = {c.module: c.centers for c in CASES if c.centers and c.takes("labels")}
+OPTION = {c.module: next(iter(c.options), {}) for c in CASES}
+some_modules = pytest.mark.parametrize(
+    "module", [mj.nn.ArcFace, mj.nn.ProxyAnchor, mj.nn.SoftTriple], ids=lambda m: m.__name__
+)
+every_module = pytest.mark.parametrize("module", CENTERS, ids=lambda m: m.__name__)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +27,7 @@ def _users_settings():
         yield
 
 
-@every_module
+@some_modules
 def test_nnx_optimizer_trains_the_class_weights(module):
     head = module(C, D, rngs=nnx.Rngs(0))
     optimizer = nnx.Optimizer(head, optax.adam(0.1), wrt=nnx.Param)
@@ -37,7 +42,7 @@ def test_nnx_optimizer_trains_the_class_weights(module):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@every_module
+@some_modules
 def test_plain_jit_over_split_state_gives_the_same_gradient(module):
     head = module(C, D, rngs=nnx.Rngs(0))
     graph, state = nnx.split(head)
@@ -47,25 +52,25 @@ def test_plain_jit_over_split_state_gives_the_same_gradient(module):
         return jax.grad(lambda s: mj.reduce(nnx.merge(graph, s)(X, Y))[0])(state)
 
     want = jax.grad(lambda w: mj.reduce(module.loss(X, Y, w))[0])(head.weights[...])
-    chex.assert_trees_all_close(gradient(state)["weights"][...], want, rtol=1e-5)
+    chex.assert_trees_all_close(gradient(state)["weights"][...], want, rtol=1e-5, atol=1e-5)
 
 
 @every_module
 def test_linen_users_get_the_same_module(module):
-    linen = nnx.bridge.to_linen(module, C, D, margin=0.2)
+    options = OPTION[module]
+    linen = nnx.bridge.to_linen(module, C, D, **options)
     variables = linen.init(jax.random.key(0), X, Y)
     (weights,) = jax.tree.leaves(variables)
-    assert weights.shape == (C, D)
-    run = jax.jit(jax.value_and_grad(lambda v, m: mj.reduce(linen.apply(v, X, Y, margin=m))[0]))
-    value, grads = run(variables, 0.3)
-    loss = lambda w: mj.reduce(module.loss(X, Y, w, margin=0.3))[0]
+    assert weights.shape == (C * CENTERS[module], D)
+    run = jax.jit(jax.value_and_grad(lambda v: mj.reduce(linen.apply(v, X, Y))[0]))
+    value, grads = run(variables)
+    loss = lambda w: mj.reduce(module.loss(X, Y, w, **options))[0]
     want, want_grad = jax.value_and_grad(loss)(weights)
-    chex.assert_trees_all_close((value, *jax.tree.leaves(grads)), (want, want_grad), rtol=1e-5)
-    default = mj.reduce(linen.apply(variables, X, Y))[0]
-    assert default == mj.reduce(module.loss(X, Y, weights, margin=0.2))[0]
+    got = (value, *jax.tree.leaves(grads))
+    chex.assert_trees_all_close(got, (want, want_grad), rtol=1e-5, atol=1e-5)
 
 
-@every_module
+@some_modules
 def test_any_regularizer_takes_the_weights(module):
     head = module(2 * C, D, rngs=nnx.Rngs(0))
     regularizers = mj.regularizers
@@ -83,8 +88,29 @@ def test_any_regularizer_takes_the_weights(module):
 @every_module
 def test_logits_grow_with_closeness(module):
     head = module(C, D, rngs=nnx.Rngs(0))
-    assert (head.logits(head.weights[...]).argmax(1) == jnp.arange(C)).all()
+    centers = head.weights[...].reshape(C, -1, D)
+    directions = centers / jnp.linalg.norm(centers, axis=-1, keepdims=True)
+    head.weights[...] = directions.reshape(-1, D)
+    assert (head.logits(directions[:, 0]).argmax(1) == jnp.arange(C)).all()
     assert head.logits(X).shape == (12, C)
+
+
+def test_logits_are_what_the_loss_takes_the_softmax_of():
+    for module in (mj.nn.NormalizedSoftmax, mj.nn.ProxyNCA):
+        head = module(C, D, rngs=nnx.Rngs(0))
+        want = optax.softmax_cross_entropy_with_integer_labels(head.logits(X), Y)
+        chex.assert_trees_all_close(head(X, Y)["loss"].values, want, rtol=1e-5, atol=1e-6)
+    for module in (mj.nn.LargeMarginSoftmax, mj.nn.SphereFace):
+        head = module(C, D, rngs=nnx.Rngs(0), margin=1)  # no margin at all
+        want = optax.softmax_cross_entropy_with_integer_labels(head.logits(X), Y)
+        chex.assert_trees_all_close(head(X, Y)["loss"].values, want, rtol=1e-5, atol=1e-6)
+    for module in (mj.nn.ArcFace, mj.nn.CosFace, mj.nn.SubCenterArcFace):
+        head = module(C, D, rngs=nnx.Rngs(0), margin=0.0)
+        want = optax.softmax_cross_entropy_with_integer_labels(head.logits(X), Y)
+        chex.assert_trees_all_close(head(X, Y)["loss"].values, want, rtol=1e-5, atol=1e-5)
+    head = mj.nn.SoftTriple(C, D, rngs=nnx.Rngs(0), margin=0.0)
+    want = optax.softmax_cross_entropy_with_integer_labels(20 * head.logits(X), Y)
+    chex.assert_trees_all_close(head(X, Y)["loss"].values, want, rtol=1e-5, atol=1e-5)
 
 
 def test_logits_of_a_distance_are_negated():
@@ -99,14 +125,99 @@ def test_logits_use_the_scale_of_the_module():
 
 
 def test_initial_weights():
-    arcface = mj.nn.ArcFace(500, 64, rngs=nnx.Rngs(0)).weights[...]
+    normal = "ArcFace CosFace LargeMarginSoftmax NormalizedSoftmax SphereFace ProxyNCA Center"
+    for name in normal.split():
+        weights = getattr(mj.nn, name)(500, 64, rngs=nnx.Rngs(0)).weights[...]
+        assert weights.shape == (500, 64) and abs(float(weights.std()) - 1) < 0.02
+    weights = mj.nn.SubCenterArcFace(200, 64, rngs=nnx.Rngs(0)).weights[...]
+    assert weights.shape == (600, 64) and abs(float(weights.std()) - 1) < 0.02
     proxies = mj.nn.ProxyAnchor(500, 64, rngs=nnx.Rngs(0)).weights[...]
-    assert abs(float(arcface.std()) - 1) < 0.02
     assert abs(float(proxies.std()) - (2 / 500) ** 0.5) < 0.002
+    centers = mj.nn.SoftTriple(100, 64, rngs=nnx.Rngs(0), centers_per_class=4).weights[...]
+    bound = (1 / 400) ** 0.5
+    assert centers.shape == (400, 64) and 0.95 * bound < float(jnp.abs(centers).max()) <= bound
+    assert abs(float(centers.std()) - bound / 3**0.5) < 0.02 * bound
+    directions = mj.nn.P2SGrad(50, 8, rngs=nnx.Rngs(0)).weights[...]
+    chex.assert_trees_all_close(jnp.linalg.norm(directions, axis=1), jnp.ones(50), rtol=1e-6)
+    assert abs(float(directions.mean())) < 0.05
     ones = mj.nn.ArcFace(
         3, 4, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16, weight_init=nnx.initializers.ones
     )
     assert ones.weights[...].dtype == jnp.bfloat16 and (ones.weights[...] == 1).all()
+
+
+def test_outliers_are_far_from_the_dominant_center():
+    head = mj.nn.SubCenterArcFace(3, 2, sub_centers=2, rngs=nnx.Rngs(0))
+    head.weights[...] = jnp.array([[1.0, 0], [0, 1], [-1, 0], [0, -1], [1, 1], [1, -1]])
+    x = jnp.array([[1.0, 0.1], [2, -0.1], [0.1, 1], [-0.1, -1], [-1, 0.1], [0.1, -3]])
+    y = jnp.array([0, 0, 0, 1, 1, 1])
+    outliers, centers = jax.jit(lambda head: head.outliers(x, y))(head)
+    # classes 0 and 1 have two samples near one center, and a lone one at a right angle to it
+    assert outliers.tolist() == [False, False, True, False, True, False]
+    assert centers.tolist() == [[1, 0], [0, -1], [0, 0]]
+    assert not head.outliers(x, y, threshold=179.0)[0].any()
+
+
+def test_margin_learns_its_boundary():
+    for classes, shape in ((None, ()), (C, (C,))):
+        module = mj.nn.Margin(classes, beta=1.0, nu=0.1)
+        terms = module(X, Y)
+        want = mj.losses.margin(X, Y, jnp.ones(shape), nu=0.1)
+        chex.assert_trees_all_close(mj.reduce(terms)[1], mj.reduce(want)[1])
+        grads = nnx.grad(lambda m: mj.reduce(m(X, Y))[0])(module)
+        assert grads.beta[...].shape == shape and (grads.beta[...] != 0).all()
+
+
+def test_siglip_learns_scale_and_bias():
+    module = mj.nn.SigLIP()
+    refs = mj.Refs(X[:, ::-1], jnp.arange(12))
+    value = mj.reduce(module(X, jnp.arange(12), refs=refs))[0]
+    logits = 10 * mj.distances.CosineSimilarity()(X, X[:, ::-1]) - 10
+    sign = 2 * jnp.eye(12) - 1
+    want = -jnp.sum(jax.nn.log_sigmoid(sign * logits)) / 12  # the paper's pseudocode
+    chex.assert_trees_all_close(value, want, rtol=1e-5)
+    grads = nnx.grad(lambda m: mj.reduce(m(X, jnp.arange(12), refs=refs))[0])(module)
+    assert grads.log_scale[...] != 0 and grads.bias[...] != 0
+
+
+def test_dynamic_soft_margin_keeps_its_histogram():
+    module = mj.nn.DynamicSoftMargin(num_bins=20, min_val=-3.0)
+
+    @nnx.jit
+    def step(module, x):
+        def loss(module, x):
+            return mj.reduce(module(x, Y))[0]
+
+        return nnx.value_and_grad(loss, argnums=1)(module, x)
+
+    state = jnp.zeros(20)
+    for x in (X, X[::-1], X + 1):
+        value, grad = step(module, x)
+        terms, state = mj.losses.dynamic_soft_margin(
+            x, Y, histogram=state, num_bins=20, min_val=-3.0
+        )
+        chex.assert_trees_all_close(value, mj.reduce(terms)[0], rtol=1e-5)
+        chex.assert_trees_all_close(module.histogram[...], state, rtol=1e-5)
+        assert jnp.isfinite(grad).all() and (grad != 0).any()
+    assert not jax.tree.leaves(nnx.state(module, nnx.Param))
+
+
+def test_manifold_draws_or_is_given_its_proxies():
+    module = mj.nn.Manifold(C, D, rngs=nnx.Rngs(0), alpha=0.5)
+    want = mj.losses.manifold(X, module.weights[...], proxy_ids=Y, alpha=0.5)
+    chex.assert_trees_all_equal(module(X, Y), want)
+    drawn = [float(mj.reduce(module(X, key=jax.random.key(s)))[0]) for s in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(ValueError, match="losses.manifold: give `proxy_ids` or `key`"):
+        module(X)
+
+
+def test_p2s_grad_is_projected_back():
+    head = mj.nn.P2SGrad(C, D, rngs=nnx.Rngs(0))
+    before = head.weights[...]
+    head.weights[...] = 3 * before
+    head.project()
+    chex.assert_trees_all_close(head.weights[...], before, rtol=1e-6)
 
 
 def test_a_traced_option_at_the_call_does_not_retrace():

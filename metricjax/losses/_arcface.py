@@ -1,13 +1,11 @@
 """ArcFace loss."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_distance
-from metricjax._masked import safe_sqrt
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
-from metricjax.losses._classes import cross_entropy, of_target, prepare_classes
+from metricjax.losses._classes import add_angle, cross_entropy, of_target, prepare_classes
 
 
 def arcface(
@@ -56,12 +54,5 @@ def arcface(
     check_distance("losses.arcface", distance, CosineSimilarity)
     batch = prepare_classes("losses.arcface", embeddings, labels, weights, mined, where)
     cosines = distance(batch.embeddings, weights)
-    cosine = of_target(batch, cosines)
-    m = jnp.deg2rad(jnp.asarray(margin, cosines.dtype))
-    sine = safe_sqrt((1 - cosine) * (1 + cosine))
-    moved = jnp.where(
-        cosine >= -jnp.cos(m),
-        cosine * jnp.cos(m) - sine * jnp.sin(m),
-        cosine - m * jnp.sin(m),
-    )
-    return {"loss": cross_entropy(batch, scale * cosines, scale * moved)}
+    target = add_angle(of_target(batch, cosines), margin)
+    return {"loss": cross_entropy(batch, scale * cosines, scale * target)}

@@ -2,30 +2,45 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_embeddings, check_labels
-from metricjax._masked import logsumexp
+from metricjax._masked import logsumexp, safe_norm, safe_sqrt, upcast
 from metricjax._refs import prepare
+from metricjax._triplets import pick
 from metricjax._types import LossTerm
+from metricjax.distances import Distance, farther
+from metricjax.losses._pairs import mined_weights
 from metricjax.losses._terms import row_term
-from metricjax.tuples import check_mined, sample_weights
 
 
 class ClassBatch(NamedTuple):
-    """A checked batch: each sample's class as a row of `target`, its weight, its mined weight."""
+    """A checked batch: each sample's class, its weight, and what `mined` weighs it by."""
 
     embeddings: Float[Array, "n d"]
-    target: Bool[Array, "n c"]
+    labels: Int[Array, " n"]
     weights: Float[Array, " n"]
     mined: Float[Array, " n"]
 
 
-def prepare_classes(function, embeddings, labels, weights, mined, where, class_ids=None):
-    """Checks the arguments of the public `function`; labels outside the classes get weight 0.
+def prepare_classes(
+    function,
+    embeddings,
+    labels,
+    weights,
+    mined,
+    where,
+    *,
+    centers=1,
+    any_label=False,
+    anchors_only=False,
+) -> ClassBatch:
+    """Checks the arguments of the public `function`, which has `centers` rows of `weights` a class.
 
-    With `class_ids` the rows of `weights` are some of the classes only, and every label counts.
+    Labels outside ``[0, C)`` become 0 with weight 0, unless `any_label` is fine. With
+    `anchors_only` samples are weighed by how often they were mined as anchors.
     """
     if labels is None:
         raise ValueError(f"{function}: `labels` are needed.")
@@ -33,33 +48,64 @@ def prepare_classes(function, embeddings, labels, weights, mined, where, class_i
     n, d = batch.embeddings.shape
     check_labels(function, "labels", labels, "embeddings", n)
     check_embeddings(function, "weights", weights)
-    if weights.shape[1] != d:
+    rows = "C" if centers == 1 else f"C * {centers}"
+    if weights.shape[1] != d or len(weights) % centers:
         raise ValueError(
-            f"{function}: `weights` must have shape [C, {d}] to match `embeddings`, "
+            f"{function}: `weights` must have shape [{rows}, {d}] to match `embeddings`, "
             f"got {weights.shape}."
         )
-    rows = batch.weights
-    if class_ids is None:
-        class_ids = jnp.arange(len(weights))
-        rows = jnp.where((labels >= 0) & (labels < len(weights)), rows, 0)
-    else:
-        check_labels(function, "class_ids", class_ids, "weights", len(weights))
-    if mined is None:
-        counts = jnp.ones_like(rows)
-    else:
-        check_mined(function, mined)
-        counts = sample_weights(mined, n, dtype=rows.dtype)
-    target = labels.astype(jnp.int32)[:, None] == class_ids.astype(jnp.int32)[None, :]
-    return ClassBatch(batch.embeddings, target, rows, counts)
+    labels, counts = batch.labels.astype(jnp.int32), batch.weights
+    if not any_label:
+        known = (labels >= 0) & (labels < len(weights) // centers)
+        labels, counts = jnp.where(known, labels, 0), jnp.where(known, counts, 0)
+    mined = mined_weights(function, mined, batch, self_refs=not anchors_only)
+    return ClassBatch(batch.embeddings, labels, counts, mined)
 
 
-def cross_entropy(batch: ClassBatch, logits, target_logit) -> LossTerm:
-    """Softmax cross-entropy with `target_logit` ``[N]`` in the place of the class's own logit."""
-    logits = jnp.where(batch.target, target_logit[:, None], logits)
-    values = batch.mined * (logsumexp(logits, jnp.ones_like(logits)) - target_logit)
-    return row_term(values, batch.weights)
+def cross_entropy(batch: ClassBatch, logits, target_logit=None) -> LossTerm:
+    r"""Softmax cross-entropy, with `target_logit` ``[N]`` in the place of the class's own logit.
+
+    .. math:: \ell_i = w_i \log\Big(1 + \sum_{c \neq y_i} e^{z_{ic} - z_{iy}}\Big)
+    """
+    own = of_target(batch, logits) if target_logit is None else target_logit
+    classes = logits.shape[1]
+    others = batch.labels[:, None] != jnp.arange(classes, dtype=jnp.int32)[None, :]
+    rivals = logsumexp(logits, others)
+    values = jax.nn.softplus(rivals - own) if classes > 1 else own * 0
+    return row_term(batch.mined * values, batch.weights)
 
 
-def of_target(batch: ClassBatch, mat):
-    """The entry ``[N]`` of `mat` ``[N, C]`` in each sample's own class."""
-    return jnp.sum(jnp.where(batch.target, mat, 0), 1)
+def of_target(batch: ClassBatch, mat: Float[Array, "n c"]) -> Float[Array, " n"]:
+    """The entry of `mat` in each sample's own class."""
+    return pick(mat, batch.labels)[:, 0]
+
+
+def similarities(distance: Distance, embeddings, weights) -> Float[Array, "n c"]:
+    """How close every sample is to every class: larger is closer, so a distance is negated."""
+    return farther(distance, 0, distance(embeddings, weights))
+
+
+def add_angle(cosine, degrees):
+    """``cos(theta + m)`` for ``theta <= pi - m``, and ``cos(theta) - m sin(m)`` beyond: no rise."""
+    m = jnp.deg2rad(jnp.asarray(degrees, cosine.dtype))
+    sine = safe_sqrt((1 - cosine) * (1 + cosine))
+    moved = cosine * jnp.cos(m) - sine * jnp.sin(m)
+    return jnp.where(cosine >= -jnp.cos(m), moved, cosine - m * jnp.sin(m))
+
+
+def multiply_angle(cosine, times: int):
+    r"""``(-1)^k cos(m theta) - 2k`` with ``k = floor(m theta / pi)``: falls all the way to pi.
+
+    The multiple angle is a Chebyshev polynomial of the cosine, by its recursion.
+    """
+    before, multiple = jnp.ones_like(cosine), cosine
+    for _ in range(times - 1):
+        before, multiple = multiple, 2 * cosine * multiple - before
+    angle = jnp.arccos(jnp.clip(jax.lax.stop_gradient(cosine), -1, 1))
+    k = jnp.floor(times * angle / jnp.pi)
+    return jnp.where(k % 2 == 0, multiple, -multiple) - 2 * k
+
+
+def norms(x) -> Float[Array, " n"]:
+    """Euclidean norms of the rows, in at least float32."""
+    return safe_norm(upcast(x))

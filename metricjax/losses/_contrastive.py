@@ -4,8 +4,8 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import prepare
-from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._refs import Batch, prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term, pair_term
@@ -58,6 +58,11 @@ def contrastive(
     """
     batch = prepare("losses.contrastive", embeddings, labels, refs, where)
     pairs = pairs_of("losses.contrastive", batch, mined, match)
+    return contrast(batch, pairs, distance, pos_margin, neg_margin)
+
+
+def contrast(batch: Batch, pairs: Pairs, distance, pos_margin, neg_margin) -> LossDict:
+    """The hinges of all pairs."""
     mat = distance(batch.embeddings, batch.refs.embeddings)
     pos = jax.nn.relu(farther(distance, mat, pos_margin))
     neg = jax.nn.relu(farther(distance, neg_margin, mat))

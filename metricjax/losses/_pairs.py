@@ -1,10 +1,18 @@
-"""What the pair and triplet losses share: which tuples count."""
+"""What the pair and triplet losses share: which tuples count, and all triplets in turn."""
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
+from metricjax._check import check_rows
 from metricjax._refs import Batch, replicated
-from metricjax._types import Mined, Pairs, TripletRule, Triplets
-from metricjax.tuples import as_pairs, check_mined, label_pairs
+from metricjax._stream import Stream, sum_over
+from metricjax._triplets import pick, triplets_at, walk_positives
+from metricjax._types import LossDict, Mined, Pairs, TripletRule, Triplets
+from metricjax.tuples import as_pairs, check_mined, label_pairs, sample_weights
 
 
 def pairs_of(function, batch: Batch, mined, match, *, repeats: bool = True) -> Pairs:
@@ -36,6 +44,81 @@ def triplets_of(function, batch: Batch, mined, match) -> Mined:
     if isinstance(mined, TripletRule):
         return mined._replace(positive=positive, negative=pairs.negative)
     return Pairs(positive, pairs.negative)
+
+
+def with_itself(positive, refs):
+    """Positive weights ``[N, M]`` with each anchor that is among the references as its own."""
+    if refs.self_index is None:
+        return positive
+    own = refs.self_index[:, None] == jnp.arange(positive.shape[1])[None, :]
+    return jnp.where(own, refs.where[None, :], positive)
+
+
+class TripletSlab(NamedTuple):
+    """Triplets side by side: listed ``[T]``, or each anchor's positive with all references.
+
+    Attributes:
+        ap, an: entries of the distance matrix, ``[T]``, or ``[N, 1]`` and ``[N, M]``.
+        weights: ``[T]`` or ``[N, M]``.
+        anchor: ``[T]``, or ``None``: row i is anchor i.
+        positive: ``[T]`` or ``[N]``, indices of references.
+        negative: ``[T]``, or ``None``: column j is reference j.
+    """
+
+    ap: Array
+    an: Array
+    weights: Array
+    anchor: Array | None
+    positive: Array
+    negative: Array | None
+
+    def of_anchor(self, x):
+        """A vector ``[N]`` with an entry for each anchor, as one that meets `ap` and `an`."""
+        return x[:, None] if self.anchor is None else replicated(x)[self.anchor]
+
+
+def each_triplet(mined: Mined, mat, make) -> LossDict:
+    """The loss dict ``make(slab)`` of all triplets: listed ones at once, others streamed."""
+    if isinstance(mined, Triplets):
+        return make(_listed(mined, mat))
+    at, steps = _walked(mined, mat)
+    return Stream(lambda k: make(at(k)), steps).terms()
+
+
+def sum_over_triplets(mined: Mined, mat, fn):
+    """The sum of ``fn(slab)`` over all triplets."""
+    if isinstance(mined, Triplets):
+        return fn(_listed(mined, mat))
+    at, steps = _walked(mined, mat)
+    return sum_over(lambda k: fn(at(k)), steps)
+
+
+def _listed(mined, mat):
+    a, p, n, weights = mined
+    mat = replicated(mat)
+    return TripletSlab(mat[a, p], mat[a, n], weights, a, p, n)
+
+
+def _walked(mined, mat):
+    walk = walk_positives(mined.positive)
+
+    def at(k):
+        j, weights = triplets_at(mined, walk, k)
+        return TripletSlab(pick(mat, j), mat, weights, None, j, None)
+
+    return at, walk.steps
+
+
+def mined_weights(function, mined, batch: Batch, *, self_refs: bool = True):
+    """What `mined` weighs each sample by ``[N]``: how often it was mined, see `sample_weights`."""
+    if mined is None:
+        return jnp.ones_like(batch.weights)
+    n, dtype = len(batch.embeddings), batch.weights.dtype
+    if isinstance(mined, jax.Array | np.ndarray):
+        check_rows(function, "mined", mined, "embeddings", n)
+        return jnp.asarray(mined).astype(dtype)
+    check_mined(function, mined)
+    return sample_weights(mined, n, self_refs=self_refs, dtype=dtype)
 
 
 def _weighed(function, batch, pairs):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from metricjax._check import check_labels
 from metricjax._chunks import classwise
 from metricjax._masked import logsumexp
 from metricjax._types import LossDict, Mined, Scalar
@@ -62,17 +63,19 @@ def proxy_anchor(
         <https://arxiv.org/abs/2003.13911>`_, 2020.
     """
     name = "losses.proxy_anchor"
-    batch = prepare_classes(name, embeddings, labels, weights, mined, where, class_ids)
+    some = class_ids is not None
+    ids: Array = jnp.arange(len(weights)) if class_ids is None else class_ids
+    check_labels(name, "class_ids", ids, "weights", len(weights))
+    batch = prepare_classes(name, embeddings, labels, weights, mined, where, any_label=some)
     mat = distance(batch.embeddings, weights)
     bias = (batch.mined - 1)[:, None]
-    rows = batch.weights[:, None]
-    own, other = jnp.where(batch.target, rows, 0), jnp.where(batch.target, 0, rows)
+    target = batch.labels[:, None] == ids.astype(jnp.int32)[None, :]
+    own, other = (jnp.where(mask, batch.weights[:, None], 0) for mask in (target, ~target))
     pull = alpha * farther(distance, mat, margin) + bias
     push = alpha * farther(distance, -margin, mat) + bias
-    ids = jnp.zeros(len(weights)) if class_ids is None else class_ids
-    classes = (ids >= 0).astype(mat.dtype)
     pos = logsumexp(pull, own, axis=0, plus_one=True)
     neg = logsumexp(push, other, axis=0, plus_one=True)
+    classes = (ids >= 0).astype(mat.dtype)
     present = jnp.sum(jnp.where(jnp.any(own > 0, 0), classes, 0))
     return {
         "pos_loss": row_term(pos, classes, present),

@@ -26,3 +26,8 @@ def pair_term(make, batch: Batch, values, weights) -> LossTerm:
     """A term of pairs ``[N, M]``, weighed by the anchors too."""
     weights = weights * batch.weights[:, None]
     return make(values, weights, anchor_weights=batch.weights)
+
+
+def reduced_term(total, count=None) -> LossTerm:
+    """A term that is one number: reducers leave it alone. `count` is additive, as `total` is."""
+    return LossTerm(total, jnp.ones_like(total), jnp.ones_like(total) if count is None else count)

@@ -5,12 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import prepare, replicated
-from metricjax._stream import Stream
-from metricjax._triplets import pick, triplets_at, walk_positives
-from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar, Triplets
+from metricjax._refs import prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
-from metricjax.losses._pairs import triplets_of
+from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
 from metricjax.losses._terms import active_term
 
 
@@ -74,22 +72,15 @@ def triplet_margin(
     closer = jnp.maximum if distance.is_similarity else jnp.minimum
     hinge = jax.nn.softplus if smooth_loss else jax.nn.relu
 
-    if isinstance(mined, Triplets):
-        a, p, n, weights = mined
-        mat = replicated(mat)
-        an = mat[a, n]
-        if swap:
-            one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
-            an = closer(an, one(others[p], others[n]))
-        values = hinge(farther(distance, mat[a, p], an) + margin)
-        return {"loss": active_term(values, weights, anchor=a)}
+    def from_positive(slab: TripletSlab):
+        if slab.negative is None:
+            return distance(others[slab.positive], others)
+        one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
+        return one(others[slab.positive], others[slab.negative])
 
-    walk = walk_positives(mined.positive)
+    def terms(slab: TripletSlab) -> LossDict:
+        an = closer(slab.an, from_positive(slab)) if swap else slab.an
+        values = hinge(farther(distance, slab.ap, an) + margin)
+        return {"loss": active_term(values, slab.weights, anchor=slab.anchor)}
 
-    def slab(k):
-        j, weights = triplets_at(mined, walk, k)
-        an = closer(mat, distance(others[j], others)) if swap else mat
-        values = hinge(farther(distance, pick(mat, j), an) + margin)
-        return {"loss": active_term(values, weights)}
-
-    return Stream(slab, walk.steps).terms()
+    return each_triplet(mined, mat, terms)

@@ -1,0 +1,100 @@
+"""Lifted structure loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._chunks import whole_batch
+from metricjax._masked import logsumexp
+from metricjax._refs import Batch, prepare, replicated
+from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
+from metricjax.distances import Distance, LpDistance, farther
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import pair_term, term
+from metricjax.tuples import label_pairs
+
+
+@whole_batch("a pair meets the negatives of both its ends")
+def lifted_structure(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    neg_margin: Scalar = 1.0,
+    pos_margin: Scalar = 0.0,
+    distance: Distance = LpDistance(),
+) -> LossDict:
+    r"""Compares each positive pair with the negatives of both its ends.
+
+    .. math::
+        \ell_{ap} = \tfrac12 [J_{ap}]_+^2 \qquad J_{ap} = d_{ap} - m_+ + \log\Big(
+        \sum_{n \in N_a} e^{m_- - d_{an}} + \sum_{n \in N_p} e^{m_- - d_{pn}}\Big)
+
+    An empty sum of both stands for 0. With a similarity the differences change sign. It needs the
+    whole batch on every device.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.lifted_structure(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        3.4633
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default. The negatives of a reference are
+            then the references of other labels; with `mined`, none are known.
+        mined: the pairs that count; all of them by default. Repeats count repeatedly, also in the
+            sums. The negatives of an index are those mined for it as an anchor.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        neg_margin: in the unit of `distance`.
+        pos_margin: in the unit of `distance`.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N, M]}``, divided by the number of positive pairs; all 0 in a batch without any
+        negative pair.
+
+    References:
+        Song et al., `Deep Metric Learning via Lifted Structured Feature Embedding
+        <https://arxiv.org/abs/1511.06452>`_, 2015.
+    """
+    batch = prepare("losses.lifted_structure", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.lifted_structure", batch, mined, match)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    of_anchor, any_a = _pushes(distance, mat, neg_margin, pairs)
+    if refs is None:
+        of_positive, any_p = replicated((of_anchor, any_a))
+    elif mined is None:
+        others = _among_references(batch, match)
+        far = distance(batch.refs.embeddings, batch.refs.embeddings)
+        of_positive, any_p = _pushes(distance, far, neg_margin, others)
+    else:
+        of_positive, any_p = jnp.zeros(mat.shape[1], mat.dtype), jnp.zeros(mat.shape[1], bool)
+    a, p = of_anchor[:, None], of_positive[None, :]
+    twice = any_a[:, None] & any_p[None, :]
+    if refs is None:  # an index paired with itself has its negatives once
+        twice &= ~jnp.eye(len(mat), dtype=bool)
+        p = jnp.where(jnp.eye(len(mat), dtype=bool), 0, p)
+    push = jnp.where(twice, jnp.logaddexp(a, p), a + p)  # one of them is 0 where it is empty
+    values = jax.nn.relu(push + farther(distance, mat, pos_margin)) ** 2 / 2
+    values = jnp.where(jnp.any(any_a), values, 0)
+    return {"loss": pair_term(term, batch, values, pairs.positive)}
+
+
+def _pushes(distance, mat, neg_margin, pairs: Pairs):
+    """For each row, the log-sum-exp over its negatives, and whether there are any."""
+    closeness = farther(distance, neg_margin, mat)
+    return logsumexp(closeness, pairs.negative), jnp.any(pairs.negative > 0, 1)
+
+
+def _among_references(batch: Batch, match):
+    """All pairs among the references."""
+    refs = batch.refs._replace(self_index=jnp.arange(len(batch.refs.embeddings)))
+    name, dtype = "losses.lifted_structure", batch.weights.dtype
+    return label_pairs(name, refs.labels, refs, match, dtype)

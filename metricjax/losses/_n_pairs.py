@@ -1,0 +1,76 @@
+"""N-pairs loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._check import check_labels
+from metricjax._chunks import whole_batch
+from metricjax._masked import logsumexp
+from metricjax._refs import prepare, replicated
+from metricjax._types import LossDict, Mined, Refs
+from metricjax.distances import Distance, DotProductSimilarity
+from metricjax.losses._classes import similarities
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
+
+
+@whole_batch("each pair meets those of the other classes")
+def n_pairs(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    distance: Distance = DotProductSimilarity(),
+) -> LossDict:
+    r"""Picks the positive of each class's pair out among the positives of the other classes.
+
+    .. math:: \ell_c = -\log \frac{e^{s(a_c, p_c)}}{\sum_k e^{s(a_c, p_k)}}
+
+    Of each class only its first pair in row order is used. A distance is used with its sign
+    changed. The default normalizes; the paper does not, and adds `metricjax.regularizers.lp` of the
+    embeddings. It needs the whole batch on every device.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> loss, _ = mj.reduce(mj.losses.n_pairs(jnp.eye(4), jnp.array([0, 0, 1, 1])))
+        >>> print(f"{loss:.4f}")
+        0.6931
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: where the positives are; the batch itself by default.
+        mined: the positive pairs to choose from; all of them by default.
+        where: ``[N]`` sample weights, of the anchors' values; 0 is padding.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of pairs, at most one for each class.
+
+    References:
+        Sohn, `Improved Deep Metric Learning with Multi-class N-pair Loss Objective
+        <https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective>`_,
+        2016.
+    """
+    batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
+    n, n_refs = len(batch.embeddings), len(batch.refs.embeddings)
+    if labels is None:
+        raise ValueError("losses.n_pairs: `labels` are needed.")
+    check_labels("losses.n_pairs", "labels", labels, "embeddings", n)
+    positive = pairs_of("losses.n_pairs", batch, mined, None).positive > 0
+    paired = jnp.any(positive, 1) & (batch.weights > 0)
+    same = labels[:, None] == replicated(labels)[None, :]
+    earlier = jnp.arange(n)[:, None] > jnp.arange(n)[None, :]
+    first = paired & ~jnp.any(same & earlier & replicated(paired)[None, :], 1)
+    columns = jnp.arange(positive.shape[1])[None, :]
+    partner = jnp.min(jnp.where(positive, columns, n_refs), 1, initial=n_refs)
+    partners = batch.refs.embeddings[jnp.minimum(partner, n_refs - 1)]
+    logits = similarities(distance, batch.embeddings, replicated(partners))
+    own = jnp.eye(n, dtype=bool)
+    rivals = replicated(first)[None, :] & ~own
+    values = jax.nn.softplus(logsumexp(logits, rivals) - jnp.sum(jnp.where(own, logits, 0), 1))
+    values = jnp.where(jnp.any(rivals, 1), values, 0)
+    return {"loss": row_term(jnp.where(first, values, 0), jnp.where(first, batch.weights, 0))}

@@ -1,0 +1,69 @@
+"""Neighbourhood components analysis loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._chunks import anchorwise, weighs_samples
+from metricjax._masked import logsumexp
+from metricjax._refs import prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import Distance, LpDistance, farther
+from metricjax.losses._pairs import mined_weights, pairs_of
+from metricjax.losses._terms import row_term
+
+
+@anchorwise
+@weighs_samples()
+def nca(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    softmax_scale: Scalar = 1.0,
+    distance: Distance = LpDistance(power=2),
+) -> LossDict:
+    r"""How improbably an anchor picks a neighbour of its own class, the near ones being likelier.
+
+    .. math::
+        \ell_a = -\log \frac{\sum_p e^{-\sigma d_{ap}}}{\sum_p e^{-\sigma d_{ap}}
+        + \sum_n e^{-\sigma d_{an}}}
+
+    A similarity is used with its sign changed.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.nca(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        1.4100
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: what to compare with; the batch itself by default.
+        mined: weighs each anchor by how often it was mined; see `tuples.sample_weights`.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        softmax_scale: sigma, the factor of the distances.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors with a positive.
+
+    References:
+        Goldberger et al., `Neighbourhood Components Analysis
+        <https://www.cs.toronto.edu/~hinton/absps/nca.pdf>`_, 2004.
+    """
+    batch = prepare("losses.nca", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.nca", batch, None, match)
+    weight = mined_weights("losses.nca", mined, batch, self_refs=refs is None)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    closeness = softmax_scale * farther(distance, 0, mat)
+    own, others = (logsumexp(closeness, w) for w in pairs)
+    rivalled, has_own = (jnp.any(w > 0, 1) for w in (pairs.negative, pairs.positive))
+    values = jnp.where(rivalled, jax.nn.softplus(others - own), 0)
+    return {"loss": row_term(weight * values, jnp.where(has_own, batch.weights, 0))}

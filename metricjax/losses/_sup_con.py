@@ -1,0 +1,68 @@
+"""Supervised contrastive loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._chunks import anchorwise
+from metricjax._masked import logsumexp, safe_divide
+from metricjax._refs import prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import CosineSimilarity, Distance, farther
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import active_term
+
+
+@anchorwise
+def sup_con(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    temperature: Scalar = 0.1,
+    distance: Distance = CosineSimilarity(),
+) -> LossDict:
+    r"""Picks every positive out among all references, positives included.
+
+    .. math::
+        \ell_a = -\frac{1}{|P_a|} \sum_p \log \frac{e^{s_{ap} / \tau}}
+        {\sum_{j \in P_a \cup N_a} e^{s_{aj} / \tau}}
+
+    A distance is used with its sign changed. With a soft `match` (`metricjax.relations`) positives
+    weigh as much as they match.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.sup_con(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        5.3466
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        temperature: divides the similarities, > 0.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative pair
+        (among a block's anchors, if the batch is chunked).
+
+    References:
+        Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
+    """
+    batch = prepare("losses.sup_con", embeddings, labels, refs, where)
+    positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    logits = farther(distance, jnp.zeros_like(mat), mat) / temperature
+    everything = logsumexp(logits, positive + negative)
+    mean = safe_divide(jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
+    some = jnp.any(positive > 0, 1) & jnp.any(negative > 0)
+    values = jnp.where(some, everything - mean, 0)
+    return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

@@ -1,0 +1,78 @@
+"""Threshold-consistent margin loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._check import check_distance
+from metricjax._chunks import whole_batch
+from metricjax._masked import safe_divide
+from metricjax._refs import prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import CosineSimilarity
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import reduced_term
+
+
+@whole_batch("it is the sum of two means over all pairs")
+def threshold_consistent_margin(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    lambda_plus: Scalar = 1.0,
+    lambda_minus: Scalar = 1.0,
+    margin_plus: Scalar = 0.9,
+    margin_minus: Scalar = 0.5,
+    distance: CosineSimilarity = CosineSimilarity(),
+) -> LossDict:
+    r"""Brings the hard pairs of all classes to the same thresholds; to be added to another loss.
+
+    .. math::
+        L = \lambda_+ \operatorname*{mean}_{ap: s_{ap} \le m_+} (m_+ - s_{ap})
+          + \lambda_- \operatorname*{mean}_{an: s_{an} \ge m_-} (s_{an} - m_-)
+
+    It needs the whole batch on every device.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> terms = mj.losses.threshold_consistent_margin(x, jnp.array([0, 0, 1]))
+        >>> print(f"{mj.reduce(terms)[0]:.4f}")
+        1.4000
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        lambda_plus: factor of the positive part.
+        lambda_minus: factor of the negative part.
+        margin_plus: positives at most this similar are hard.
+        margin_minus: negatives at least this similar are hard.
+        distance: the cosine, at another matrix precision if need be.
+
+    Returns:
+        ``{"loss": []}``, already reduced; a mean of nothing is 0.
+
+    References:
+        Zhang et al., `Threshold-Consistent Margin Loss for Open-World Deep Metric Learning
+        <https://arxiv.org/abs/2307.04047>`_, 2023.
+    """
+    name = "losses.threshold_consistent_margin"
+    check_distance(name, distance, CosineSimilarity)
+    batch = prepare(name, embeddings, labels, refs, where)
+    pairs = pairs_of(name, batch, mined, match)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+
+    def mean(excess, weights):
+        weights = jnp.where(excess < 0, 0, weights) * batch.weights[:, None]
+        return safe_divide(jnp.sum(weights * jnp.where(weights > 0, excess, 0)), jnp.sum(weights))
+
+    pos = mean(margin_plus - mat, pairs.positive)
+    neg = mean(mat - margin_minus, pairs.negative)
+    return {"loss": reduced_term(lambda_plus * pos + lambda_minus * neg)}

@@ -1,0 +1,32 @@
+"""What the losses of two aligned views share."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._check import check_embeddings
+from metricjax._masked import safe_divide, upcast
+from metricjax._refs import replicated, weighed
+
+
+def prepare_views(function, embeddings, ref_embeddings, where):
+    """Both views checked and in at least float32, and a weight for each row."""
+    embeddings, others = jnp.asarray(embeddings), jnp.asarray(ref_embeddings)
+    check_embeddings(function, "embeddings", embeddings)
+    check_embeddings(function, "ref_embeddings", others)
+    if embeddings.shape != others.shape:
+        raise ValueError(
+            f"{function}: `ref_embeddings` must have shape {embeddings.shape} to match "
+            f"`embeddings`, got {others.shape}."
+        )
+    weights, embeddings = weighed(function, where, embeddings)
+    others = jnp.where(weights[:, None] > 0, others, 0)
+    return replicated((upcast(embeddings), upcast(others), weights))
+
+
+def centred(
+    x: Float[Array, "n d"], weights: Num[Array, " n"]
+) -> tuple[Float[Array, "n d"], Float[Array, ""]]:
+    """Every feature less its weighted mean, rows of weight 0 being 0; and the sum of weights."""
+    count = jnp.sum(weights)
+    gap = x - safe_divide(jnp.sum(weights[:, None] * x, 0), count)[None, :]
+    return jnp.where(weights[:, None] > 0, gap, 0), count
