@@ -124,7 +124,8 @@ def objective(
         reducer: see `reduce`.
         embedding_regularizer: ``(embeddings, where=) -> LossDict``, as the term
             ``embedding_reg_loss``.
-        weight_regularizer: applied to the first of `params`, as the term ``weight_reg_loss``.
+        weight_regularizer: applied to the first of `params`, or to a module's weights, as the term
+            ``weight_reg_loss``.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. References are
             gathered (for losses that need it, the whole batch is) and totals summed over it.
         **options: of the loss; their names are checked here, and `data` may override them.
@@ -163,9 +164,10 @@ def objective(
             extra = embedding_regularizer(embeddings, **padding)
             terms = merge(terms, _named(extra, "embedding_reg_loss"))
         if weight_regularizer is not None:
-            if not params:
+            weights = params[0] if params else getattr(loss, "weights", None)
+            if weights is None:
                 raise ValueError("objective: `weight_regularizer` needs class weights to act on.")
-            terms = merge(terms, _named(weight_regularizer(params[0]), "weight_reg_loss"))
+            terms = merge(terms, _named(weight_regularizer(weights[...]), "weight_reg_loss"))
         return reduce(terms, reducer, axis_name=axis_name)
 
     return fn

@@ -8,13 +8,18 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def upcast(x: Array) -> Array:
     """At least float32: half-precision inputs are computed with in single precision."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def exists(weights: Array, axis: int = -1) -> Bool[Array, "..."]:
+    """Whether any weight along an axis is above 0; sums are faster than `any` over comparisons."""
+    return jnp.sum(weights, axis) > 0
 
 
 def safe_divide(total: Array, count: Array) -> Array:
@@ -59,8 +64,7 @@ def logsumexp(
 ) -> Float[Array, "..."]:
     """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; 0 where every weight is 0.
 
-    `weights` may be a boolean mask. The gradient computes the exponentials again instead of storing
-    them, so that they fuse with what comes next.
+    `weights` may be a boolean mask. Between the passes only the exponentials are kept.
     """
     if weights.dtype == bool:
         return _logsumexp(x, weights, None, axis, plus_one)
@@ -69,27 +73,29 @@ def logsumexp(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _logsumexp(x, kept, weights, axis, plus_one):
-    start = 0 if plus_one else -jnp.inf
-    top = jnp.max(jnp.where(kept, x, start), axis, keepdims=True, initial=start)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    e = jnp.exp(jnp.minimum(x - top, 0))  # 0: x may be rounded otherwise than in the maximum
-    e = jnp.where(kept, e if weights is None else weights * e, 0)
-    total = jnp.sum(e, axis, keepdims=True)
-    total = total + jnp.exp(-top) if plus_one else jnp.where(total == 0, 1, total)
+    top, _, total = _exponentials(x, kept, weights, axis, plus_one)
     return jnp.squeeze(top + jnp.log(total), axis)
 
 
+def _exponentials(x, kept, weights, axis, plus_one):
+    """The largest x, the weighted exponentials of what is left to it, and their sum."""
+    start = 0 if plus_one else -jnp.inf
+    top = jnp.max(jnp.where(kept, x, start), axis, keepdims=True, initial=start)
+    top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
+    e = jnp.exp(jnp.minimum(x - top, 0))  # 0: x may be rounded otherwise than in the maximum
+    e = jnp.where(kept, e if weights is None else weights * e, 0)
+    total = jnp.sum(e, axis, keepdims=True)
+    return top, e, total + jnp.exp(-top) if plus_one else jnp.where(total == 0, 1, total)
+
+
 def _logsumexp_jvp(axis, plus_one, primals, tangents):
-    x, kept, weights = primals
-    out = _logsumexp(x, kept, weights, axis, plus_one)
-    e = jnp.exp(x - jnp.expand_dims(out, axis))
-    share = jnp.where(kept, jnp.minimum(e if weights is None else weights * e, 1), 0)
-    slope = jnp.zeros_like(out)
+    top, e, total = _exponentials(*primals, axis, plus_one)
+    slope = jnp.zeros_like(jnp.squeeze(total, axis))
     if not isinstance(tangents[0], SymbolicZero):
-        slope += jnp.sum(share * tangents[0], axis)
-    if weights is not None and not isinstance(tangents[2], SymbolicZero):
-        slope += jnp.sum(safe_divide(share, weights) * tangents[2], axis)
-    return out, slope
+        slope += jnp.sum(e / total * tangents[0], axis)
+    if primals[2] is not None and not isinstance(tangents[2], SymbolicZero):
+        slope += jnp.sum(safe_divide(e / total, primals[2]) * tangents[2], axis)
+    return jnp.squeeze(top + jnp.log(total), axis), slope
 
 
 _logsumexp.defjvp(_logsumexp_jvp, symbolic_zeros=True)

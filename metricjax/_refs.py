@@ -107,6 +107,12 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     return Batch(embeddings, labels, weights, refs)
 
 
+def compare(distance, batch: Batch) -> Float[Array, "n m"]:
+    """All distances between anchors and references; the batch with itself is prepared once."""
+    x, y = batch.embeddings, batch.refs.embeddings
+    return distance(x) if y is x else distance(x, y)
+
+
 def weighed(function, where, embeddings, of=""):
     """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
     n, dtype = len(embeddings), upcast(embeddings[:0]).dtype

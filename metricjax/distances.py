@@ -42,10 +42,11 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
     floor = max(1e-12, float(jnp.finfo(x.dtype).tiny))
     x = upcast(x)
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True, initial=0))
-    top = jnp.where((top < jnp.finfo(x.dtype).tiny) | (p == 0), 1, top)  # a count has no scale
+    zero = top < jnp.finfo(x.dtype).tiny
+    top = jnp.where(zero | (p == 0), 1, top)  # a count has no scale
     x = x / top
     norm = jnp.maximum(safe_norm(x, p)[:, None], floor / top)
-    zero = jnp.all(x == 0, -1, keepdims=True)
+    zero |= norm == 0  # 1 / top, of the largest floats, may be flushed to 0
     return jnp.where(zero, 0, x / jnp.where(zero, 1, norm))
 
 

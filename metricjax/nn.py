@@ -62,7 +62,8 @@ class _ClassWeights(nnx.Module):
         self.options = tuple(sorted(_checked(type(self), options).items()))
         rows = num_classes * (self._option(self.rows_per_class) if self.rows_per_class else 1)
         init = weight_init or type(self).default_init
-        self.weights = nnx.Param(init(rngs.params(), (rows, embedding_size), param_dtype))
+        weights = init(rngs.params(), (rows, embedding_size), jnp.promote_types(param_dtype, "f4"))
+        self.weights = nnx.Param(weights.astype(param_dtype))
 
     def __call__(
         self, embeddings: Float[Array, "n d"], labels: Int[Array, " n"], **options

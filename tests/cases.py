@@ -141,7 +141,7 @@ CASES = [
     Case(
         losses.manifold,
         "ManifoldLoss",
-        ({"lambdaC": 0.3, "alpha": 0.5, "margin": 0.01}, {"distance": LpDistance()}),
+        ({"lambdaC": 0.3, "alpha": 0.5, "margin": 0.01}, {"distance": DotProductSimilarity()}),
         nn.Manifold,
         centers=1,
         pml_weights="proxies",

@@ -6,11 +6,11 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_euclidean
 from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._masked import exists, logsumexp
+from metricjax._refs import compare, prepare
 from metricjax._triplets import pick, sum_over_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
-from metricjax.distances import LpDistance, normalize
+from metricjax.distances import CosineSimilarity, LpDistance
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 from metricjax.tuples import label_pairs
@@ -68,16 +68,17 @@ def angular(
     dtype = batch.weights.dtype
     negative = label_pairs("losses.angular", batch.labels, batch.refs, match, dtype).negative
     square = jnp.tan(jnp.deg2rad(jnp.asarray(alpha, dtype))) ** 2
-    x, r = normalize(batch.embeddings), normalize(batch.refs.embeddings)
-    mat = jnp.matmul(x, r.T, precision=distance.precision)
+    cosine = CosineSimilarity(precision=distance.precision)
+    mat = compare(cosine, batch)
+    own = batch.refs.embeddings is batch.embeddings
+    among = mat if own else cosine(batch.refs.embeddings)
 
     def with_positive(j, weight):
-        f = 4 * square * jnp.matmul(x + r[j], r.T, precision=distance.precision)
-        f_n = logsumexp(f, negative)[:, None]
+        f_n = logsumexp(4 * square * (mat + among[j]), negative)[:, None]
         value = jax.nn.softplus(f_n - 2 * (1 + square) * pick(mat, j))
-        here = (jnp.arange(len(r))[None, :] == j[:, None]) & (weight > 0)
+        here = (jnp.arange(len(among))[None, :] == j[:, None]) & (weight > 0)
         return jnp.where(here, value, 0)
 
     values = sum_over_positives(with_positive, positive)
-    values = jnp.where(jnp.any(negative > 0, 1, keepdims=True), values, 0)
+    values = jnp.where(exists(negative)[:, None], values, 0)
     return {"loss": pair_term(term, batch, values, positive)}

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
 from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._masked import exists, logsumexp
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
@@ -65,10 +65,10 @@ def circle(
     check_distance("losses.circle", distance, CosineSimilarity)
     batch = prepare("losses.circle", embeddings, labels, refs, where)
     pairs = pairs_of("losses.circle", batch, mined, match, repeats=False)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     now = jax.lax.stop_gradient(mat)
     pos = logsumexp(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive)
     neg = logsumexp(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative)
-    both = jnp.any(pairs.positive > 0, 1) & jnp.any(pairs.negative > 0, 1)
+    both = exists(pairs.positive) & exists(pairs.negative)
     values = jnp.where(both, jax.nn.softplus(pos + neg), 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

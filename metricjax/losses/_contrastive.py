@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import Batch, prepare
+from metricjax._refs import Batch, compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
@@ -63,7 +63,7 @@ def contrastive(
 
 def contrast(batch: Batch, pairs: Pairs, distance, pos_margin, neg_margin) -> LossDict:
     """The hinges of all pairs."""
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     pos = jax.nn.relu(farther(distance, mat, pos_margin))
     neg = jax.nn.relu(farther(distance, neg_margin, mat))
     return {

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_at_least, check_euclidean
 from metricjax._chunks import whole_batch
 from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import LpDistance
 from metricjax.losses._bins import soft_histogram
@@ -75,7 +75,7 @@ def dynamic_soft_margin(
     check_euclidean(name, distance, any_power=True)
     check_at_least(name, "num_bins", num_bins, 2)
     batch = prepare(name, embeddings, labels, refs, where)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     if labels is None and mined is None and refs is not None:
         over = _aligned(name, batch, mat)
     else:

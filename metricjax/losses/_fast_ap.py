@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_at_least, check_euclidean
 from metricjax._chunks import anchorwise, weighs_samples
 from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs
 from metricjax.distances import LpDistance
 from metricjax.losses._bins import soft_histogram
@@ -64,7 +64,7 @@ def fast_ap(
     batch = prepare("losses.fast_ap", embeddings, labels, refs, where)
     pairs = pairs_of("losses.fast_ap", batch, None, match)
     weight = mined_weights("losses.fast_ap", mined, batch, self_refs=refs is None)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     position = mat * (num_bins / 2**distance.power)
     empty = jnp.zeros((len(mat), num_bins + 1), mat.dtype)
     pos = soft_histogram(position, pairs.positive, empty)

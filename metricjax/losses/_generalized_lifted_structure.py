@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
 from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
@@ -61,7 +61,7 @@ def generalized_lifted_structure(
     name = "losses.generalized_lifted_structure"
     batch = prepare(name, embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match, repeats=False)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     pos = logsumexp(farther(distance, mat, pos_margin), pairs.positive)
     neg = logsumexp(farther(distance, neg_margin, mat), pairs.negative)
     return {"loss": row_term(jax.nn.relu(pos + neg), batch.weights)}

@@ -5,8 +5,8 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_similarity
 from metricjax._chunks import whole_batch
-from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._masked import exists, safe_divide
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._bins import soft_histogram
@@ -64,9 +64,9 @@ def histogram(
     bins = _number_of_bins(n_bins, delta)
     batch = prepare("losses.histogram", embeddings, labels, refs, where)
     pairs = pairs_of("losses.histogram", batch, mined, match, repeats=False)
-    both = jnp.any(pairs.positive > 0, 1) & jnp.any(pairs.negative > 0, 1)
+    both = exists(pairs.positive) & exists(pairs.negative)
     rows = jnp.where(both, batch.weights, 0)[:, None]
-    position = (distance(batch.embeddings, batch.refs.embeddings) + 1) * (bins / 2)
+    position = (compare(distance, batch) + 1) * (bins / 2)
     empty = jnp.zeros((len(position), bins + 1), position.dtype)
 
     def density(weights):

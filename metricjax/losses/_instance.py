@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._check import check_distance, check_labels
 from metricjax._chunks import anchorwise
 from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare, replicated
+from metricjax._triplets import pick
 from metricjax._types import LossDict, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._terms import row_term
@@ -63,23 +64,24 @@ def instance(
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
         check_labels("losses.instance", name, y, "embeddings", len(of.embeddings))
     weights = batch.ref_weights
-    logits = gamma * distance(batch.embeddings, others.embeddings)
-    place = jnp.cumsum(weights > 0, dtype=jnp.int32)[None, :] - 1
-    rank = _rank(labels, others.labels, weights > 0)[:, None]
-    target = (weights > 0)[None, :] & (place == rank)
-    own = jnp.sum(jnp.where(target, logits, 0), 1)
-    rivals = jnp.where(target, 0, weights[None, :])
-    values = jax.nn.softplus(logsumexp(logits, rivals) - own)
-    values = jnp.where(jnp.any(rivals > 0, 1), values, 0)
-    return {"loss": row_term(values, jnp.where(jnp.any(target, 1), batch.weights, 0))}
+    logits = gamma * compare(distance, batch)
+    target, known = _target(*replicated((labels, others.labels, weights > 0)))
+    rivals = jnp.where(
+        jnp.arange(len(weights), dtype=jnp.int32)[None, :] == target[:, None], 0, weights[None, :]
+    )
+    values = jax.nn.softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
+    values = jnp.where(jnp.sum(weights) > weights[target], values, 0)
+    return {"loss": row_term(values, jnp.where(known, batch.weights, 0))}
 
 
-def _rank(labels, ref_labels, exists):
-    """For each label, how many distinct smaller ones there are among those that exist."""
-    last = jnp.iinfo(ref_labels.dtype).max
-    first = jnp.argsort(jnp.where(exists, ref_labels, last))
-    ordered = ref_labels[first]
-    repeated = jnp.pad(ordered[1:] == ordered[:-1], (1, 0))[: len(ordered)]
-    new = exists[first] & ~repeated
-    smaller = new[None, :] & (ordered[None, :] < labels[:, None])
-    return jnp.sum(smaller, 1, dtype=jnp.int32)
+def _target(labels, ref_labels, exists):
+    """The reference that stands for each label: the r-th that exists, for the r-th smallest."""
+    ref_labels = jnp.where(exists, ref_labels, jnp.iinfo(ref_labels.dtype).max)
+    order = jnp.argsort(ref_labels)
+    ordered = ref_labels[order]
+    new = exists[order] & jnp.pad(ordered[1:] != ordered[:-1], (1, 0), constant_values=True)
+    smaller = jnp.searchsorted(ordered, labels.astype(ordered.dtype))
+    rank = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(new, dtype=jnp.int32)])[smaller]
+    existing_first = jnp.argsort(~exists).astype(jnp.int32)
+    known = rank < jnp.sum(exists, dtype=jnp.int32)
+    return existing_first[jnp.where(known, rank, 0)], known

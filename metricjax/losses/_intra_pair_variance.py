@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import whole_batch
 from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._pairs import pairs_of
@@ -63,7 +63,7 @@ def intra_pair_variance(
     """
     batch = prepare("losses.intra_pair_variance", embeddings, labels, refs, where)
     pairs = pairs_of("losses.intra_pair_variance", batch, mined, match)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     mat = mat if distance.is_similarity else -mat
 
     def mean(weights):

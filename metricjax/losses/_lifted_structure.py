@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import whole_batch
-from metricjax._masked import logsumexp
-from metricjax._refs import Batch, prepare, replicated
+from metricjax._masked import exists, logsumexp
+from metricjax._refs import Batch, compare, prepare, replicated
 from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
@@ -66,7 +66,7 @@ def lifted_structure(
     """
     batch = prepare("losses.lifted_structure", embeddings, labels, refs, where)
     pairs = pairs_of("losses.lifted_structure", batch, mined, match)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     of_anchor, any_a = _pushes(distance, mat, neg_margin, pairs)
     if refs is None:
         of_positive, any_p = replicated((of_anchor, any_a))
@@ -90,7 +90,7 @@ def lifted_structure(
 def _pushes(distance, mat, neg_margin, pairs: Pairs):
     """For each row, the log-sum-exp over its negatives, and whether there are any."""
     closeness = farther(distance, neg_margin, mat)
-    return logsumexp(closeness, pairs.negative), jnp.any(pairs.negative > 0, 1)
+    return logsumexp(closeness, pairs.negative), exists(pairs.negative)
 
 
 def _among_references(batch: Batch, match):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from metricjax._check import check_embeddings, check_labels
+from metricjax._check import check_embeddings, check_labels, check_similarity
 from metricjax._chunks import whole_batch
 from metricjax._masked import logsumexp, safe_divide, safe_sqrt
 from metricjax._refs import prepare, replicated
@@ -58,7 +58,7 @@ def manifold(
         lambdaC: factor of the second part; ``inf`` leaves that part alone.
         alpha: how far the walk goes, 0 to 1, both excluded.
         margin: m.
-        distance: pairwise distance or similarity.
+        distance: a similarity.
 
     Returns:
         ``{"loss": []}``, already reduced.
@@ -68,6 +68,7 @@ def manifold(
         https://openaccess.thecvf.com/content_CVPR_2019/html/Aziere_Ensemble_Deep_Manifold_Similarity_Learning_Using_Hard_Proxies_CVPR_2019_paper.html
     """
     name = "losses.manifold"
+    check_similarity(name, distance)
     batch = prepare(name, embeddings, None, None, where)
     check_embeddings(name, "proxies", proxies)
     proxies = jnp.asarray(proxies)
@@ -85,9 +86,8 @@ def manifold(
     everything = jnp.concatenate([x, proxies.astype(x.dtype)])
     exists = jnp.concatenate([weights > 0, jnp.ones(k, bool)])
     near = distance(everything, everything)
-    near = jax.nn.relu(near if distance.is_similarity else -near)
     edges = exists[:, None] & exists[None, :] & ~jnp.eye(n + k, dtype=bool)
-    graph = jnp.where(edges, jnp.exp(2 * near), 0)
+    graph = jnp.where(edges, jnp.exp(2 * jax.nn.relu(near)), 0)
     degree = jnp.where(exists, jnp.sum(graph, 1), 1)
     scale = jax.lax.rsqrt(jnp.where(degree > 0, degree, 1))
     walk = alpha * scale[:, None] * graph * scale[None, :]

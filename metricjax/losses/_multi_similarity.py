@@ -4,7 +4,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
 from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
@@ -61,7 +61,7 @@ def multi_similarity(
     """
     batch = prepare("losses.multi_similarity", embeddings, labels, refs, where)
     pairs = pairs_of("losses.multi_similarity", batch, mined, match, repeats=False)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     pos = logsumexp(alpha * farther(distance, mat, base), pairs.positive, plus_one=True) / alpha
     neg = logsumexp(beta * farther(distance, base, mat), pairs.negative, plus_one=True) / beta
     return {"loss": row_term(pos + neg, batch.weights)}

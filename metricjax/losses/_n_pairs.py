@@ -48,7 +48,8 @@ def n_pairs(
         distance: pairwise distance or similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of pairs, at most one for each class.
+        ``{"loss": [P]}``, one for each class in the order of the batch, with room for all there may
+        be (N / 2, with `refs` N); divided by their number.
 
     References:
         Sohn, `Improved Deep Metric Learning with Multi-class N-pair Loss Objective
@@ -56,21 +57,32 @@ def n_pairs(
         2016.
     """
     batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
-    n, n_refs = len(batch.embeddings), len(batch.refs.embeddings)
+    n = len(batch.embeddings)
     if labels is None:
         raise ValueError("losses.n_pairs: `labels` are needed.")
     check_labels("losses.n_pairs", "labels", labels, "embeddings", n)
-    positive = pairs_of("losses.n_pairs", batch, mined, None).positive > 0
-    paired = jnp.any(positive, 1) & (batch.weights > 0)
-    same = labels[:, None] == replicated(labels)[None, :]
-    earlier = jnp.arange(n)[:, None] > jnp.arange(n)[None, :]
-    first = paired & ~jnp.any(same & earlier & replicated(paired)[None, :], 1)
-    columns = jnp.arange(positive.shape[1])[None, :]
-    partner = jnp.min(jnp.where(positive, columns, n_refs), 1, initial=n_refs)
-    partners = batch.refs.embeddings[jnp.minimum(partner, n_refs - 1)]
-    logits = similarities(distance, batch.embeddings, replicated(partners))
-    own = jnp.eye(n, dtype=bool)
-    rivals = replicated(first)[None, :] & ~own
+    positive = pairs_of("losses.n_pairs", batch, mined, None).positive
+    x, y, r, weights, positive = replicated(
+        (batch.embeddings, batch.labels, batch.refs.embeddings, batch.weights, positive)
+    )
+    anchor, partner, exists = _first_pairs(y, weights, positive, n if refs is not None else n // 2)
+    logits = similarities(distance, x[anchor], r[partner])
+    own = jnp.eye(len(anchor), dtype=bool)
+    rivals = exists[None, :] & ~own
     values = jax.nn.softplus(logsumexp(logits, rivals) - jnp.sum(jnp.where(own, logits, 0), 1))
-    values = jnp.where(jnp.any(rivals, 1), values, 0)
-    return {"loss": row_term(jnp.where(first, values, 0), jnp.where(first, batch.weights, 0))}
+    values = jnp.where(exists & (jnp.sum(exists) > 1), values, 0)
+    weights = jnp.where(exists, weights[anchor], 0)
+    return {"loss": row_term(values, weights)._replace(anchor=anchor)}
+
+
+def _first_pairs(labels, weights, positive, most):
+    """The first pair of each class, by anchor: indices of both, and which of `most` exist."""
+    n, m = positive.shape
+    columns = jnp.arange(m, dtype=jnp.int32)[None, :]
+    partner = jnp.min(jnp.where(positive > 0, columns, m), 1, initial=m)
+    paired = (partner < m) & (weights > 0)
+    same = (labels[:, None] == labels[None, :]) & paired[None, :]
+    rows = jnp.arange(n, dtype=jnp.int32)
+    first = paired & (jnp.min(jnp.where(same, rows[None, :], n), 1, initial=n) == rows)
+    anchor = jnp.argsort(~first)[:most]
+    return anchor, jnp.minimum(partner, m - 1)[anchor], first[anchor]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise, weighs_samples
-from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._masked import exists, logsumexp
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import mined_weights, pairs_of
@@ -61,9 +61,9 @@ def nca(
     batch = prepare("losses.nca", embeddings, labels, refs, where)
     pairs = pairs_of("losses.nca", batch, None, match)
     weight = mined_weights("losses.nca", mined, batch, self_refs=refs is None)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     closeness = softmax_scale * farther(distance, 0, mat)
     own, others = (logsumexp(closeness, w) for w in pairs)
-    rivalled, has_own = (jnp.any(w > 0, 1) for w in (pairs.negative, pairs.positive))
+    rivalled, has_own = (exists(w) for w in (pairs.negative, pairs.positive))
     values = jnp.where(rivalled, jax.nn.softplus(others - own), 0)
     return {"loss": row_term(weight * values, jnp.where(has_own, batch.weights, 0))}

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._types import LossDict, Mined, Scalar
-from metricjax.distances import Distance, DotProductSimilarity, normalize
+from metricjax.distances import CosineSimilarity, Distance, DotProductSimilarity, normalize
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
 
 
@@ -54,5 +54,6 @@ def normalized_softmax(
 
 def softmax_logits(embeddings, weights, temperature, distance):
     """Similarities to the normalized weights, divided by the temperature."""
-    directions = normalize(weights, getattr(distance, "p", 2))
-    return similarities(distance, embeddings, directions) / temperature
+    if not getattr(distance, "normalize_embeddings", isinstance(distance, CosineSimilarity)):
+        weights = normalize(weights, getattr(distance, "p", 2))
+    return similarities(distance, embeddings, weights) / temperature

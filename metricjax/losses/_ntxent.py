@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp
-from metricjax._refs import prepare
+from metricjax._masked import exists, logsumexp
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
@@ -61,9 +61,9 @@ def ntxent(
     """
     batch = prepare("losses.ntxent", embeddings, labels, refs, where)
     pairs = pairs_of("losses.ntxent", batch, mined, match)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     logits = farther(distance, jnp.zeros_like(mat), mat) / temperature
     negatives = logsumexp(logits, pairs.negative)[:, None]
-    rivalled = jnp.any(pairs.negative > 0, 1, keepdims=True)
+    rivalled = exists(pairs.negative)[:, None]
     values = jnp.where(rivalled, jax.nn.softplus(negatives - logits), 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

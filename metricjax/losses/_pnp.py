@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_choice, check_distance
 from metricjax._chunks import anchorwise
-from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._masked import exists, safe_divide
+from metricjax._refs import compare, prepare
 from metricjax._triplets import pick, sum_over_positives
 from metricjax._types import Labels, LossDict, Match, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -71,9 +71,9 @@ def pnp(
     check_choice("losses.pnp", "variant", variant, ("Ds", "Dq", "Iu", "Ib", "O"))
     batch = prepare("losses.pnp", embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.pnp", batch, None, match)
-    counted = jnp.where(jnp.any(positive > 0, 1), batch.weights, 0)
+    counted = jnp.where(exists(positive), batch.weights, 0)
     positive = with_itself(positive, batch.refs)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
 
     def penalty(before):
         if variant == "O":

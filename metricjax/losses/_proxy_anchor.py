@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_labels
 from metricjax._chunks import classwise
-from metricjax._masked import logsumexp
+from metricjax._masked import exists, logsumexp
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._classes import prepare_classes
@@ -76,7 +76,7 @@ def proxy_anchor(
     pos = logsumexp(pull, own, axis=0, plus_one=True)
     neg = logsumexp(push, other, axis=0, plus_one=True)
     classes = (ids >= 0).astype(mat.dtype)
-    present = jnp.sum(jnp.where(jnp.any(own > 0, 0), classes, 0))
+    present = jnp.sum(jnp.where(exists(own, 0), classes, 0))
     return {
         "pos_loss": row_term(pos, classes, present),
         "neg_loss": row_term(neg, classes),

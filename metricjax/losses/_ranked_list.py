@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
 from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.losses._pairs import pairs_of
@@ -69,7 +69,7 @@ def ranked_list(
         raise TypeError("losses.ranked_list: `distance` must be a distance, not a similarity.")
     batch = prepare("losses.ranked_list", embeddings, labels, refs, where)
     pairs = pairs_of("losses.ranked_list", batch, None, match)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     outer = 1 + margin / 2 if alpha is None else alpha
     epsilon = 1e-5 * jnp.sum(batch.ref_weights)
 

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
 from metricjax._chunks import anchorwise, weighs_samples
-from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._masked import exists, safe_divide
+from metricjax._refs import compare, prepare
 from metricjax._triplets import pick, sum_over_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -66,9 +66,9 @@ def smooth_ap(
     batch = prepare("losses.smooth_ap", embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.smooth_ap", batch, None, match)
     weight = mined_weights("losses.smooth_ap", mined, batch, self_refs=refs is None)
-    counted = jnp.where(jnp.any(positive > 0, 1), batch.weights, 0)
+    counted = jnp.where(exists(positive), batch.weights, 0)
     positive = with_itself(positive, batch.refs)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
 
     def precision_at(p, w):
         ahead = jax.nn.sigmoid((mat - pick(mat, p)) / temperature)  # of itself: 1/2

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp, safe_divide
-from metricjax._refs import prepare
+from metricjax._masked import exists, logsumexp, safe_divide
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
@@ -59,10 +59,10 @@ def sup_con(
     """
     batch = prepare("losses.sup_con", embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
     logits = farther(distance, jnp.zeros_like(mat), mat) / temperature
     everything = logsumexp(logits, positive + negative)
     mean = safe_divide(jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
-    some = jnp.any(positive > 0, 1) & jnp.any(negative > 0)
+    some = exists(positive) & exists(negative, None)
     values = jnp.where(some, everything - mean, 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

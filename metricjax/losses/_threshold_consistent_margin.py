@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_distance
 from metricjax._chunks import whole_batch
 from metricjax._masked import safe_divide
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
@@ -67,7 +67,7 @@ def threshold_consistent_margin(
     check_distance(name, distance, CosineSimilarity)
     batch = prepare(name, embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match)
-    mat = distance(batch.embeddings, batch.refs.embeddings)
+    mat = compare(distance, batch)
 
     def mean(excess, weights):
         weights = jnp.where(excess < 0, 0, weights) * batch.weights[:, None]

@@ -6,8 +6,8 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
 from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp, safe_sqrt
-from metricjax._refs import prepare
+from metricjax._masked import exists, logsumexp, safe_sqrt
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
@@ -64,11 +64,11 @@ def tuplet_margin(
     check_distance("losses.tuplet_margin", distance, CosineSimilarity)
     batch = prepare("losses.tuplet_margin", embeddings, labels, refs, where)
     pairs = pairs_of("losses.tuplet_margin", batch, mined, match)
-    cosine = distance(batch.embeddings, batch.refs.embeddings)
+    cosine = compare(distance, batch)
     beta = jnp.deg2rad(jnp.asarray(margin, cosine.dtype))
     sine = safe_sqrt((1 - cosine) * (1 + cosine))
     slack = cosine * jnp.cos(beta) + sine * jnp.sin(beta)
     negatives = logsumexp(scale * cosine, pairs.negative)[:, None]
-    rivalled = jnp.any(pairs.negative > 0, 1, keepdims=True)
+    rivalled = exists(pairs.negative)[:, None]
     values = jnp.where(rivalled, jax.nn.softplus(negatives - scale * slack), 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

@@ -45,8 +45,14 @@ def draw(case, rng, mode):
     other = (r, z) if mode == "refs" else (e, y)
     a, p, n = (rng.integers(0, N, T) for _ in range(3))
     if case.takes("refs") and mode in ("pairs", "triplets"):  # no pair is both, which PML forbids
-        order = np.lexsort((p % (N // 2), a))
-        a, p, n = a[order], p[order] % (N // 2), N // 2 + n[order] % (N // 2)
+        half = N // 2
+        p, n = p % half, n % half
+        p, n = (
+            np.where(p == a, (p + 1) % half, p),
+            half + np.where(n + half == a, (n + 1) % half, n),
+        )
+        order = np.lexsort((p, a))
+        a, p, n = a[order], p[order], n[order]
     weights = [rng.normal(size=(C * case.centers, D))] if case.centers else []
     if str(case) == "p2s_grad":
         weights = [weights[0] / np.linalg.norm(weights[0], axis=1, keepdims=True)]
