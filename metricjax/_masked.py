@@ -17,7 +17,7 @@ def upcast(x: Array) -> Array:
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
-def exists(weights: Array, axis: int = -1) -> Bool[Array, "..."]:
+def exists(weights: Array, axis: int | None = -1) -> Bool[Array, "..."]:
     """Whether any weight along an axis is above 0; sums are faster than `any` over comparisons."""
     return jnp.sum(weights, axis) > 0
 

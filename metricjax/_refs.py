@@ -26,6 +26,20 @@ def replicated(x):
     return jax.tree.map(one, x)
 
 
+def take(x: Array, index: Array) -> Array:
+    """``x[index]`` for an `x` that is not sharded, sharded as `index` is."""
+    return spread_as(x[replicated(index)], index)
+
+
+def spread_as(x: Array, like: Array) -> Array:
+    """`x` with its first axis explicitly sharded as that of `like` is; `x` itself elsewhere."""
+    sharding = jax.typeof(like).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    spec = jax.P(sharding.spec[0], *[None] * (x.ndim - 1))
+    return jax.sharding.reshard(x, sharding.update(spec=spec))
+
+
 def self_refs(embeddings, labels, where=None) -> Refs:
     """The batch itself as references; each anchor sits at its own place."""
     return replicated(Refs(embeddings, labels, jnp.arange(len(embeddings)), where))

@@ -143,7 +143,7 @@ def test_tiny_batches_have_finite_values(case, n):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_computed_with_in_single(case, dtype):
     e, y = batch(dtype=dtype)
     p = params(case, dtype)
@@ -360,7 +360,7 @@ def test_chunked_takes_whatever_was_mined(case):
         assert want[0] > 0
 
 
-@chunkable
+@cases(lambda c: not c.whole, layouts=True)
 def test_chunked_reduces_and_shows_what_dense_does(case):
     e, y = batch()
     p = params(case)

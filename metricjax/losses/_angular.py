@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_euclidean
 from metricjax._chunks import anchorwise
 from metricjax._masked import exists, logsumexp
-from metricjax._refs import compare, prepare
+from metricjax._refs import compare, prepare, take
 from metricjax._triplets import pick, sum_over_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, LpDistance
@@ -74,7 +74,7 @@ def angular(
     among = mat if own else cosine(batch.refs.embeddings)
 
     def with_positive(j, weight):
-        f_n = logsumexp(4 * square * (mat + among[j]), negative)[:, None]
+        f_n = logsumexp(4 * square * (mat + take(among, j)), negative)[:, None]
         value = jax.nn.softplus(f_n - 2 * (1 + square) * pick(mat, j))
         here = (jnp.arange(len(among))[None, :] == j[:, None]) & (weight > 0)
         return jnp.where(here, value, 0)

@@ -1,26 +1,29 @@
 """Histograms whose counts have a gradient: each value is shared by the two bins next to it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from metricjax._refs import replicated
+from metricjax._refs import replicated, spread_as
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def soft_histogram(
-    position: Float[Array, "n m"], weights: Float[Array, "n m"], zeros: Float[Array, "n b"]
+    position: Float[Array, "n m"], weights: Float[Array, "n m"], bins: int
 ) -> Float[Array, "n b"]:
     """Adds each row's weights to the bins ``0, ..., B-1`` of its positions.
 
     A position between two bins gives to each by nearness; one beyond the ends gives to the end.
     """
-    position, weights, zeros = replicated((position, weights, zeros))
-    bins = zeros.shape[1]
+    rows = position
+    position, weights = replicated((position, weights))
     k, share = _bin(position, bins)
     k = k + bins * jnp.arange(len(position), dtype=jnp.int32)[:, None]
-    flat = zeros.ravel().at[k].add(weights * (1 - share)).at[k + 1].add(weights * share)
-    return flat.reshape(zeros.shape)
+    flat = jnp.zeros(len(position) * bins, position.dtype)
+    flat = flat.at[k].add(weights * (1 - share)).at[k + 1].add(weights * share)
+    return spread_as(flat.reshape(-1, bins), rows)
 
 
 def _bin(position, bins):
@@ -28,19 +31,19 @@ def _bin(position, bins):
     return k, jnp.clip(position - k.astype(position.dtype), 0, 1)
 
 
-def _forward(position, weights, zeros):
-    return soft_histogram(position, weights, zeros), (position, weights)
+def _forward(position, weights, bins):
+    return soft_histogram(position, weights, bins), (position, weights)
 
 
-def _backward(residuals, cotangent):
+def _backward(bins, residuals, cotangent):
     position, weights = replicated(residuals)
     cotangent = replicated(cotangent)
-    bins = cotangent.shape[1]
     k, share = _bin(position, bins)
     inside = (position >= 0) & (position <= bins - 1)
     here = jnp.take_along_axis(cotangent, k, 1)
     slope = jnp.take_along_axis(jnp.diff(cotangent, axis=1), k, 1)
-    return jnp.where(inside, weights * slope, 0), here + share * slope, cotangent
+    grads = jnp.where(inside, weights * slope, 0), here + share * slope
+    return tuple(spread_as(g, x) for g, x in zip(grads, residuals, strict=True))
 
 
 soft_histogram.defvjp(_forward, _backward)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._masked import upcast
+from metricjax._refs import take
 from metricjax._types import LossDict, Mined
 from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
@@ -46,5 +47,5 @@ def center(
         <https://doi.org/10.1007/978-3-319-46478-7_31>`_, 2016.
     """
     batch = prepare_classes("losses.center", embeddings, labels, weights, mined, where)
-    gap = upcast(batch.embeddings) - upcast(weights)[batch.labels]
+    gap = upcast(batch.embeddings) - take(upcast(weights), batch.labels)
     return {"loss": row_term(batch.mined * jnp.sum(gap**2, 1) / 2, batch.weights)}

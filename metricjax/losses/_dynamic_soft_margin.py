@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_at_least, check_euclidean
 from metricjax._chunks import whole_batch
 from metricjax._masked import safe_divide
-from metricjax._refs import compare, prepare
+from metricjax._refs import compare, prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import LpDistance
 from metricjax.losses._bins import soft_histogram
@@ -91,8 +91,7 @@ def dynamic_soft_margin(
     def counts(slab: TripletSlab):
         u = jax.lax.stop_gradient(jnp.atleast_2d(slab.ap - slab.an))
         weights = jnp.atleast_2d(slab.weights)
-        empty = jnp.zeros((len(u), num_bins), u.dtype)
-        return jnp.sum(soft_histogram(position(u), weights, empty), 0)
+        return jnp.sum(soft_histogram(position(u), weights, num_bins), 0)
 
     state = jax.lax.stop_gradient(_updated(state.astype(mat.dtype), over(counts), momentum))
     cdf = jnp.cumsum(state)
@@ -100,7 +99,7 @@ def dynamic_soft_margin(
     def total(slab: TripletSlab):
         u = slab.ap - slab.an
         k = jnp.clip(jnp.floor(position(jax.lax.stop_gradient(u))), 0, num_bins - 2)
-        values = jnp.where(slab.weights > 0, cdf[k.astype(jnp.int32)] * u, 0)
+        values = jnp.where(slab.weights > 0, take(cdf, k.astype(jnp.int32)) * u, 0)
         return jnp.sum(slab.weights * values), jnp.sum(slab.weights)
 
     terms: LossDict = {"loss": reduced_term(*over(total))}

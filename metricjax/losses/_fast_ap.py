@@ -66,9 +66,10 @@ def fast_ap(
     weight = mined_weights("losses.fast_ap", mined, batch, self_refs=refs is None)
     mat = compare(distance, batch)
     position = mat * (num_bins / 2**distance.power)
-    empty = jnp.zeros((len(mat), num_bins + 1), mat.dtype)
-    pos = soft_histogram(position, pairs.positive, empty)
-    all_up_to = jnp.cumsum(soft_histogram(position, pairs.positive + pairs.negative, empty), 1)
+    pos = soft_histogram(position, pairs.positive, num_bins + 1)
+    all_up_to = jnp.cumsum(
+        soft_histogram(position, pairs.positive + pairs.negative, num_bins + 1), 1
+    )
     hits = pos * jnp.cumsum(pos, 1)
     precision = jnp.sum(jnp.where(hits == 0, 0, safe_divide(hits, all_up_to)), 1)
     positives = jnp.sum(pairs.positive, 1)

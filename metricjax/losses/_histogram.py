@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_similarity
 from metricjax._chunks import whole_batch
 from metricjax._masked import exists, safe_divide
-from metricjax._refs import compare, prepare
+from metricjax._refs import compare, prepare, replicated
 from metricjax._types import Labels, LossDict, Match, Mined, Refs
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._bins import soft_histogram
@@ -67,13 +67,14 @@ def histogram(
     both = exists(pairs.positive) & exists(pairs.negative)
     rows = jnp.where(both, batch.weights, 0)[:, None]
     position = (compare(distance, batch) + 1) * (bins / 2)
-    empty = jnp.zeros((len(position), bins + 1), position.dtype)
 
     def density(weights):
-        weights = weights * rows
+        weights = replicated(weights * rows)
         if refs is None:  # pairs of one kind are symmetric, their weights may not be
             weights = jnp.maximum(weights, weights.T)
-        return safe_divide(jnp.sum(soft_histogram(position, weights, empty), 0), jnp.sum(weights))
+        return safe_divide(
+            jnp.sum(soft_histogram(position, weights, bins + 1), 0), jnp.sum(weights)
+        )
 
     positive, negative = density(pairs.positive), density(pairs.negative)
     return {"loss": reduced_term(jnp.sum(negative * jnp.cumsum(positive)))}

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_at_least, check_distance
 from metricjax._masked import safe_divide, upcast
+from metricjax._refs import take
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._classes import (
@@ -66,7 +67,7 @@ def large_margin_softmax(
     batch = prepare_classes(name, embeddings, labels, weights, mined, where)
     x, w = upcast(batch.embeddings), upcast(weights)
     products = jnp.matmul(x, w.T, precision=distance.precision)
-    lengths = norms(x) * norms(w)[batch.labels]
+    lengths = norms(x) * take(norms(w), batch.labels)
     cosine = safe_divide(of_target(batch, products), lengths)
     target = lengths * multiply_angle(cosine, int(margin))
     return {"loss": cross_entropy(batch, scale * products, scale * target)}

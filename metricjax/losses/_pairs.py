@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from metricjax._check import check_rows
-from metricjax._refs import Batch, replicated
+from metricjax._refs import Batch, replicated, spread_as
 from metricjax._stream import Stream, sum_over
 from metricjax._triplets import pick, triplets_at, walk_positives
 from metricjax._types import LossDict, Mined, Pairs, TripletRule, Triplets
@@ -126,4 +126,5 @@ def _weighed(function, batch, pairs):
     for x in pairs:
         if x.shape != shape:
             raise ValueError(f"{function}: `mined` must have shape {shape}, got {x.shape}.")
+    pairs = Pairs(*(spread_as(x, batch.weights) for x in pairs))
     return Pairs(*(x.astype(batch.weights.dtype) * batch.refs.where[None, :] for x in pairs))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import prepare
+from metricjax._refs import prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
@@ -74,7 +74,7 @@ def triplet_margin(
 
     def from_positive(slab: TripletSlab):
         if slab.negative is None:
-            return distance(others[slab.positive], others)
+            return distance(take(others, slab.positive), others)
         one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
         return one(others[slab.positive], others[slab.negative])
 
