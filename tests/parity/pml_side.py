@@ -108,7 +108,7 @@ def run_pml(case, loss, mode, e, y, other, index):
     if case.centers:
         inputs.append(getattr(loss, case.pml_weights))
     value = bind_pml(case, loss, y, mode, other, index)(inputs[0])
-    grads = [g.numpy() for g in torch.autograd.grad(value, inputs)]
+    grads = [g.numpy() for g in torch.autograd.grad(value, inputs, materialize_grads=True)]
     if case.centers and not rows_first(case):
         grads[1] = grads[1].T
     return value.item(), tuple(grads)

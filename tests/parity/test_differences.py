@@ -30,7 +30,7 @@ def ours(fn, *args):
 
 
 def theirs(loss, *args, **more):
-    e, *rest = (torch.tensor(x) for x in args)
+    e, *rest = (None if x is None else torch.tensor(x) for x in args)
     return loss(e.requires_grad_(), *rest, **more)
 
 
