@@ -124,3 +124,52 @@ def test_objective_takes_a_module_alone_and_on_parts_of_the_batch(module):
     chex.assert_trees_all_close(got, jnp.full(4, want), rtol=1e-5)
     with pytest.raises(TypeError, match=f"objective: {module.loss.__name__} has no option 'refs'"):
         mj.objective(head, refs=None)
+
+
+def test_several_losses_are_named_and_weighed():
+    x, y = jax.random.normal(jax.random.key(0), (6, 4)), jnp.arange(6) // 2
+    a, b = mj.losses.tuplet_margin(x, y), mj.losses.intra_pair_variance(x, y)
+    both = mj.merge(tuplet=a, variance=b)
+    assert sorted(both) == ["tuplet_loss", "variance_neg_loss", "variance_pos_loss"]
+
+    @jax.jit
+    def total(w):
+        weights = {"variance_pos_loss": w, "variance_neg_loss": w}
+        return mj.reduce(both, weights=weights)[0]
+
+    assert jnp.allclose(total(0.5), mj.reduce(a)[0] + 0.5 * mj.reduce(b)[0])
+    assert jnp.allclose(jax.grad(total)(0.5), mj.reduce(b)[0])
+    with pytest.raises(ValueError, match="reduce: weights for .'loss'., but the terms are"):
+        mj.reduce(both, weights={"loss": 1.0})
+
+
+def test_a_module_brings_the_weights_to_regularize():
+    x, y = jax.random.normal(jax.random.key(0), (6, 4)), jnp.arange(6) // 2
+    head = mj.nn.CosFace(3, 4, rngs=nnx.Rngs(0))
+    parts = mj.objective(head, weight_regularizer=mj.regularizers.lp)(x, y)[1]
+    pure = mj.objective(mj.losses.cosface, weight_regularizer=mj.regularizers.lp)
+    assert jnp.allclose(
+        parts["weight_reg_loss"], pure(x, y, head.weights[...])[1]["weight_reg_loss"]
+    )
+
+
+def test_views_are_checked():
+    x = jnp.eye(3)
+    with pytest.raises(TypeError, match="self_supervised: arcface does not compare"):
+        mj.self_supervised(mj.losses.arcface)
+    with pytest.raises(ValueError, match="self_supervised: there must be two or more views"):
+        mj.self_supervised(mj.losses.ntxent)(x)
+    with pytest.raises(ValueError, match=r"got \(3, 3\), \(2, 3\)"):
+        mj.self_supervised(mj.losses.ntxent)(x, x[:2])
+
+
+def test_more_than_two_views():
+    views = jax.random.normal(jax.random.key(0), (3, 4, 5))
+    ids = jnp.arange(4)
+    got = mj.reduce(mj.self_supervised(mj.losses.sup_con)(*views))[0]
+    want = mj.reduce(mj.losses.sup_con(views.reshape(12, 5), jnp.tile(ids, 3)))[0]
+    assert jnp.allclose(got, want)
+    one_way = mj.self_supervised(mj.losses.sup_con, symmetric=False)
+    refs = mj.Refs(views[1:].reshape(8, 5), jnp.tile(ids, 2))
+    want = mj.reduce(mj.losses.sup_con(views[0], ids, refs=refs))[0]
+    assert jnp.allclose(mj.reduce(one_way(*views))[0], want)

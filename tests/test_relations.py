@@ -1,0 +1,61 @@
+"""Relations of labels: what they give, and what losses make of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metricjax as mj
+
+X = jax.random.normal(jax.random.key(0), (5, 4))
+TAGS = jnp.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]])
+KINDS = jnp.array([[0, 0, 1], [0, 0, 2], [0, 1, 1], [1, 0, 1], [0, 0, 1]])
+
+
+def test_multi_hot_labels_overlap():
+    sets = [set(np.flatnonzero(row)) for row in np.asarray(TAGS)]
+    want = [[len(a & b) / len(a | b) if a | b else 0 for b in sets] for a in sets]
+    np.testing.assert_allclose(mj.relations.overlap(TAGS, TAGS), want, rtol=1e-6)
+    shared = [[bool(a & b) for b in sets] for a in sets]
+    np.testing.assert_array_equal(mj.relations.intersects(TAGS, TAGS), shared)
+    assert mj.relations.overlap(TAGS, TAGS[:2]).shape == (5, 2)
+
+
+def test_hierarchical_labels_match_from_the_coarsest_level_down():
+    weights = 3.0, 2.0, 1.0
+    got = mj.relations.hierarchical(weights)(KINDS, KINDS)
+    for i, a in enumerate(np.asarray(KINDS)):
+        for j, b in enumerate(np.asarray(KINDS)):
+            agree = np.cumprod(a == b)
+            assert got[i, j] == pytest.approx(np.dot(agree, weights) / 6)
+    with pytest.raises(ValueError, match=r"relations.hierarchical: .* shape \[N, 2\]"):
+        mj.relations.hierarchical((1.0, 1.0))(KINDS, KINDS)
+
+
+def test_one_label_each_is_equality():
+    y = jnp.array([0, 1, 0, 2, 1])
+    one_hot = jax.nn.one_hot(y, 3)
+    for loss in (mj.losses.sup_con, mj.losses.contrastive, mj.losses.triplet_margin):
+        want = mj.reduce(loss(X, y))[0]
+        for match in (mj.relations.overlap, mj.relations.intersects):
+            got = mj.reduce(loss(X, one_hot, match=match))[0]
+            assert got == pytest.approx(float(want), rel=1e-6)
+        got = mj.reduce(loss(X, y[:, None], match=mj.relations.hierarchical((1.0,))))[0]
+        assert got == pytest.approx(float(want), rel=1e-6)
+
+
+def test_soft_matches_weigh_positives():
+    m = np.array(mj.relations.overlap(TAGS, TAGS))
+    np.fill_diagonal(m, 0)
+    s = np.asarray(mj.distances.CosineSimilarity()(X)) / 0.1
+    off = ~np.eye(5, dtype=bool)
+    everything = np.log(np.sum(np.where(off, np.exp(s), 0), 1))
+    want = [everything[i] - m[i] @ s[i] / m[i].sum() for i in range(5) if m[i].sum()]
+    got = mj.reduce(mj.losses.sup_con(X, TAGS, match=mj.relations.overlap))[0]
+    assert got == pytest.approx(np.mean(want), rel=1e-5)
+
+    d = np.asarray(mj.distances.LpDistance()(X))
+    parts = mj.reduce(mj.losses.contrastive(X, TAGS, match=mj.relations.overlap))[1]
+    assert parts["pos_loss"] == pytest.approx((m * d).sum() / m[d > 0].sum(), rel=1e-5)
+    hinge, w = np.maximum(1 - d, 0), np.where(off, 1 - m, 0)
+    assert parts["neg_loss"] == pytest.approx((w * hinge).sum() / w[hinge > 0].sum(), rel=1e-5)
