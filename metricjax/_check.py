@@ -26,6 +26,8 @@ def check_rows(function, name, x, of, n):
 
 def check_labels(function, name, labels, of, n):
     """`labels` must be ``[n]`` integers."""
+    if labels is None:
+        raise ValueError(f"{function}: `{name}` are needed.")
     if jnp.shape(labels) != (n,):
         raise ValueError(
             f"{function}: `{name}` must have shape ({n},) to match `{of}`, got {jnp.shape(labels)}."

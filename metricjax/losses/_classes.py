@@ -42,8 +42,6 @@ def prepare_classes(
     Labels outside ``[0, C)`` become 0 with weight 0, unless `any_label` is fine. With
     `anchors_only` samples are weighed by how often they were mined as anchors.
     """
-    if labels is None:
-        raise ValueError(f"{function}: `labels` are needed.")
     batch = prepare(function, embeddings, labels, None, where)
     n, d = batch.embeddings.shape
     check_labels(function, "labels", labels, "embeddings", n)
@@ -85,12 +83,16 @@ def similarities(distance: Distance, embeddings, weights) -> Float[Array, "n c"]
     return farther(distance, 0, distance(embeddings, weights))
 
 
+def turned(cosine, radians):
+    """``cos(theta + radians)``, for angles theta from 0 to pi."""
+    sine = safe_sqrt((1 - cosine) * (1 + cosine))
+    return cosine * jnp.cos(radians) - sine * jnp.sin(radians)
+
+
 def add_angle(cosine, degrees):
     """``cos(theta + m)`` for ``theta <= pi - m``, and ``cos(theta) - m sin(m)`` beyond: no rise."""
     m = jnp.deg2rad(jnp.asarray(degrees, cosine.dtype))
-    sine = safe_sqrt((1 - cosine) * (1 + cosine))
-    moved = cosine * jnp.cos(m) - sine * jnp.sin(m)
-    return jnp.where(cosine >= -jnp.cos(m), moved, cosine - m * jnp.sin(m))
+    return jnp.where(cosine >= -jnp.cos(m), turned(cosine, m), cosine - m * jnp.sin(m))
 
 
 def multiply_angle(cosine, times: int):

@@ -58,8 +58,6 @@ def instance(
     """
     check_distance("losses.instance", distance, CosineSimilarity)
     batch = prepare("losses.instance", embeddings, labels, refs, where)
-    if labels is None:
-        raise ValueError("losses.instance: `labels` are needed.")
     labels, others = batch.labels, batch.refs
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
         check_labels("losses.instance", name, y, "embeddings", len(of.embeddings))

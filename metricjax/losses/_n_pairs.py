@@ -58,8 +58,6 @@ def n_pairs(
     """
     batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
     n = len(batch.embeddings)
-    if labels is None:
-        raise ValueError("losses.n_pairs: `labels` are needed.")
     check_labels("losses.n_pairs", "labels", labels, "embeddings", n)
     positive = pairs_of("losses.n_pairs", batch, mined, None).positive
     x, y, r, weights, positive = replicated(

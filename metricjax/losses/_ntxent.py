@@ -62,7 +62,7 @@ def ntxent(
     batch = prepare("losses.ntxent", embeddings, labels, refs, where)
     pairs = pairs_of("losses.ntxent", batch, mined, match)
     mat = compare(distance, batch)
-    logits = farther(distance, jnp.zeros_like(mat), mat) / temperature
+    logits = farther(distance, 0, mat) / temperature
     negatives = logsumexp(logits, pairs.negative)[:, None]
     rivalled = exists(pairs.negative)[:, None]
     values = jnp.where(rivalled, jax.nn.softplus(negatives - logits), 0)

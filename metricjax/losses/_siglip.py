@@ -5,10 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import prepare
+from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
-from metricjax.distances import CosineSimilarity, Distance
-from metricjax.losses._classes import similarities
+from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
@@ -63,7 +62,7 @@ def siglip(
     """
     batch = prepare("losses.siglip", embeddings, labels, refs, where)
     pairs = pairs_of("losses.siglip", batch, mined, match)
-    logits = scale * similarities(distance, batch.embeddings, batch.refs.embeddings) + bias
+    logits = scale * farther(distance, 0, compare(distance, batch)) + bias
     by_anchor = lambda values, weights, **rows: term(
         values, weights, jnp.sum(batch.weights), **rows
     )

@@ -60,7 +60,7 @@ def sup_con(
     batch = prepare("losses.sup_con", embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
     mat = compare(distance, batch)
-    logits = farther(distance, jnp.zeros_like(mat), mat) / temperature
+    logits = farther(distance, 0, mat) / temperature
     everything = logsumexp(logits, positive + negative)
     mean = safe_divide(jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
     some = exists(positive) & exists(negative, None)

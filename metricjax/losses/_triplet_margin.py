@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._refs import prepare, take
+from metricjax._refs import compare, prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
@@ -68,7 +68,7 @@ def triplet_margin(
     batch = prepare("losses.triplet_margin", embeddings, labels, refs, where)
     mined = triplets_of("losses.triplet_margin", batch, mined, match)
     others = batch.refs.embeddings
-    mat = distance(batch.embeddings, others)
+    mat = compare(distance, batch)
     closer = jnp.maximum if distance.is_similarity else jnp.minimum
     hinge = jax.nn.softplus if smooth_loss else jax.nn.relu
 

@@ -6,10 +6,11 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
 from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp, safe_sqrt
+from metricjax._masked import exists, logsumexp
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
+from metricjax.losses._classes import turned
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
@@ -66,8 +67,7 @@ def tuplet_margin(
     pairs = pairs_of("losses.tuplet_margin", batch, mined, match)
     cosine = compare(distance, batch)
     beta = jnp.deg2rad(jnp.asarray(margin, cosine.dtype))
-    sine = safe_sqrt((1 - cosine) * (1 + cosine))
-    slack = cosine * jnp.cos(beta) + sine * jnp.sin(beta)
+    slack = turned(cosine, -beta)
     negatives = logsumexp(scale * cosine, pairs.negative)[:, None]
     rivalled = exists(pairs.negative)[:, None]
     values = jnp.where(rivalled, jax.nn.softplus(negatives - scale * slack), 0)
