@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from metricjax._refs import replicated, spread_as
 
-
 LANES = 4
 """How many sets of bins take turns, so that adding to a bin need not wait for the one before."""
 
