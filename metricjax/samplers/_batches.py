@@ -18,9 +18,11 @@ class Batches:
         ... )
         >>> for batch in batches:  # an epoch, which the next loop continues with another one
         ...     print(batch)
-        ?
+        [2 3 1 0]
+        [4 5 3 2]
+        [1 0 4 5]
         >>> print(batches.step, batches[1])
-        ?
+        3 [4 5 3 2]
 
     Args:
         sampler: a function of `metricjax.samplers`.

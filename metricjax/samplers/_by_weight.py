@@ -26,7 +26,7 @@ def by_weight(
     Example:
         >>> from metricjax import samplers
         >>> print(samplers.by_weight([0.0, 1.0, 3.0], batch_size=8, seed=0, step=0))
-        ?
+        [1 2 2 2 2 2 2 1]
 
     Args:
         weights: ``[N]``, finite and not negative; a sample of weight 0 is never drawn.

@@ -44,8 +44,8 @@ def pick(classes: Classes, which, first, count, *parts):
     `parts` say which order; `first`, at which of its places to begin. After the last sample comes
     the first again.
     """
-    which, first, *parts = np.broadcast_arrays(which, first, *parts)
-    key, where, back = np.unique(words(*parts, which), return_index=True, return_inverse=True)
+    which, first, *order_of = np.broadcast_arrays(which, first, *parts)
+    key, where, back = np.unique(words(*order_of, which), return_index=True, return_inverse=True)
     chosen = which.ravel()[where]  # each class and order once
     sizes = classes.sizes[chosen]
     offset = np.cumsum(sizes) - sizes

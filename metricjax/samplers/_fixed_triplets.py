@@ -15,7 +15,7 @@ def fixed_triplets(
     *,
     seed: int,
     step: ArrayLike | None = None,
-    batch_size: int | None = None,
+    batch_size: int = 0,
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> np.ndarray:
@@ -30,9 +30,12 @@ def fixed_triplets(
         >>> from metricjax import samplers
         >>> labels = np.array([0, 0, 1, 1, 2])
         >>> print(samplers.fixed_triplets(labels, 4, seed=0))
-        ?
+        [[1 0 2]
+         [1 0 4]
+         [3 2 4]
+         [1 0 3]]
         >>> print(samplers.fixed_triplets(labels, 4, seed=0, step=0, batch_size=6))
-        ?
+        [1 0 4 1 0 2]
 
     Args:
         labels: ``[N]`` integers, of the whole data set.

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +18,7 @@ def hierarchical(
     labels: ArrayLike,
     *,
     batch_size: int,
-    samples_per_class: int | str,
+    samples_per_class: int | Literal["all"],
     seed: int,
     step: ArrayLike,
     batches_per_super_tuple: int = 4,
@@ -43,7 +44,7 @@ def hierarchical(
         ...     labels, batch_size=4, samples_per_class=2, seed=0, step=0
         ... )
         >>> print(batch)
-        ?
+        [3 2 5 4]
 
     Args:
         labels: ``[N, levels]`` integers, of the whole data set.
@@ -73,10 +74,10 @@ def hierarchical(
     for option, column in (("inner_label", inner_label), ("outer_label", outer_label)):
         check_choice(name, option, column, range(labels.shape[1]))
     check_at_least(name, "batches_per_super_tuple", batches_per_super_tuple, 1)
-    whole = samples_per_class == "all"
+    per_class = 1 if samples_per_class == "all" else samples_per_class
     check_multiple(
-        name, "batch_size", batch_size, super_classes_per_batch=super_classes_per_batch,
-        samples_per_class=1 if whole else samples_per_class,
+        name, "batch_size", batch_size,
+        super_classes_per_batch=super_classes_per_batch, samples_per_class=per_class,
     )  # fmt: skip
     step = check_step(name, seed, step)
     part = part_of(name, batch_size, shard_index, shard_count)
@@ -85,19 +86,38 @@ def hierarchical(
     sets = _sets(name, len(supers.sizes), super_classes_per_batch)
     _, batch = endless(len(sets) * batches_per_super_tuple, 1, seed, step)
     chosen = sets[batch[..., 0] // batches_per_super_tuple]  # [..., X]
-    of_step = step[..., None]
-    each = batch_size // super_classes_per_batch
-    if whole:
-        fill = functools.partial(_whole_classes, classes, supers, each, seed)
-        samples = np.vectorize(fill, signature="(),()->(n)")(chosen, of_step)
-    else:
-        per_super = each // samples_per_class
-        inner = pick(supers, chosen, 0, per_super, seed, 1, of_step)  # [..., X, classes]
-        again = np.arange(per_super) // supers.sizes[chosen][..., None]
-        first = again * samples_per_class
-        samples = pick(classes, inner, first, samples_per_class, seed, 2, of_step[..., None])
-        samples = np.swapaxes(samples, -3, -2)
+    fill = _whole_classes if samples_per_class == "all" else _some_of_each
+    samples = fill(classes, supers, chosen, batch_size, per_class, seed, step[..., None])
     return samples.reshape(*step.shape, batch_size)[..., part]
+
+
+def _some_of_each(classes, supers, chosen, batch_size, per_class, seed, step):
+    """``[..., classes, X, per_class]`` samples."""
+    count = batch_size // chosen.shape[-1] // per_class
+    inner = pick(supers, chosen, 0, count, seed, 1, step)  # [..., X, classes]
+    first = np.arange(count) // supers.sizes[chosen][..., None] * per_class
+    samples = pick(classes, inner, first, per_class, seed, 2, step[..., None])
+    return np.swapaxes(samples, -3, -2)
+
+
+def _whole_classes(classes, supers, chosen, batch_size, _, seed, step):
+    """``[..., X, samples]``: classes that fit, then a part of those that do not, then repeats."""
+    size = batch_size // chosen.shape[-1]
+
+    def one(which, step):
+        order = pick(supers, which, 0, supers.sizes[which], seed, 1, step)
+        fits, room = [], size
+        for c in order:
+            fits.append(classes.sizes[c] <= room)
+            room -= fits[-1] * classes.sizes[c]
+        samples: list[int] = []
+        for c in order[np.argsort(np.logical_not(fits), kind="stable")]:
+            if len(samples) < size:
+                samples.extend(pick(classes, c, 0, classes.sizes[c], seed, 2, step))
+        return np.resize(samples, size)
+
+    pairs = zip(chosen.ravel(), np.broadcast_to(step, chosen.shape).ravel(), strict=True)
+    return np.array([one(*pair) for pair in pairs], np.int64).reshape(*chosen.shape, size)
 
 
 @once
@@ -123,15 +143,3 @@ def _sets(function, total, size):
             f"super classes."
         )
     return np.array(list(itertools.combinations(range(total), size)))
-
-
-def _whole_classes(classes, supers, size, seed, which, step):
-    """`size` samples of a super class: classes that fit, then parts of others, then repeats."""
-    order = pick(supers, which, 0, supers.sizes[which], seed, 1, step)
-    fits, room = [], size
-    for c in order:
-        fits.append(classes.sizes[c] <= room)
-        room -= fits[-1] * classes.sizes[c]
-    order = order[np.argsort(np.logical_not(fits), kind="stable")]
-    samples = [pick(classes, c, 0, classes.sizes[c], seed, 2, step) for c in order]
-    return np.resize(np.concatenate(samples), size)

@@ -33,7 +33,7 @@ def m_per_class(
         >>> labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
         >>> batch = samplers.m_per_class(labels, 2, batch_size=4, seed=0, step=0)
         >>> print(batch, labels[batch])
-        ?
+        [3 5 1 2] [1 1 0 0]
 
     Args:
         labels: ``[N]`` integers, of the whole data set.
