@@ -110,7 +110,7 @@ def _whole_classes(classes, supers, chosen, batch_size, _, seed, step):
         for c in order:
             fits.append(classes.sizes[c] <= room)
             room -= fits[-1] * classes.sizes[c]
-        samples: list[int] = []
+        samples = []
         for c in order[np.argsort(np.logical_not(fits), kind="stable")]:
             if len(samples) < size:
                 samples.extend(pick(classes, c, 0, classes.sizes[c], seed, 2, step))
