@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
-from metricjax._chunks import needs_whole_batch, pure, takes
+from metricjax._chunks import gathers, needs_whole_batch, pure, takes
 from metricjax._masked import safe_divide
 from metricjax._refs import gather_refs
 from metricjax._stream import fold
@@ -145,7 +145,11 @@ def objective(
         key = data.pop("key", None)
         data = options | data
         _check_options(loss, data)
-        if axis_name is not None and data.get("refs") is None:
+        if miner is None and key is not None and takes(loss, "key"):
+            data["key"] = key
+        if axis_name is not None and gathers(loss):
+            data["axis_name"] = axis_name
+        elif axis_name is not None and data.get("refs") is None:
             embeddings, labels, given = _gathered(
                 loss, embeddings, labels, data.get("where"), axis_name
             )

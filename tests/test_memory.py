@@ -1,0 +1,270 @@
+"""The memory bank and cross-batch memory: what is remembered, and what a loss makes of it."""
+
+import functools
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from cases import CASES
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+
+import metricjax as mj
+
+N, D, Q = 6, 4, 16
+MemoryBank, CrossBatchMemory = mj.memory.MemoryBank, mj.nn.CrossBatchMemory
+LOSSES = mj.losses
+enqueue = jax.jit(lambda bank, x, y, where: bank.enqueue(x, y, where))
+slots = jax.jit(lambda bank, where: bank.slots(len(where), where))
+
+
+def batch(seed, n=N):
+    return jax.random.normal(jax.random.key(seed), (n, D)), jnp.array([0, 0, 1, 1, 2, 0] * n)[:n]
+
+
+def filled(times, size=Q, **options):
+    bank = MemoryBank.create(size, D, **options)
+    for seed in range(times):
+        bank = bank.enqueue(*batch(seed))
+    return bank
+
+
+def against(loss, x, y, refs, **options):
+    """Value and gradient of a loss."""
+    total = lambda x: mj.reduce(loss(x, y, refs=refs, **options))[0]
+    return jax.jit(jax.value_and_grad(total))(x)
+
+
+# --- the ring ---------------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    st.sampled_from([1, 4, N, 15]),
+    st.lists(st.lists(st.sampled_from([0, 0.5, 1]), min_size=N, max_size=N), max_size=6),
+)
+def test_it_is_a_ring_of_the_last_rows(size, batches):
+    bank, ring, position = MemoryBank.create(size, D), [(np.zeros(D), 0, 0.0)] * size, 0
+    for seed, where in enumerate(batches):
+        (x, y), where = batch(seed), np.array(where)
+        places = np.full(N, size)
+        for i in np.flatnonzero(where):
+            places[places == position] = size  # overwritten by a later row
+            ring[position], places[i] = (x[i], y[i], where[i]), position
+            position = (position + 1) % size
+        assert slots(bank, where).tolist() == places.tolist()
+        bank = enqueue(bank, x, y, where)
+    embeddings, labels, weights = (np.stack(part) for part in zip(*ring, strict=True))
+    chex.assert_trees_all_equal(bank, MemoryBank(embeddings, labels, weights, np.array(position)))
+
+
+def test_no_rows_and_no_mask():
+    x, y = batch(0)
+    bank = filled(1)
+    chex.assert_trees_all_equal(bank.enqueue(x[:0], y[:0]), bank)
+    chex.assert_trees_all_equal(bank.enqueue(x, y), bank.enqueue(x, y, jnp.ones(N)))
+    assert bank.slots(N).tolist() == [6, 7, 8, 9, 10, 11] and bank.slots(0).shape == (0,)
+
+
+def test_in_scan_and_under_vmap_it_is_a_loop():
+    batches = [batch(seed) for seed in range(4)]
+    x, y = (jnp.stack(part) for part in zip(*batches, strict=True))
+    bank, _ = jax.lax.scan(lambda bank, xy: (bank.enqueue(*xy), None), MemoryBank.create(Q, D), (x, y))
+    chex.assert_trees_all_equal(bank, filled(4))
+    both = jax.vmap(lambda bank, x, y: bank.enqueue(x, y), (None, 0, 0))(bank, x, y)
+    for i, (x, y) in enumerate(batches):
+        chex.assert_trees_all_equal(jax.tree.map(lambda z, i=i: z[i], both), bank.enqueue(x, y))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_it_may_be_kept_in_half_precision(dtype):
+    x, y = batch(9)
+    bank = filled(2, dtype=dtype)
+    assert bank.embeddings.dtype == dtype and bank.where.dtype == jnp.float32
+    rounded = filled(2)
+    rounded = rounded._replace(embeddings=rounded.embeddings.astype(dtype).astype(jnp.float32))
+    for refs in (lambda b: b.refs(), lambda b: b.refs(x, y), lambda b: b.refs(x.astype(dtype), y)):
+        got, want = (against(LOSSES.ntxent, x, y, refs(b)) for b in (bank, rounded))
+        chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)
+        assert refs(bank).where.dtype == jnp.float32
+    assert bank.refs(x, y).embeddings.dtype == jnp.float32
+
+
+def test_labels_may_be_any_pytree_that_a_relation_takes():
+    x, y = batch(0)
+    tags = {"id": y, "tags": jax.nn.one_hot(y, 3)}
+    match = lambda a, b: jnp.einsum("nc,mc->nm", a["tags"], b["tags"]) > 0
+    bank = MemoryBank.create(Q, D, labels=tags).enqueue(x, tags)
+    assert bank.labels["tags"].shape == (Q, 3) and bank.labels["id"].dtype == jnp.int32
+    for refs in (bank.refs(), bank.refs(x, tags)):
+        got = against(LOSSES.contrastive, x, tags, refs, match=match)
+        want = against(LOSSES.contrastive, x, y, refs._replace(labels=refs.labels["id"]))
+        chex.assert_trees_all_close(got, want, rtol=1e-5)
+
+
+def test_a_nan_is_seen_and_padding_is_not():
+    x, y = batch(0)
+    x = x.at[1].set(jnp.nan)
+    seen = MemoryBank.create(Q, D).enqueue(x, y)
+    assert jnp.isnan(against(LOSSES.contrastive, *batch(1), seen.refs())[0])
+    padded = MemoryBank.create(Q, D).enqueue(x, y, jnp.arange(N) != 1)
+    assert jnp.isfinite(padded.embeddings).all()
+    refs = padded.refs(x, y, jnp.arange(N) != 1)
+    out = against(LOSSES.contrastive, x, y, refs, where=jnp.arange(N) != 1)
+    chex.assert_tree_all_finite(out)
+
+
+# --- references -------------------------------------------------------------------------------
+
+
+def test_an_empty_memory_is_not_there():
+    x, y = batch(0)
+    bank = MemoryBank.create(Q, D)
+    got = against(LOSSES.multi_similarity, x, y, bank.refs(x, y))
+    chex.assert_trees_all_close(got, against(LOSSES.multi_similarity, x, y, None), rtol=1e-5)
+    value, grad = against(LOSSES.multi_similarity, x, y, bank.refs())
+    assert value == 0 and not grad.any()
+
+
+def test_the_batch_may_stand_before_the_memory_and_keeps_its_gradient():
+    x, y = batch(7)
+    bank, where = filled(2), jnp.array([1.0, 1, 0.5, 1, 0, 1])
+
+    def total(x, past, how):
+        some = bank._replace(embeddings=past)
+        refs = some.refs(x, y, where) if how == "refs" else by_hand(x, past)
+        return mj.reduce(LOSSES.triplet_margin(x, y, refs=refs, where=where))[0]
+
+    def by_hand(x, past):
+        join = lambda a, b: jnp.concatenate([a, b])
+        return mj.Refs(
+            join(x, past), join(y, bank.labels), jnp.arange(N), join(where, bank.where)
+        )
+
+    run = jax.jit(jax.value_and_grad(total), static_argnums=2)
+    chex.assert_trees_all_close(*(run(x, bank.embeddings, how) for how in ("refs", "by_hand")))
+    through = jax.grad(lambda x: bank.enqueue(x, y).embeddings.sum())(x)
+    assert not through.any()
+
+
+def test_tuples_address_the_batch_and_the_slots_behind_it():
+    x, y = batch(7)
+    bank = filled(1)
+    mined = mj.tuples.from_triplets(jnp.array([0]), jnp.array([1]), jnp.array([N + 4]))
+    got = mj.reduce(LOSSES.triplet_margin(x, refs=bank.refs(x, y), mined=mined, margin=3.0))[0]
+    d = mj.distances.LpDistance()
+    want = d(x)[0, 1] - d(x, batch(0)[0])[0, 4] + 3.0
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
+
+
+def test_momentum_contrast_is_cross_entropy_over_the_queue():
+    queries, ids = batch(0)[0], jnp.arange(N) + 100
+    bank = MemoryBank.create(Q, D).enqueue(batch(1)[0], jnp.arange(N)).enqueue(batch(2)[0], ids)
+    value, _ = against(LOSSES.ntxent, queries, ids, bank.refs(), temperature=0.5)
+    keys = jnp.concatenate([batch(1)[0], batch(2)[0]])
+    logits = mj.distances.CosineSimilarity()(queries, keys) / 0.5
+    want = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(N) + N).mean()
+    chex.assert_trees_all_close(value, want, rtol=1e-5)
+
+
+# --- many devices -----------------------------------------------------------------------------
+
+
+def remember(bank, x, y, where, axis_name=None):
+    """Two steps, with every way to use the memory."""
+    for _ in range(2):
+        own = bank.slots(len(x), where, axis_name=axis_name)
+        both = bank.refs(x, y, where, axis_name=axis_name)
+        bank = bank.enqueue(x, y, where, axis_name=axis_name)
+        terms = mj.merge(
+            alone=LOSSES.triplet_margin(x, y, where=where, refs=bank.refs(self_index=own)),
+            both=LOSSES.ntxent(x, y, where=where, refs=both),
+        )
+    return bank, own, mj.reduce(terms, axis_name=axis_name)[1]
+
+
+@functools.cache
+def example():
+    (x, y), where = batch(0, 16), jnp.arange(16) % 5 > 0
+    arguments = filled(3, size=24), x, y, where
+    return arguments, jax.jit(remember)(*arguments)
+
+
+def mesh(kind):
+    return jax.make_mesh((8,), ("batch",), axis_types=(kind,))
+
+
+def test_a_part_on_each_device_is_one_device():
+    arguments, want = example()
+    run = jax.shard_map(
+        functools.partial(remember, axis_name="batch"),
+        mesh=mesh(AxisType.Auto),
+        in_specs=(jax.P(), *[jax.P("batch")] * 3),
+        out_specs=(jax.P(), jax.P("batch"), jax.P()),  # the memory is the same everywhere
+    )
+    chex.assert_trees_all_close(jax.jit(run)(*arguments), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [jax.vmap, pytest.param(jax.pmap, marks=pytest.mark.slow)])
+def test_a_part_on_each_mapped_axis_is_one_device(how):
+    (bank, *rows), (want, own, parts) = example()
+    rows = jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), rows)
+    run = functools.partial(remember, axis_name="batch")
+    got = how(run, axis_name="batch", in_axes=(None, 0, 0, 0))(bank, *rows)
+    chex.assert_trees_all_close(got[1].ravel(), own)
+    for i in (0, 7):
+        same = jax.tree.map(lambda x, i=i: x[i], (got[0], got[2]))
+        chex.assert_trees_all_close(same, (want, parts), rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["replicated", "spread"])
+@pytest.mark.parametrize(
+    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
+)
+def test_a_sharded_batch_is_one_device(kind, spread):
+    (bank, *rows), want = example()
+    m = mesh(kind)
+    put = lambda x: jax.device_put(x, NamedSharding(m, jax.P("batch")))
+    with jax.set_mesh(m):
+        if spread:
+            bank = MemoryBank(*jax.tree.map(put, bank[:3]), bank.position)
+        got = jax.jit(remember)(bank, *map(put, rows))
+    assert got[0].embeddings.sharding.is_fully_replicated != spread
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), rtol=1e-5)
+
+
+# --- the module -------------------------------------------------------------------------------
+
+
+def total(memory, x, y, *params, **options):
+    return mj.reduce(memory(x, y, *params, **options))[0]
+
+
+paired = pytest.mark.parametrize("case", [c for c in CASES if c.takes("refs")], ids=str)
+
+
+@paired
+def test_every_loss_takes_the_memory(case):
+    x, y = batch(5)
+    memory = CrossBatchMemory(case.loss, Q, D)
+
+    @nnx.jit
+    def run(memory, x):
+        return nnx.value_and_grad(total, argnums=1)(memory, x, y)
+
+    chex.assert_tree_all_finite(run(memory, x))
+    for seed in (0, 1):
+        memory.bank.set_value(memory.bank.get_value().enqueue(*batch(seed)))
+    value, grad = run(memory, x)
+    chex.assert_tree_all_finite((value, grad))
+    past = [batch(s) for s in (5, 0, 1, 5)]
+    ring = (jnp.concatenate(part)[jnp.r_[16:24, 8:16]] for part in zip(*past, strict=True))
+    want, _ = against(case.loss, x, y, mj.Refs(*ring, jnp.r_[2:8] % Q))
+    chex.assert_trees_all_close(value, want, rtol=1e-4, atol=1e-6)
