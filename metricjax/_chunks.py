@@ -113,9 +113,9 @@ def takes(loss, option: str) -> bool:
     return option in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
 
 
-def gathers(loss) -> bool:
-    """Whether a loss takes the name of the axis that the batch is spread over, and gathers it."""
-    return "axis_name" in inspect.signature(pure(loss)).parameters
+def names(loss, option: str) -> bool:
+    """Whether a loss has a parameter of that very name."""
+    return option in inspect.signature(pure(loss)).parameters
 
 
 def pure(loss):

@@ -100,8 +100,8 @@ class MemoryBank(NamedTuple):
         """
         name = "MemoryBank.enqueue"
         embeddings, labels = self._checked(name, embeddings, labels, where)
-        weights = jnp.ones(len(embeddings)) if where is None else jnp.asarray(where)
-        rows = _everyone((embeddings, labels, weights.astype(self.where.dtype)), axis_name)
+        rows = embeddings, labels, self._weights(len(embeddings), where)
+        rows = _everyone(rows, axis_name)
         slots, position = self._ahead(rows[2] > 0)
 
         def put(old, new):
@@ -124,8 +124,7 @@ class MemoryBank(NamedTuple):
             where, axis_name: what `enqueue` is given.
         """
         check_rows("MemoryBank.slots", "where", where, "n", n)
-        kept = jnp.ones(n, bool) if where is None else jnp.asarray(where) > 0
-        slots, _ = self._ahead(_everyone(kept, axis_name))
+        slots, _ = self._ahead(_everyone(self._weights(n, where) > 0, axis_name))
         if axis_name is None:
             return slots
         start = jax.lax.axis_index(axis_name) * n
@@ -161,8 +160,7 @@ class MemoryBank(NamedTuple):
                 "that is not in it yet is its own."
             )
         embeddings, labels = self._checked("MemoryBank.refs", embeddings, labels, where)
-        weights = jnp.ones(len(embeddings)) if where is None else jnp.asarray(where)
-        weights = weights.astype(self.where.dtype)
+        weights = self._weights(len(embeddings), where)
         if axis_name is None:
             batch = self_refs(embeddings, labels, weights)
         else:
@@ -176,6 +174,10 @@ class MemoryBank(NamedTuple):
             _join(batch.where, replicated(self.where)),
         )
 
+    def _weights(self, n, where):
+        dtype = self.where.dtype
+        return jnp.ones(n, dtype) if where is None else jnp.asarray(where).astype(dtype)
+
     def _ahead(self, kept):
         """The slots of the next rows, of which some are kept, and the position behind them."""
         size, kept = len(self.where), replicated(kept)
@@ -183,7 +185,7 @@ class MemoryBank(NamedTuple):
         total = jnp.sum(kept, dtype=jnp.int32)
         last = kept & (rank > total - size)
         slots = jnp.where(last, (self.position + rank - 1) % size, size)
-        return slots, (self.position + total) % size
+        return slots.astype(int), (self.position + total) % size
 
     def _checked(self, function, embeddings, labels, where):
         embeddings, labels = jnp.asarray(embeddings), jax.tree.map(jnp.asarray, labels)

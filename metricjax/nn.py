@@ -445,9 +445,10 @@ class CrossBatchMemory(nnx.Module):
         if enqueue_mask is not None:
             n = len(embeddings)
             check_rows("nn.CrossBatchMemory", "enqueue_mask", enqueue_mask, "embeddings", n)
-            weights = jnp.ones(n) if where is None else where
-            queued = jnp.where(enqueue_mask, weights, 0)
-            anchors = jnp.where(enqueue_mask, 0, weights)
+            weights = jnp.ones(n) if where is None else jnp.asarray(where)
+            none = jnp.zeros_like(weights)
+            queued = jnp.where(enqueue_mask, weights, none)
+            anchors = jnp.where(enqueue_mask, none, weights)
         bank = self.bank.get_value()
         slots = bank.slots(len(embeddings), queued, axis_name=axis_name)
         bank = bank.enqueue(embeddings, labels, queued, axis_name=axis_name)
