@@ -108,8 +108,8 @@ class MemoryBank(NamedTuple):
             new = replicated(old).at[slots].set(new.astype(old.dtype), mode="drop")
             return spread_as(new, old)
 
-        filled = jax.tree.map(put, self[:3], jax.lax.stop_gradient(rows))
-        return type(self)(*filled, position)
+        embeddings, labels, where = jax.tree.map(put, self[:3], jax.lax.stop_gradient(rows))
+        return self._replace(embeddings=embeddings, labels=labels, where=where, position=position)
 
     def slots(
         self, n: int, where: Num[Array, " n"] | None = None, *, axis_name: str | None = None

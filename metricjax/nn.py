@@ -458,7 +458,9 @@ class CrossBatchMemory(nnx.Module):
             rows = jax.lax.all_gather(rows, axis_name, tiled=True)
         embeddings, labels, anchors, slots = rows
         refs = bank.refs(self_index=slots)
-        shared = {"refs": refs} | ({} if anchors is None else {"where": anchors})
+        shared: dict[str, Any] = {"refs": refs}
+        if anchors is not None:
+            shared["where"] = anchors
         relation = {"match": options["match"]} if "match" in options else {}
         chosen = None
         if self.miner is not None:
@@ -466,7 +468,7 @@ class CrossBatchMemory(nnx.Module):
             chosen = self.miner(embeddings, labels, **shared, **relation, **random)
         if mined is not None:
             if chosen is None:
-                there = refs._replace(where=refs.where > 0)  # the loss multiplies by the weights
+                there = refs._replace(where=bank.where > 0)  # the loss multiplies by the weights
                 chosen = all_pairs(labels, there, **relation)
             chosen = _with_tuples_of_batch(chosen, mined, slots)
         if chosen is not None:
