@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 from metricjax import distances as distances
 from metricjax import evaluation as evaluation
 from metricjax import losses as losses
+from metricjax import memory as memory
 from metricjax import miners as miners
 from metricjax import nn as nn
 from metricjax import reducers as reducers
