@@ -40,10 +40,10 @@ def listed(mat):
 
 
 @functools.partial(jax.jit, static_argnames="distance")
-def mine(x, y, refs=None, pool=None, options=None, distance=LINE):
-    """What every miner here keeps, with the numbers of `options`."""
+def mine(x, y, refs=None, options=None, distance=LINE):
+    """What the miners here keep, with the numbers of `options`."""
     given = {"refs": refs, "distance": distance}
-    o = {"pos": 0.2, "neg": 0.8, "fraction": 0.5, "ranges": {}} | (options or {})
+    o = {"pos": 0.2, "neg": 0.8, "ranges": {}} | (options or {})
     some = {"pos_margin": o["pos"], "neg_margin": o["neg"]}
     return {
         "easy_hard": {
@@ -54,8 +54,12 @@ def mine(x, y, refs=None, pool=None, options=None, distance=LINE):
         },
         "batch_hard": miners.batch_hard(x, y, **o["ranges"], **given),
         "pair_margin": miners.pair_margin(x, y, **some, **given),
-        "hdc": miners.hdc(x, y, mined=pool, filter_percentage=o["fraction"], **given),
     }
+
+
+@functools.partial(jax.jit, static_argnames="distance")
+def hdc(x, y, fraction, pool=None, refs=None, distance=LINE):
+    return miners.hdc(x, y, filter_percentage=fraction, mined=pool, refs=refs, distance=distance)
 
 
 def test_worked_table():
@@ -78,9 +82,9 @@ def test_worked_lists():
     hard = mined["batch_hard"]
     rows = [f"{a}>{p}|{n}" for a, p, n in zip(*hard[:3], strict=True)]
     assert " ".join(rows) == TABLE["hard", "hard"] and np.all(hard.weights == 1)
-    assert listed(mined["hdc"].positive) == "04 14 40 41".split()
-    assert listed(mined["hdc"].negative) == "02 12 13 20 21 31".split()  # of equals the first
-    fewer = mine(X, LABELS, options={"fraction": 0.25})["hdc"]
+    half, fewer = hdc(X, LABELS, 0.5), hdc(X, LABELS, 0.25)
+    assert listed(half.positive) == "04 14 40 41".split()
+    assert listed(half.negative) == "02 12 13 20 21 31".split()  # of equals the first
     assert listed(fewer.positive) == ["04", "40"] and listed(fewer.negative) == "02 12 21".split()
 
 
@@ -88,29 +92,29 @@ def test_hdc_counts_repeats_and_cascades():
     pool = tuples.from_pairs(
         *map(jnp.array, ([0, 0, 1, 1], [4, 4, 0, 4], [0], [2])), shape=(5, 5)
     )  # fmt: skip
-    once = mine(X, LABELS, pool=pool, options={"fraction": 0.25})["hdc"]
+    once = hdc(X, LABELS, 0.25, pool)
     assert once.positive[0, 4] == 1 == once.positive.sum()  # one of two entries
-    most = mine(X, LABELS, pool=pool, options={"fraction": 0.75})["hdc"]
+    most = hdc(X, LABELS, 0.75, pool)
     assert most.positive[0, 4] == 2 and most.positive[1, 4] == 1 and most.positive[1, 0] == 0
     for fraction, count in ((1.0, 4), (0.0, 0), (0.74, 3), (2.0, 4), (-1.0, 0)):
-        kept = mine(X, LABELS, pool=pool, options={"fraction": fraction})["hdc"]
+        kept = hdc(X, LABELS, fraction, pool)
         assert kept.positive.sum() == count
-    first = miners.hdc(X, LABELS, distance=LINE)
-    second = miners.hdc(X, mined=first, distance=LINE)  # labels are in the pairs
-    third = miners.hdc(X, mined=second, distance=LINE)
+    first = hdc(X, LABELS, 0.5)
+    second = hdc(X, None, 0.5, first)  # labels are in the pairs
+    third = hdc(X, None, 0.5, second)
     sizes = [(int(p.positive.sum()), int(p.negative.sum())) for p in (first, second, third)]
     assert sizes == [(4, 6), (2, 3), (1, 2)]
 
 
 def test_hdc_takes_every_form():
-    shape = 5, 5
-    for pool in (
-        miners.batch_hard(X, LABELS, distance=LINE),
-        miners.triplet_margin(X, LABELS, distance=LINE),
-        miners.angular(X, LABELS),
-    ):
-        kept = mine(X, LABELS, pool=pool, options={"fraction": 1.0})["hdc"]
-        jax.tree.map(np.testing.assert_array_equal, kept, tuples.as_pairs(pool, shape))
+    @jax.jit
+    def both():
+        pools = miners.batch_hard(X, LABELS), miners.triplet_margin(X, LABELS)
+        return [(hdc(X, LABELS, 1.0, pool), tuples.as_pairs(pool, (5, 5))) for pool in pools]
+
+    for kept, pool in both():
+        assert np.any(pool.negative)
+        jax.tree.map(np.testing.assert_array_equal, kept, pool)
     with pytest.raises(TypeError, match="miners.hdc: `mined` .*tuple"):
         miners.hdc(X, LABELS, mined=(1, 2))
     with pytest.raises(ValueError, match=r"miners.hdc: `mined` must have shape \(5, 5\)"):
@@ -153,8 +157,8 @@ def test_equals_definition(distance, mode):
         ranges = {"allowed_pos_range": (low, low + 4), "allowed_neg_range": (low, low + 3)}
         pool = Pairs(*(rng.integers(0, 3, m.shape) * m for m in (positive, negative)))
         pool = jax.tree.map(np.float32, pool)
-        options = {"pos": low, "neg": low + 1, "ranges": ranges, "fraction": np.float32(seed / 7)}
-        mined = mine(x, y, refs, pool, options, distance=distance)
+        options = {"pos": low, "neg": low + 1, "ranges": ranges}
+        mined = mine(x, y, refs, options, distance=distance)
         some += sum(float(mat.sum()) for mat in jax.tree.leaves(mined["easy_hard"]))
         for strategies, got in mined["easy_hard"].items():
             want = easy_hard(mat, cost, positive, negative, *strategies, *ranges.values())
@@ -165,9 +169,10 @@ def test_equals_definition(distance, mode):
         kept = mined["pair_margin"]
         np.testing.assert_array_equal(kept.positive, positive & (cost > farther(low, distance)))
         np.testing.assert_array_equal(kept.negative, negative & (cost < farther(low + 1, distance)))
-        fraction = float(options["fraction"])
-        np.testing.assert_array_equal(mined["hdc"].positive, hardest(fraction, pool[0], -cost))
-        np.testing.assert_array_equal(mined["hdc"].negative, hardest(fraction, pool[1], cost))
+        fraction = np.float32(seed / 7)
+        kept = hdc(x, y, fraction, pool, refs, distance=distance)
+        np.testing.assert_array_equal(kept.positive, hardest(fraction, pool[0], -cost))
+        np.testing.assert_array_equal(kept.negative, hardest(fraction, pool[1], cost))
     assert some > 500
 
 
@@ -203,7 +208,7 @@ def hardest(fraction, counts, ease):
     """The list entries sorted by ease, and by place among equals."""
     places = np.repeat(np.arange(counts.size), counts.ravel().astype(int))
     order = sorted(places, key=lambda i: (ease.flat[i], i))
-    kept = order[: math.ceil(np.float32(fraction) * np.float32(len(places)))]
+    kept = order[: math.ceil(fraction * np.float32(len(places)))]
     return np.bincount(np.array(kept, int), minlength=counts.size).reshape(counts.shape)
 
 
@@ -252,8 +257,9 @@ def test_nan_is_chosen():
         assert pairs.negative[2, 1] and pairs.negative[3, 1], strategies
         assert np.any(pairs.positive[1]) and np.any(pairs.negative[1])
     assert mined["batch_hard"].positive[0] == 1 and np.all(mined["batch_hard"].weights)
-    few = mine(x, LABELS, options={"fraction": 0.01, "pos": 9.0, "neg": -9.0})
-    assert listed(few["hdc"].positive) == ["01"] and listed(few["hdc"].negative) == ["12"]
+    few = hdc(x, LABELS, 0.01)
+    assert listed(few.positive) == ["01"] and listed(few.negative) == ["12"]
+    few = mine(x, LABELS, options={"pos": 9.0, "neg": -9.0})
     assert listed(few["pair_margin"].positive) == ["01", "10", "14", "41"]
     assert listed(few["pair_margin"].negative) == ["12", "13", "21", "31"]
 
