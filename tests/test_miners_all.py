@@ -188,21 +188,18 @@ def test_objective_takes_the_miner(case):
 
 
 @cases()
-def test_a_sharded_batch_is_one_device(case):
-    x, y = batch(24), jnp.tile(LABELS, 2)
+@pytest.mark.parametrize("refs", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_sharded_batch_is_one_device(case, refs):
+    x, y, where = batch(16), jnp.arange(16) % 3, jnp.ones(16).at[5].set(0)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
     put = lambda v: jax.device_put(v, NamedSharding(mesh, jax.P("batch")))
 
     def run(x, y, where):
-        own = case(x, y, where=where, key=KEY)
-        others = case(x, y, refs=Refs(x, y, where=where), key=KEY)
-        mined = own, others, tuples.as_pairs(own, (24, 24))
-        loss = losses.triplet_margin(x, y, mined=own, where=where)
-        loss |= {"pairs": losses.contrastive(x, y, mined=own)["neg_loss"]}
-        leaves = [v for v in jax.tree.leaves(mined) if jnp.ndim(v)]
-        return reduce(loss)[0], [jnp.sum(v.astype(jnp.float32)) for v in leaves]
+        others = Refs(x, y, where=where) if refs else None
+        mined = case(x, y, refs=others, where=where, key=KEY)
+        terms = losses.triplet_margin(x, y, refs=others, mined=mined, where=where)
+        return reduce(terms)[0], tuples.as_pairs(mined, (16, 16))
 
-    where = jnp.ones(24).at[5].set(0)
     want = jax.jit(run)(x, y, where)
     with jax.set_mesh(mesh):
         got = jax.jit(run)(put(x), put(y), put(where))
@@ -263,6 +260,18 @@ def test_memory_is_of_the_order_of_the_pairs(case, optimized):
         ((jnp.ones((N, D)), None), {}, ValueError, "labels are needed"),
         ((jnp.ones((N, D)), LABELS), {"where": LABELS[:3]}, ValueError, r"`where` .*\(3,\)"),
         ((jnp.ones((N, D)), LABELS), {"refs": LABELS}, TypeError, "`refs` .*Array"),
+        (
+            (jnp.ones((N, D)), LABELS),
+            {"refs": Refs(jnp.ones((5, D)), LABELS)},
+            ValueError,
+            "`refs.l",
+        ),
+        (
+            (jnp.ones((N, D)), LABELS),
+            {"refs": Refs(jnp.ones((N, 2)), LABELS)},
+            ValueError,
+            "`refs.e",
+        ),
     ],
 )
 def test_errors_name_function_and_argument(case, arguments, options, error, message):
