@@ -1,4 +1,4 @@
-"""The other miners that decide: worked numbers, and their definitions in plain numpy, ties included."""
+"""The other miners that decide: worked numbers, and plain numpy definitions, ties included."""
 
 import functools
 import itertools
