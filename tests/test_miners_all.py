@@ -21,8 +21,14 @@ KEY = jax.random.key(7)
 ALL = jnp.ones(N)
 
 
-def cases(chosen=lambda case: True):
-    return pytest.mark.parametrize("case", [c for c in CASES if chosen(c)], ids=str)
+def cases(chosen=lambda case: True, quick=None):
+    """Tests all miners that are chosen; those that are not among the `quick` ones are slow tests."""
+    slow = lambda case: [pytest.mark.slow] if quick and str(case) not in quick else []
+    some = [pytest.param(c, marks=slow(c), id=str(c)) for c in CASES if chosen(c)]
+    return pytest.mark.parametrize("case", some)
+
+
+ONE_OF_EACH_FORM = "angular", "batch_hard", "hdc"
 
 
 def batch(n=N, seed=0):
@@ -95,7 +101,7 @@ def test_the_batch_as_references_is_the_batch(case):
     equal(mine(case, x, LABELS, refs), mine(case, x, LABELS))
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_jit_equals_eager_and_keys_decide(case):
     x = batch()
     jitted = mine(case, x, LABELS)
@@ -187,7 +193,7 @@ def test_objective_takes_the_miner(case):
     assert np.all(np.isnan(run(batch().at[1, 1].set(jnp.nan))[1][0]))
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 @pytest.mark.parametrize("refs", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_sharded_batch_is_one_device(case, refs):
     x, y, where = batch(16), jnp.arange(16) % 3, jnp.ones(16).at[5].set(0)
@@ -220,7 +226,7 @@ def test_soft_matches(case):
             np.testing.assert_array_equal(got[got > 0], possible[got > 0])
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_half_precision_is_compared_in_single(case):
     x = batch().astype(jnp.bfloat16)
     pairs = mine(case, x, LABELS)
