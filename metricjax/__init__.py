@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 from metricjax import distances as distances
 from metricjax import evaluation as evaluation
+from metricjax import inference as inference
 from metricjax import losses as losses
 from metricjax import miners as miners
 from metricjax import nn as nn
