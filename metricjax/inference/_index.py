@@ -125,7 +125,7 @@ class Index:
         if ids is None:
             if self.ids.dtype.kind == "U":
                 raise ValueError(f"{name}: `ids` are needed, as those of the index are strings.")
-            ids = max(self.ids, default=-1) + 1 + np.arange(len(x))
+            ids = self.ids.max(initial=-1) + 1 + np.arange(len(x))
         if (labels is None) != (self.labels is None):
             raise ValueError(
                 f"{name}: `labels` must be given if and only if the index has labels, got "
@@ -240,7 +240,7 @@ class Index:
     @functools.cached_property
     def _padded(self):
         """The embeddings on the device, some zeros at the end, and which of them exist."""
-        x = _pad(self.embeddings)
+        x = _pad(self.embeddings, least=16)
         return x, jnp.arange(len(x)) < len(self)
 
     @functools.cached_property
@@ -254,6 +254,8 @@ class Index:
     def _rows(self, function, ids):
         """Where these ids are."""
         ids = names(function, "ids", ids)
+        if not ids.size:
+            return np.zeros(ids.shape, int)
         comparable = ids.dtype.kind == self.ids.dtype.kind
         known = np.isin(ids, self.ids) if comparable else np.zeros(ids.shape, bool)
         if not known.all():
@@ -302,10 +304,10 @@ def _read_only(x):
     return x
 
 
-def _pad(x):
-    """`x` on the device, with zeros up to the next number of at most four binary digits."""
-    step = 1 << max(0, len(x).bit_length() - 4)
-    size = max(1, -(-len(x) // step) * step)
+def _pad(x, least=1):
+    """`x` on the device, with zeros at the end: one of eight lengths between powers of two."""
+    step = max(least, 1 << max(0, len(x).bit_length() - 4))
+    size = max(1, -(-len(x) // step)) * step
     return jnp.asarray(np.pad(x, [(0, size - len(x)), (0, 0)]))
 
 

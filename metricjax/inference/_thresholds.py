@@ -42,7 +42,7 @@ class OperatingPoint(NamedTuple):
 
 
 class EqualErrorRate(NamedTuple):
-    """The error rate at which as many non-matches are accepted as matches are not, in shares."""
+    """The rate at which false and missed matches are equally frequent, and its threshold."""
 
     rate: float
     threshold: float
@@ -107,7 +107,8 @@ def equal_error_rate(
 
     .. math:: \mathrm{FMR} = 1 - \mathrm{TMR}
 
-    It is read off the ROC curve, whose points are joined by lines. The threshold is the one whose two errors are nearest to each other.
+    It is read off the ROC curve, whose points are joined by lines. The threshold is the one whose
+    two errors are nearest to each other.
 
     Example:
         >>> from metricjax import inference
