@@ -81,13 +81,21 @@ def test_searching_everything_never_repeats():
 
 
 def test_growing_by_one_compiles_nothing():
-    index = inference.Index(drawn(33), distance=EUCLIDEAN)
-    index.nearest(drawn(1), 2)
-    with jax.log_compiles(), warnings.catch_warnings():
-        index.add(drawn(1)).nearest(drawn(1), 2)
-    from metricjax.evaluation import _knn
+    traces = []
 
-    assert _knn is not None
+    class Counted:
+        is_similarity = False
+
+        def __call__(self, x, y):
+            traces.append(1)
+            return EUCLIDEAN(x, y)
+
+    index = inference.Index(drawn(33), distance=Counted())
+    for _ in range(4):
+        index.nearest(drawn(5), 2), index.matches(drawn(5), 1.0)
+        index = index.add(drawn(4))
+        traces.append("grown")
+    assert traces.index("grown") == len(traces) - 4  # traced the first time only
 
 
 def test_an_index_does_not_change():
@@ -179,15 +187,17 @@ def test_match_is_a_pure_function():
     assert inference.match(x.astype(jnp.bfloat16), y, 9.0).all()
 
 
-def test_a_nan_stays_visible_and_infinity_raises():
+def test_nan_and_infinity_stay_visible():
     x = drawn(4)
     x[1] = np.nan
     distances, ids = inference.Index(x).nearest(drawn(2), 4)
     assert (ids[:, -1] == 1).all() and np.isnan(distances[:, -1]).all()
     assert np.isfinite(distances[:, :-1]).all()
     far = inference.Index(np.full((2, 4), 1e30, np.float32), distance=EUCLIDEAN)
+    distances, ids = far.nearest(drawn(1), 2)
+    assert np.isinf(distances).all() and sorted(ids[0]) == [0, 1]
     with pytest.raises(ValueError, match="must be finite"):
-        far.nearest(drawn(1), 1)
+        inference.Index(drawn(4), backend="faiss").nearest(x, 1)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +449,9 @@ def test_curves_equal_scikit_learn(seed, distance, weighted):
         again = inference.operating_point(d, is_match, threshold=point.threshold, **options)
         assert again == point
     rate, threshold = inference.equal_error_rate(d, is_match, **options)
-    assert np.interp(rate, fmr, tmr) == pytest.approx(1 - rate, abs=1e-9)
+    along = fmr + tmr  # the curve's points, by how far along they are
+    assert np.interp(1, along, fmr) == pytest.approx(rate, abs=1e-9)
+    assert np.interp(1, along, 1 - tmr) == pytest.approx(rate, abs=1e-9)
     errors = lambda p: abs(p.fmr - (1 - p.tmr))
     at_rate = inference.operating_point(d, is_match, threshold=threshold, **options)
     assert errors(at_rate) == pytest.approx(np.abs(fmr - (1 - tmr)).min())

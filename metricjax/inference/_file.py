@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 from jax.lax import Precision
 
@@ -21,17 +21,19 @@ DISTANCES = (CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance)
 
 
 def save(path, embeddings, ids, labels, distance) -> None:
-    about = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dtype": embeddings.dtype.name,
-        "distance": _described(distance),
-    }
-    if embeddings.dtype == ml_dtypes.bfloat16:  # which the format does not have
+    dtype = embeddings.dtype.name
+    if dtype == "bfloat16":  # which the format does not have
         embeddings = embeddings.view(np.uint16)
     arrays = {"embeddings": embeddings, "ids": ids}
     if labels is not None:
         arrays["labels"] = labels
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arrays": sorted(arrays),
+        "dtype": dtype,
+        "distance": _described(distance),
+    }
     with replacing(path) as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
@@ -66,9 +68,11 @@ def _read(file):
             raise ValueError(
                 f"its version is {about['version']}, and this metricjax reads up to {VERSION}"
             )
+        if sorted(set(arrays) - {"about"}) != about["arrays"]:  # the table of contents is damaged
+            raise ValueError(f"it must hold the arrays {about['arrays']}")
         embeddings = arrays["embeddings"]
         if about["dtype"] == "bfloat16":
-            embeddings = embeddings.view(ml_dtypes.bfloat16)
+            embeddings = embeddings.view(jnp.bfloat16.dtype)
         return {
             "embeddings": embeddings,
             "ids": arrays["ids"],

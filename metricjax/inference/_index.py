@@ -168,7 +168,7 @@ class Index:
 
         Raises:
             ValueError: for a wrong shape, for a `k` that is not positive or larger than the index,
-                or if a neighbor's distance is too large for float32.
+                or if FAISS meets a distance that is not finite.
         """
         name = "inference.Index.nearest"
         x = self._checked(name, "query", query)
@@ -186,8 +186,8 @@ class Index:
         distances, rows = distances[: len(x)], rows[: len(x)]
         if np.any(rows < 0):
             raise ValueError(
-                f"{name}: distances to `query` must be finite, got infinity. Normalize or scale "
-                f"the embeddings."
+                f"{name}: distances to `query` must be finite, got NaN or infinity. Normalize or "
+                f"scale the embeddings."
             )
         return Neighbors(distances, self.ids[rows])
 

@@ -220,7 +220,7 @@ class _Steps:
         if distances.dtype not in (np.float32, np.float64):
             distances = distances.astype(np.float32)
         check_rows(function, "is_match", is_match, "distances", len(distances))
-        if is_match.dtype.kind not in "biu" or is_match.ndim != 1:
+        if is_match.size and is_match.dtype.kind not in "biu":
             raise TypeError(f"{function}: `is_match` must be [P] booleans, got {is_match.dtype}.")
         weights = np.ones(len(distances)) if weights is None else np.asarray(weights, float)
         check_rows(function, "weights", weights, "distances", len(distances))
@@ -230,14 +230,14 @@ class _Steps:
         kept = np.flatnonzero(weights)
         kept = kept[np.argsort(self.sign * distances[kept])]
         distances, is_match, weights = distances[kept], is_match[kept] != 0, weights[kept]
-        last = np.flatnonzero(np.append(distances[1:] != distances[:-1], True))  # of equal ones
-        up_to = lambda w: np.append(0, np.cumsum(w)[last])
-        matches, others = up_to(weights * is_match), up_to(weights * ~is_match)
-        if not matches[-1] or not others[-1]:
+        if is_match.all() or not is_match.any():
             raise ValueError(
                 f"{function}: `is_match` must be true for some pairs and false for others, got "
                 f"{int(is_match.sum())} matches of {len(is_match)}."
             )
+        last = np.flatnonzero(np.append(distances[1:] != distances[:-1], True))  # of equal ones
+        up_to = lambda w: np.append(0, np.cumsum(w)[last])
+        matches, others = up_to(weights * is_match), up_to(weights * ~is_match)
         self.distances = np.append(-self.sign * np.inf, distances[last]).astype(distances.dtype)
         self.fmr, self.tmr = others / others[-1], matches / matches[-1]
         accepted = matches + others
