@@ -11,6 +11,7 @@ from metricjax import inference as inference
 from metricjax import losses as losses
 from metricjax import miners as miners
 from metricjax import nn as nn
+from metricjax import pictures as pictures
 from metricjax import reducers as reducers
 from metricjax import regularizers as regularizers
 from metricjax import relations as relations
