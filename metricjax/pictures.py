@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float, Shaped
+from jaxtyping import ArrayLike, Float
 
 from metricjax._check import check_choice, check_embeddings, check_rows
 from metricjax.distances import Distance, normalize
@@ -19,8 +19,8 @@ from metricjax.inference import roc_curve as rates
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, told apart with any color vision; yellow, too pale for points, comes last.
-COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 black #F0E442".split()
+# Okabe and Ito's colors, told apart with any color vision; wine for yellow, too pale for points.
+COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 black #882255".split()
 MARKERS = "o^sD"
 BLUE, ORANGE, RED, GRAY = "#0072B2", "#E69F00", "#D55E00", "0.8"
 MOST_CLASSES = len(COLORS) * len(MARKERS)
@@ -57,24 +57,27 @@ def embedding_map(
     panels = embeddings if isinstance(embeddings, dict) else {"": embeddings}
     labels = _names.names(name, "labels", labels)
     _not_empty(name, "embeddings", panels)
-    for x in panels.values():
-        check_embeddings(name, "embeddings", jnp.asarray(x))
+    for x in map(np.asarray, panels.values()):
+        check_embeddings(name, "embeddings", x)
         _not_empty(name, "embeddings", x)
         check_rows(name, "labels", labels, "embeddings", len(x))
-    figure = _figure(name, (5.6 * len(panels), 5.8))
-    figure.suptitle(title)
     groups = _groups(labels)
-    for axes, (panel, x) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(),
-                                strict=True):  # fmt: skip
+    width = 5.6 * len(panels)
+    columns = max(1, int(width / (0.4 + 0.085 * max(len(style["label"]) for _, style in groups))))
+    figure = _figure(name, (width, 5.4 + 0.22 * -(-len(groups) // columns)))
+    figure.suptitle(title)
+    for axes, (panel, x) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         x = np.asarray(normalize(jnp.asarray(x)) if normalize_embeddings else x, np.float64)
         plane, names = _pca(x) if method == "pca" else _umap(x, seed)
-        for rows, style in groups:
+        for rows, style in reversed(groups):
             axes.scatter(*plane[rows].T, rasterized=True, **style)
         axes.set(title=panel, xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
         axes.set_aspect("equal", "datalim")
     handles, texts = axes.get_legend_handles_labels()
     figure.legend(
-        handles, texts, loc="outside lower center", ncols=min(len(texts), 5 * len(panels)),
+        handles[::-1], texts[::-1], loc="outside lower center", ncols=min(len(texts), columns),
         frameon=False, markerscale=1.5, handletextpad=0.1, columnspacing=1.2,
     )  # fmt: skip
     return figure
@@ -91,6 +94,8 @@ def roc_curve(
 ) -> "Figure":
     """True against false matches at every threshold, and where the two errors are equal.
 
+    If they are equal below 5%, false matches are on a logarithmic axis.
+
     Args:
         distances, is_match, weights, distance: labeled pairs, as in `inference.roc_curve`.
         threshold: one to mark.
@@ -99,25 +104,30 @@ def roc_curve(
     pairs = distances, is_match, weights
     curve = rates(*pairs, distance=distance)
     error = equal_error_rate(*pairs, distance=distance)
+    area = roc_auc(*pairs, distance=distance)
     figure = _figure("pictures.roc_curve", (5.6, 5.4))
     axes = figure.subplots()
-    area = roc_auc(*pairs, distance=distance)
-    axes.plot(curve.fmr, curve.tmr, color=BLUE, linewidth=2, label=f"ROC, area {area:.4f}")
-    axes.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="chance")
-    style = dict(linestyle="none", markersize=9, markeredgecolor="white", clip_on=False, zorder=3)
+    log = error.rate < 0.05
+    left = curve.fmr[curve.fmr > 0].min() / 2 if log else 0  # where none are false
+    at = lambda fmr: np.maximum(fmr, left)
+    axes.plot(at(curve.fmr), curve.tmr, color=BLUE, linewidth=2, label=f"ROC, area {area:.4f}")
+    line = np.geomspace(left, 1) if log else np.array([0, 1])
+    axes.plot(line, line, color="0.6", linestyle=":", label="chance")
+    style = {"linestyle": "none", "clip_on": False, "zorder": 3}
     axes.plot(
-        error.rate, 1 - error.rate, marker="o", color=BLUE, **style,
-        label=f"equal error rate {error.rate:.2%}",
+        at(error.rate), 1 - error.rate, "o", color="black", markerfacecolor="none", markersize=13,
+        markeredgewidth=1.5, label=f"equal error rate {error.rate:.2%}", **style,
     )  # fmt: skip
     if threshold is not None:
         point = operating_point(*pairs, threshold=threshold, distance=distance)
         name = f"threshold {threshold:.3g}: FMR {point.fmr:.2%}, TMR {point.tmr:.2%}"
-        axes.plot(point.fmr, point.tmr, marker="D", color=RED, **style, label=name)
+        axes.plot(at(point.fmr), point.tmr, "D", color=RED, markersize=7, label=name, **style)
     axes.set(
-        title=title, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal",
-        xlabel="false match rate (FMR)", ylabel="true match rate (TMR)",
+        title=title, xlim=(left, 1) if log else (-0.01, 1.01), ylim=(-0.01, 1.01),
+        xscale="log" if log else "linear", xlabel="false match rate (FMR)",
+        ylabel="true match rate (TMR)",
     )  # fmt: skip
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="center" if log else "lower right")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -148,16 +158,14 @@ def distance_histogram(
     edges = np.histogram_bin_edges(distances, bins)
     figure = _figure(name, (7, 4))
     axes = figure.subplots()
-    for kind, color, rows in (
-        ("matches", BLUE, is_match),
-        ("other pairs", ORANGE, ~is_match),
+    for kind, rows, color, line in (
+        ("matches", is_match, BLUE, "-"),
+        ("other pairs", ~is_match, ORANGE, "--"),
     ):
-        count = np.histogram(distances[rows], edges, weights=weights[rows])[0]
-        axes.stairs(count / max(count.sum(), 1e-300), edges, fill=True, color=color, alpha=0.35)
-        axes.stairs(
-            count / max(count.sum(), 1e-300), edges, color=color, linewidth=2,
-            linestyle="-" if rows is is_match else "--", label=kind,
-        )  # fmt: skip
+        counts = np.histogram(distances[rows], edges, weights=weights[rows])[0]
+        shares = counts / max(counts.sum(), 1)
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(shares, edges, color=color, linewidth=2, linestyle=line, label=kind)
     if threshold is not None:
         axes.axvline(threshold, color="black", linewidth=1.5, label=f"threshold {threshold:.3g}")
     axes.set(
@@ -172,9 +180,9 @@ def distance_histogram(
 
 
 def retrieval_sheet(
-    query_images: Shaped[ArrayLike, "q *image"],
+    query_images: ArrayLike,
     query_labels: Any,
-    neighbor_images: Shaped[ArrayLike, "q k *image"],
+    neighbor_images: ArrayLike,
     neighbor_labels: Any,
     *,
     title: str = "",
@@ -204,7 +212,7 @@ def retrieval_sheet(
             f"{name}: `neighbor_labels` must have shape {(q, k)} to match `neighbor_images`, "
             f"got {others.shape}."
         )
-    figure = _figure(name, (0.62 * (k + 1.5), 0.62 * PITCH * q + 0.7))
+    figure = _figure(name, (0.8 * (k + 1.5), 0.8 * PITCH * q + 0.5))
     figure.suptitle(title)
     axes = figure.subplots()
     for y in range(q):
@@ -225,9 +233,13 @@ def _tile(axes, x, row, image, color, name="", line="-"):
     y = row * PITCH
     axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(x, x + TILE, y + TILE, y))
     axes.add_patch(Rectangle((x, y), TILE, TILE, fill=False, color=color, linewidth=2, ls=line))
-    short = name if len(name) <= 12 else f"{name[:11]}…"
-    size = 8 if len(short) <= 6 else 5
+    short = _shorter(name, 12)
+    size = 8 if len(short) <= 9 else 6
     axes.text(x + TILE / 2, y + 1.06, short, color=color, fontsize=size, ha="center", va="center")
+
+
+def _shorter(name, most):
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _images(function, name, images, axes):
@@ -252,12 +264,13 @@ def _groups(labels):
     base = {"edgecolors": "white", "linewidths": 0.4, "s": 20 if len(labels) < 5000 else 8}
     if len(distinct) > MOST_CLASSES:
         colored = np.sort(np.argsort(-counts, kind="stable")[: len(COLORS)])
-        others = f"{len(distinct) - len(COLORS)} others"
-        groups.append((~np.isin(of, colored), base | {"color": GRAY, "label": others}))
     looks = itertools.product(MARKERS, COLORS)
     for which, (marker, color) in zip(colored, looks, strict=False):
-        style = {"color": color, "marker": marker, "label": f"{distinct[which]}"}
+        style = {"color": color, "marker": marker, "label": _shorter(f"{distinct[which]}", 24)}
         groups.append((of == which, base | style))
+    if len(colored) < len(distinct):
+        others = f"{len(distinct) - len(colored)} others"
+        groups.append((~np.isin(of, colored), base | {"color": GRAY, "label": others}))
     return groups
 
 
@@ -265,13 +278,11 @@ def _pca(x):
     """The two directions of most variance, each pointing to where its largest weight is."""
     x = x - x.mean(0)
     _, scale, directions = np.linalg.svd(x, full_matrices=False)
-    directions *= np.sign(np.take_along_axis(
-        directions, np.argmax(np.abs(directions), 1)[:, None], 1))  # fmt: skip
-    plane = np.zeros((len(x), 2))
-    main = directions[:2]
-    plane[:, : len(main)] = x @ main.T
-    shares = np.zeros(2)
-    shares[: len(main)] = scale[:2] ** 2 / max(np.sum(scale**2), 1e-300)
+    largest = np.argmax(np.abs(directions), 1)[:, None]
+    directions = (directions * np.sign(np.take_along_axis(directions, largest, 1)))[:2]
+    missing = 2 - len(directions)  # there is one feature, or one embedding
+    plane = np.pad(x @ directions.T, [(0, 0), (0, missing)])
+    shares = np.pad(scale[:2] ** 2, (0, missing)) / max(np.sum(scale**2), 1e-300)
     return plane, [f"direction {i}: {share:.0%} of the variance" for i, share in
                    enumerate(shares, start=1)]  # fmt: skip
 
@@ -296,7 +307,9 @@ def _figure(function, size):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f"{function} needs matplotlib: pip install 'metricjax[plots]'") from error
-    return Figure(size, layout="constrained")
+    figure = Figure(size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return figure
 
 
 def _not_empty(function, name, x):

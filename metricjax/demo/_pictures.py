@@ -44,12 +44,13 @@ def thresholds(embeddings: jax.Array, labels: np.ndarray) -> dict[str, Figure]:
     distance = LpDistance()
     pairs = inference.pair_distances(embeddings, labels, distance=distance)
     best = inference.best_threshold(*pairs, distance=distance)
-    options = {"distance": distance, "threshold": best.threshold}
+    at = best.threshold
+    title = "Pairs of images that were not trained on"
     return {
         "distances.png": pictures.distance_histogram(
-            *pairs, **options, title="Distances of pairs of images that were not trained on"
+            *pairs, distance=distance, threshold=at, title=title
         ),
-        "roc.png": pictures.roc_curve(*pairs, **options, title="Do two images match?"),
+        "roc.png": pictures.roc_curve(*pairs, distance=distance, threshold=at, title=title),
     }
 
 
