@@ -63,8 +63,9 @@ def embedding_map(
         check_rows(name, "labels", labels, "embeddings", len(x))
     groups = _groups(labels)
     width = 5.6 * len(panels)
-    columns = max(1, int(width / (0.4 + 0.085 * max(len(style["label"]) for _, style in groups))))
-    figure = _figure(name, (width, 5.4 + 0.22 * -(-len(groups) // columns)))
+    longest = max(len(style["label"]) for _, style in groups)
+    lines = -(-len(groups) // max(1, int(width / (0.4 + 0.085 * longest))))  # of the legend
+    figure = _figure(name, (width, 6 + 0.22 * lines))
     figure.suptitle(title)
     for axes, (panel, x) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
@@ -74,10 +75,13 @@ def embedding_map(
         for rows, style in reversed(groups):
             axes.scatter(*plane[rows].T, rasterized=True, **style)
         axes.set(title=panel, xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
-        axes.set_aspect("equal", "datalim")
+        low, high = plane.min(0), plane.max(0)
+        half = 0.54 * max(*(high - low), 1e-6)
+        center = (low + high) / 2
+        axes.set(xlim=center[0] + [-half, half], ylim=center[1] + [-half, half], box_aspect=1)
     handles, texts = axes.get_legend_handles_labels()
     figure.legend(
-        handles[::-1], texts[::-1], loc="outside lower center", ncols=min(len(texts), columns),
+        handles[::-1], texts[::-1], loc="outside lower center", ncols=-(-len(texts) // lines),
         frameon=False, markerscale=1.5, handletextpad=0.1, columnspacing=1.2,
     )  # fmt: skip
     return figure
