@@ -49,7 +49,7 @@ def opened(path) -> Iterator[dict[str, Any]]:
         except Exception as error:  # damage can show in any way
             raise ValueError(
                 f"inference.Index.load: `path` must be a file written by `Index.save`, whole and "
-                f"unchanged, got {os.fspath(path)!r}: {error or type(error).__name__}"
+                f"unchanged, got {os.fspath(path)!r}: {str(error) or type(error).__name__}"
             ) from error
 
 
