@@ -30,10 +30,12 @@ def main(argv: list[str] | None = None) -> None:
 
     recipe = f"{options.loss} loss, {options.miner} miner, {options.steps} steps"
     digits = _data.join(held_out, unseen)
+    embeddings = trained(digits.images)
     for name, figure in {
         "loss.png": _pictures.loss_curve(losses, recipe),
-        "map.png": _pictures.maps(untrained(digits.images), trained(digits.images), digits.labels),
-        "neighbours.png": _pictures.neighbours(trained(digits.images), digits, options.seed),
+        "map.png": _pictures.maps(untrained(digits.images), embeddings, digits.labels),
+        **_pictures.neighbors(embeddings, digits, options.seed),
+        **_pictures.thresholds(embeddings, digits.labels),
     }.items():
         figure.savefig(options.out / name, dpi=150)
         print(f"wrote {options.out / name}")
