@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from metricjax._check import check_embeddings, check_rows
@@ -158,7 +159,7 @@ def _search(query, reference, query_side, ref_side, rows, shared, *, mesh, axes,
         return _by_block(*args, axis_name=None, **how)
     by_query, by_ref = (jax.P(axis) for axis in axes)
     specs = (by_query, by_ref, by_query, by_ref, by_query, jax.P())
-    args = tuple(_placed(x, spec) for x, spec in zip(args, specs, strict=True))
+    args = tuple(_placed(x, mesh, spec) for x, spec in zip(args, specs, strict=True))
     local = functools.partial(_by_block, axis_name=axes[1], **how)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=by_query, check_vma=False)(
         *args
@@ -284,7 +285,7 @@ def _sharding(query, reference):
 
     def of(x):
         known = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
-        named = isinstance(known, jax.sharding.NamedSharding)
+        named = isinstance(known, NamedSharding)
         return (known.mesh, known.spec[0]) if named and len(known.spec) and known.spec[0] else None
 
     found = {"query": of(query), "reference": of(reference)}
@@ -298,16 +299,11 @@ def _sharding(query, reference):
     return mesh, (query_axes, ref_axes)
 
 
-def _placed(tree, spec):
-    """Explicitly sharded arrays of a tree, resharded for a `shard_map` that wants `spec`."""
-
-    def one(x):
-        sharding = jax.typeof(x).sharding
-        if all(axis is None for axis in sharding.spec):
-            return x
-        return jax.sharding.reshard(x, sharding.update(spec=spec))
-
-    return jax.tree.map(one, tree)
+def _placed(tree, mesh, spec):
+    """The arrays of a tree, sharded as a `shard_map` over an explicit mesh wants them."""
+    if AxisType.Explicit not in mesh.axis_types:
+        return tree
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, NamedSharding(mesh, spec)), tree)
 
 
 def check_search(function, query, reference):

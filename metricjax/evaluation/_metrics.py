@@ -187,8 +187,8 @@ def ndcg_at_k(
     Example:
         >>> import jax.numpy as jnp
         >>> from metricjax.evaluation import ndcg_at_k
-        >>> print(ndcg_at_k(jnp.array([[False, True, True]]), jnp.array([2])).round(4))
-        [0.6934]
+        >>> print(ndcg_at_k(jnp.array([[False, True, True]]), jnp.array([2])).round(2))
+        [0.69]
 
     Args:
         matches: ``[Q, K]``.

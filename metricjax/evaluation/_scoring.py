@@ -123,7 +123,7 @@ class _Metrics:
             matches = jax.vmap(lambda x, others: self.match(one(x), others)[0])(codes, theirs)
             degrees = _degrees(self.match, codes, ref_codes, own, groups, ref_groups)
             ideal = lambda: jax.lax.top_k(degrees, min(there.shape[1], degrees.shape[1]))[0]
-        matches = jnp.where(there, matches, 0).astype(jnp.float32)
+        matches = jnp.where(there, matches.astype(jnp.float32), 0)
         inputs = QueryInputs(matches, relevant, *neighbors, labels)
         return {name: _one(name, custom, inputs, ideal) for name, custom in self.metrics}
 
@@ -201,8 +201,8 @@ def _limits(function, sets, counts, k, names):
                 stacklevel=4,
             )
     longest = int(np.max(limits, initial=0))
-    for name in names:
-        if (cut_of(name) or 0) > longest and longest < np.max(available, initial=0):
+    for name in set(names) - set(RANKED):
+        if longest < min(cut_of(name) or 0, np.max(available, initial=0)) and longest:
             raise ValueError(
                 f"{function}: `k` must be at least {cut_of(name)} for {name}, got {longest}."
             )

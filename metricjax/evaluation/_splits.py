@@ -52,13 +52,13 @@ def evaluate_splits(
         ValueError: for a name that is no split, or a pair without references.
     """
     results: Results = {}
-    for query, references, includes in _paired("evaluate_splits", splits, pairs):
+    for query, references, title in _paired("evaluate_splits", splits, pairs):
         x, y = _joined(splits, [query])
         ref = _joined(splits, references)
         if level is not None:
             y, ref = y[:, level], (ref[0], ref[1][:, level])
-        found = calculator.get_accuracy(x, y, *ref, ref_includes_query=includes)
-        results.setdefault(query, {})["+".join(references)] = found
+        found = calculator.get_accuracy(x, y, *ref, ref_includes_query=query in references)
+        results.setdefault(query, {})[title] = found
     return results
 
 
@@ -90,7 +90,8 @@ def evaluate_within_parents(
     """
     name = "evaluate_within_parents"
     results: dict[str, dict[str, dict[int, Accuracies]]] = {}
-    for query, references, includes in _paired(name, splits, pairs):
+    for query, references, title in _paired(name, splits, pairs):
+        includes = query in references
         (x, y), (ref, ref_y) = _joined(splits, [query]), _joined(splits, references)
         for labels in (y, ref_y):
             if labels.ndim != 2 or not 0 <= level < labels.shape[1] - 1:
@@ -101,7 +102,7 @@ def evaluate_within_parents(
         found = calculator._by_group(
             x, y[:, level], ref, ref_y[:, level], includes, y[:, level + 1], ref_y[:, level + 1]
         )
-        results.setdefault(query, {})["+".join(references)] = found
+        results.setdefault(query, {})[title] = found
     return results
 
 
@@ -170,7 +171,7 @@ def evaluate_two_streams(
 
 
 def _paired(function, splits, pairs):
-    """Query, references, and whether the query, then put first, is among them."""
+    """Query, references, with the query first if it is among them, and their name."""
     for query, references in [(name, [name]) for name in splits] if pairs is None else pairs:
         unknown = {query, *references} - set(splits)
         if unknown or not references or isinstance(references, str):
@@ -180,7 +181,7 @@ def _paired(function, splits, pairs):
             )
         includes = query in references
         others = [name for name in references if name != query]
-        yield query, [query, *others] if includes else others, includes
+        yield query, [query, *others] if includes else others, "+".join(references)
 
 
 def _joined(splits, names):
