@@ -173,7 +173,7 @@ def _by_block(
     """The search on one device, for all of its queries."""
     distance, query, reference = _normalized_once(distance, query, reference)
     offset = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(reference)
-    top_k = functools.partial(_top_k, select=jax.lax.approx_max_k if approx else jax.lax.top_k)
+    top_k = jax.lax.approx_max_k if approx else _top_k
 
     def block(args):
         x, side, rows = args
@@ -244,17 +244,16 @@ def _best(score, index, value, k):
     return score, *(jnp.take_along_axis(x, column, 1) for x in (index, value))
 
 
-def _top_k(score, k, select):
+def _top_k(score, k):
     """The best k of each row and their columns, the lower column first among equals.
 
     Long rows are cut into groups: the best k are in the k groups with the best leaders. That is
     quicker on CPUs, where `lax.top_k` is slow, and much quicker for rows in ascending order.
     """
     n = score.shape[1]
-    if select is not jax.lax.top_k or not 0 < 2 * GROUP * k <= n:
-        return select(score, k)
-    padding = -n % GROUP
-    grouped = jnp.pad(score, ((0, 0), (0, padding)), constant_values=-jnp.inf)
+    if not 0 < 2 * GROUP * k <= n:
+        return jax.lax.top_k(score, k)
+    grouped = jnp.pad(score, ((0, 0), (0, -n % GROUP)), constant_values=-jnp.inf)
     grouped = grouped.reshape(len(score), -1, GROUP)
     _, group = jax.lax.top_k(jnp.max(grouped, -1), k)
     group = jnp.sort(group, -1)  # so that the lower column is further left

@@ -153,9 +153,9 @@ def _relevance(sets, match, block_size):
     """How many references match each query, and the sum of the degrees to which they do."""
     if match is not None:
         own = np.arange(len(sets.query)) if sets.includes_query else None
-        m = len(sets.reference)
-        count = functools.partial(_count_matches, match=match, size=min(block_size, ELEMENTS // m))
-        return map(np.asarray, count(sets.codes, sets.ref_codes, own, sets.groups, sets.ref_groups))
+        size = max(1, min(block_size, ELEMENTS // max(1, len(sets.reference))))
+        args = sets.codes, sets.ref_codes, own, sets.groups, sets.ref_groups
+        return map(np.asarray, _count_matches(*args, match=match, size=size))
     mine, theirs = sets.codes, sets.ref_codes
     if sets.groups is not None:
         mine, theirs = (np.stack(x) for x in ((mine, sets.groups), (theirs, sets.ref_groups)))
@@ -172,7 +172,7 @@ def _count_matches(labels, ref_labels, own, groups, ref_groups, *, match, size):
         degrees = _degrees(match, row[0], ref_labels, *row[1:], ref_groups)[0]
         return jnp.sum(degrees > 0), jnp.sum(degrees)
 
-    return jax.lax.map(block, (labels, own, groups), batch_size=max(1, size))
+    return jax.lax.map(block, (labels, own, groups), batch_size=size)
 
 
 def _limits(function, sets, counts, k, names):
