@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from numbers import Integral
+from typing import Any
 
 import jax
 import numpy as np
@@ -226,7 +227,7 @@ class AccuracyCalculator:
         """The metrics of some of the queries, from what each of these scores."""
         labels = jax.tree.map(lambda x: x[rows], sets.labels)
         kept = scores.relevant[rows] > 0
-        grouping = {"classes": None, "per_class": self.return_per_class}
+        grouping: dict[str, Any] = {"classes": None, "per_class": self.return_per_class}
         classes = None
         if self.avg_of_avgs or self.return_per_class:
             if not isinstance(labels, np.ndarray):

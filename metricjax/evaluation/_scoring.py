@@ -116,13 +116,14 @@ class _Metrics:
         if limits is not None:
             there &= jnp.arange(there.shape[1])[None, :] < limits[:, None]
         theirs = jax.tree.map(lambda x: x[neighbors.indices], ref_codes)
-        if self.match is None:
-            matches, ideal = theirs == codes[:, None], lambda: None
+        match, ideal = self.match, None
+        if match is None:
+            matches = theirs == codes[:, None]
         else:
             one = lambda x: jax.tree.map(lambda x: x[None], x)
-            matches = jax.vmap(lambda x, others: self.match(one(x), others)[0])(codes, theirs)
-            degrees = _degrees(self.match, codes, ref_codes, own, groups, ref_groups)
-            ideal = lambda: jax.lax.top_k(degrees, min(there.shape[1], degrees.shape[1]))[0]
+            matches = jax.vmap(lambda x, others: match(one(x), others)[0])(codes, theirs)
+            degrees = _degrees(match, codes, ref_codes, own, groups, ref_groups)
+            ideal = lambda: jax.lax.top_k(degrees, there.shape[1])[0]
         matches = jnp.where(there, matches.astype(jnp.float32), 0)
         inputs = QueryInputs(matches, relevant, *neighbors, labels)
         return {name: _one(name, custom, inputs, ideal) for name, custom in self.metrics}
@@ -135,7 +136,7 @@ def _one(name, custom, inputs, ideal):
         return RANKED[name](inputs.matches, inputs.relevant)
     kind = CUT_NAME.fullmatch(name)[1]
     k = cut_of(name) and min(cut_of(name), inputs.matches.shape[1])
-    options = {"ideal": ideal()} if kind == "ndcg" else {}
+    options = {"ideal": ideal()} if ideal and kind == "ndcg" else {}
     return CUT[kind](inputs.matches, inputs.relevant, k=k, **options)
 
 

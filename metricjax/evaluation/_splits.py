@@ -53,11 +53,10 @@ def evaluate_splits(
     """
     results: Results = {}
     for query, references, title in _paired("evaluate_splits", splits, pairs):
-        x, y = _joined(splits, [query])
-        ref = _joined(splits, references)
+        (x, y), (ref, ref_y) = _joined(splits, [query]), _joined(splits, references)
         if level is not None:
-            y, ref = y[:, level], (ref[0], ref[1][:, level])
-        found = calculator.get_accuracy(x, y, *ref, ref_includes_query=query in references)
+            y, ref_y = y[:, level], ref_y[:, level]
+        found = calculator.get_accuracy(x, y, ref, ref_y, query in references)
         results.setdefault(query, {})[title] = found
     return results
 
@@ -128,7 +127,7 @@ def mean_over_parents(accuracies: Mapping[int, Accuracies]) -> dict[str, float]:
     Returns:
         A dict of floats, NaN where no parent has a value.
     """
-    names = next(iter(accuracies.values()), {})
+    names: Mapping[str, float] = next(iter(accuracies.values()), {})
     values = {name: np.array([parent[name] for parent in accuracies.values()]) for name in names}
     there = {name: x[~np.isnan(x)] for name, x in values.items()}
     return {name: float(x.mean()) if len(x) else float("nan") for name, x in there.items()}
@@ -165,8 +164,8 @@ def evaluate_two_streams(
     """
     results = {}
     for name, (first, second, labels) in splits.items():
-        labels = labels if level is None else np.asarray(labels)[:, level]
-        results[name] = calculator.get_accuracy(first, labels, second, labels)
+        y = labels if level is None else labels[:, level]
+        results[name] = calculator.get_accuracy(first, y, second, y)
     return results
 
 
