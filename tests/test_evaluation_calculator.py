@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 
 from metricjax import evaluation, relations
 from metricjax.evaluation import AccuracyCalculator
+from metricjax.evaluation._aggregate import average
 
 RANKED = (
     "mean_average_precision",
@@ -246,6 +247,14 @@ def test_degrees_of_match():
 # How sure the averages are.
 
 
+def test_averages_are_weighted():
+    values, weights, classes = np.array([1, 0, 1.0]), np.array([2, 1, 0.0]), np.array([0, 0, 1])
+    assert average(values, weights) == average(values, weights, classes) == 2 / 3
+    np.testing.assert_array_equal(
+        average(values, weights, classes, per_class=True), [2 / 3, np.nan]
+    )
+
+
 def test_intervals():
     rng = np.random.default_rng(0)
     x, labels = rng.normal(size=(60, 2)).astype(np.float32), rng.integers(3, size=60)
@@ -261,7 +270,9 @@ def test_intervals():
     narrow = accuracies(x, labels, confidence=0.5, **options).intervals["recall_at_1"]
     assert low < narrow[0] < narrow[1] < high
     per_class = accuracies(x, labels, return_per_class=True, **options)
-    assert [bound.shape for bound in per_class.intervals["recall_at_1"]] == [(3,), (3,)]
+    lows, highs = per_class.intervals["recall_at_1"]
+    assert lows.shape == (3,) and ((lows < per_class["recall_at_1"]) & (highs <= 1)).all()
+    assert (per_class["recall_at_1"] < highs).all()
     assert np.isnan(accuracies(x, np.arange(60), **options).intervals["recall_at_1"]).all()
 
 
