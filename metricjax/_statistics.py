@@ -81,7 +81,7 @@ def statistics(
                 f"{kind}_distance_mean": mean,
                 f"{kind}_distance_max": jnp.where(count > 0, high, 0),
             }
-    return jax.lax.stop_gradient(out)
+    return {name: jax.lax.stop_gradient(x) for name, x in out.items()}
 
 
 class _Counted(NamedTuple):

@@ -94,12 +94,12 @@ def as_pair_lists(
 
 def _listed(mat, size):
     """Where the first `size` entries above 0 are, these entries, and how many there are beyond."""
+    mat = mat.astype(jnp.float32) if mat.size else jnp.zeros((1,) * mat.ndim)
     exists = mat > 0
     index = jnp.nonzero(exists, size=size, fill_value=0)
     count = jnp.sum(exists)
     fits = jnp.arange(size) < count
-    values = mat.at[index].get(mode="fill", fill_value=0).astype(jnp.float32)
-    return index, jnp.where(fits, values, 0), count - jnp.sum(fits)
+    return index, jnp.where(fits, mat[index], 0), count - jnp.sum(fits)
 
 
 def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
@@ -134,13 +134,12 @@ def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
     check_at_least(name, "size", size, 0)
     check_mined(name, mined)
     mined = replicated(mined)
+    if not mined[0].size:
+        none = jnp.zeros(size, int)
+        return Triplets(none, none, none, none.astype(jnp.float32)), jnp.sum(none)
     if isinstance(mined, Triplets):
         (at,), weights, left_out = _listed(mined.weights, size)
-        indices = (x.at[at].get(mode="fill", fill_value=0) for x in mined[:3])
-        return Triplets(*indices, weights), left_out
-    if not mined.positive.size:
-        none = jnp.zeros(size, int)
-        return Triplets(none, none, none, jnp.zeros(size, jnp.float32)), jnp.sum(none)
+        return Triplets(*(x[at] for x in mined[:3]), weights), left_out
     positive, negative = (x.astype(jnp.float32) for x in mined[:2])
     mined = mined._replace(positive=positive, negative=negative)
     walk = walk_positives(positive)
@@ -171,7 +170,7 @@ def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
 
 def _loop(step, steps, shape):
     """``x = step(k, x)`` for each k, from integer zeros on."""
-    like = jax.eval_shape(step, jnp.int32(0), jax.ShapeDtypeStruct(shape, int))
+    like = jax.eval_shape(lambda k: step(k, jnp.zeros(shape, int)), jnp.int32(0))
     return jax.lax.fori_loop(0, steps, step, zeros_like(like))
 
 
