@@ -139,7 +139,9 @@ def test_random_triplets_are_drawn_alike(mode, given, weighed):
             key, jnp.array(LABELS), size, refs=refs, negative_weights=negative_weights
         )
         nth = jnp.arange(len(listed.anchor)) % size
-        return listed._replace(weights=listed.weights * (nth < per_anchor[listed.anchor]))
+        return listed._replace(
+            weights=jnp.where(nth < per_anchor[listed.anchor], listed.weights, 0)
+        )
 
     ours = jax.vmap(draw)(jax.random.split(jax.random.key(0), repeats))
     ours = counted((x.ravel() for x in ours[:3]), ours.weights.ravel())
