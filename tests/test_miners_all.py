@@ -22,7 +22,7 @@ ALL = jnp.ones(N)
 
 
 def cases(chosen=lambda case: True, quick=None):
-    """Tests all miners that are chosen; those that are not among the `quick` ones are slow tests."""
+    """Tests all miners that are chosen; all but the `quick` are slow tests."""
     slow = lambda case: [pytest.mark.slow] if quick and str(case) not in quick else []
     some = [pytest.param(c, marks=slow(c), id=str(c)) for c in CASES if chosen(c)]
     return pytest.mark.parametrize("case", some)
