@@ -272,9 +272,9 @@ def test_faiss_knows_few_distances(monkeypatch):
 # Files
 
 
-def saved(tmp_path, **options):
+def saved(tmp_path):
     path = tmp_path / "gallery"
-    index = inference.Index(drawn(3), ["a", "b", "ü"], labels=[3, 1, 2], **options)
+    index = inference.Index(drawn(3, 5), ["a", "b", "ü"], labels=[3, 1, 2])
     index.save(path)
     return path, index
 
