@@ -321,6 +321,16 @@ def test_a_changed_byte_is_noticed_or_harmless(tmp_path):
     assert refused > len(whole)
 
 
+def test_a_shape_that_shrank_is_noticed(tmp_path):
+    path = tmp_path / "gallery"
+    inference.Index(drawn(4000, 5)).save(path)
+    whole = path.read_bytes()
+    assert whole.count(b"(4000, 5)") == 1
+    path.write_bytes(whole.replace(b"(4000, 5)", b"(4000, 4)"))
+    with pytest.raises(ValueError, match="embeddings.npy is damaged"):
+        inference.Index.load(path)
+
+
 @quick
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_refused(tmp_path_factory, content):
