@@ -272,9 +272,9 @@ def test_faiss_knows_few_distances(monkeypatch):
 # Files
 
 
-def saved(tmp_path, **options):
+def saved(tmp_path):
     path = tmp_path / "gallery"
-    index = inference.Index(drawn(3), ["a", "b", "ü"], labels=[3, 1, 2], **options)
+    index = inference.Index(drawn(3, 5), ["a", "b", "ü"], labels=[3, 1, 2])
     index.save(path)
     return path, index
 
@@ -319,6 +319,16 @@ def test_a_changed_byte_is_noticed_or_harmless(tmp_path):
                     assert "written by `Index.save`" in str(error)
                     refused += 1
     assert refused > len(whole)
+
+
+def test_a_shape_that_shrank_is_noticed(tmp_path):
+    path = tmp_path / "gallery"
+    inference.Index(drawn(4000, 5)).save(path)
+    whole = path.read_bytes()
+    assert whole.count(b"(4000, 5)") == 1
+    path.write_bytes(whole.replace(b"(4000, 5)", b"(4000, 4)"))
+    with pytest.raises(ValueError, match="embeddings.npy is damaged"):
+        inference.Index.load(path)
 
 
 @quick
