@@ -22,7 +22,7 @@ ALL = jnp.ones(N)
 
 
 def cases(chosen=lambda case: True, quick=None):
-    """Tests all miners that are chosen; all but the `quick` are slow tests."""
+    """Tests all chosen miners; those that are not among the `quick` ones in slow tests."""
     slow = lambda case: [pytest.mark.slow] if quick and str(case) not in quick else []
     some = [pytest.param(c, marks=slow(c), id=str(c)) for c in CASES if chosen(c)]
     return pytest.mark.parametrize("case", some)
@@ -35,9 +35,13 @@ def batch(n=N, seed=0):
     return jax.random.normal(jax.random.key(seed), (n, D))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def mine(case, x, y, refs=None, where=ALL, key=KEY, **numbers):
-    """The mined pairs and their number of triplets: every form in one."""
+    """The mined pairs, each with its number of triplets: every form in one."""
+    return _mine(case, x, y, refs, where, key, numbers)  # jit has one program if all are given
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mine(case, x, y, refs, where, key, numbers):
     mined = case(x, y, refs=refs, where=where, key=key, **numbers)
     assert isinstance(mined, case.form)
     return tuples.as_pairs(mined, (len(x), len(x if refs is None else refs.embeddings)))
@@ -63,14 +67,16 @@ def test_options_and_their_order(case):
 
 @cases()
 @settings(max_examples=15, derandomize=True, deadline=None, database=None)
-@given(data=st.data(), seed=st.integers(0, 2**32 - 1), inside=st.booleans())
-def test_only_pairs_that_exist_are_mined(case, data, seed, inside):
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+def test_only_pairs_that_exist_are_mined(case, data, seed):
+    """And the batch as its own references is the batch."""
     labels = st.lists(st.integers(-1, 3), min_size=N, max_size=N)
     weights = st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=N, max_size=N)
     y, where = jnp.array(data.draw(labels)), jnp.array(data.draw(weights))
     x = jnp.where(where[:, None] > 0, batch(seed=seed), jnp.nan)
-    refs = Refs(x, y, jnp.arange(N), where) if inside else None
+    refs = Refs(x, y, jnp.arange(N), where)
     pairs = mine(case, x, y, refs, where, key=jax.random.key(seed))
+    equal(mine(case, x, y, None, where, key=jax.random.key(seed)), pairs)
     every = tuples.all_pairs(y, where=where)
     for got, possible in zip(pairs, every, strict=True):
         assert not np.any(np.asarray(got)[np.asarray(possible) == 0])
@@ -82,23 +88,17 @@ def test_padding_equals_the_shorter_batch(case):
     x, rows = np.array(batch()), np.array([0, 1, 2, 3, 4, 5, 8, 11])
     where = np.isin(np.arange(N), rows) * np.float32(0.25)  # any weight above 0 exists
     long = np.where(where[:, None] > 0, x, np.nan)
+    some = jnp.ones(len(rows))
     got = mine(case, long, LABELS, None, where)
-    want = mine(case, x[rows], LABELS[rows], where=jnp.ones(len(rows)))
+    want = mine(case, x[rows], LABELS[rows], where=some)
     for a, b in zip(got, want, strict=True):
         assert np.any(b) and np.sum(a) == np.sum(b)
         np.testing.assert_array_equal(a[np.ix_(rows, rows)], b)
     got = mine(case, x, LABELS, Refs(long, LABELS, where=where))
-    want = mine(case, x, LABELS, Refs(x[rows], LABELS[rows], where=jnp.ones(len(rows))))
+    want = mine(case, x, LABELS, Refs(x[rows], LABELS[rows], where=some))
     for a, b in zip(got, want, strict=True):
         assert np.any(b) and np.sum(a) == np.sum(b)
         np.testing.assert_array_equal(a[:, rows], b)
-
-
-@cases()
-def test_the_batch_as_references_is_the_batch(case):
-    x = batch()
-    refs = Refs(x, LABELS, jnp.arange(N), ALL)
-    equal(mine(case, x, LABELS, refs), mine(case, x, LABELS))
 
 
 @cases(quick=ONE_OF_EACH_FORM)
@@ -112,7 +112,7 @@ def test_jit_equals_eager_and_keys_decide(case):
     assert case.random != np.array_equal(jitted.negative, other.negative)
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_vmap_over_batches_keys_and_numbers(case):
     x, y = jnp.stack([batch(), batch(seed=1)]), jnp.stack([LABELS, LABELS[::-1]])
     keys = jax.random.split(KEY, 2)
@@ -172,7 +172,7 @@ def test_no_samples_keep_nothing(case):
     assert not any(np.any(mat) for mat in jax.tree.leaves(run()))
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_objective_takes_the_miner(case):
     """For losses of pairs and of triplets, whatever the form; a NaN reaches both."""
     miner = functools.partial(case.miner, **case.options)
