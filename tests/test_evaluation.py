@@ -169,13 +169,11 @@ def test_references_come_in_blocks(optimized):
     assert scratch < 4 * 256 * 65536 * 4  # four arrays of a block, where one of all is sixteen
 
 
-def by_argsort(mat, k, *, is_similarity, own=None, where=None):
+def by_argsort(mat, k, *, is_similarity, own, where):
     """Nearest first, by a stable sort of whole rows."""
     score = np.where(np.isnan(mat), np.inf, -mat if is_similarity else mat)
     score = np.minimum(score, np.finfo(np.float32).max)
-    if own is not None:
-        score[np.arange(len(mat)), own] = np.inf
-    score[:, ~(np.ones(mat.shape[1], bool) if where is None else where)] = np.inf
+    score[(own[:, None] == np.arange(mat.shape[1])) | ~where] = np.inf
     order = np.argsort(score, 1, kind="stable")[:, :k]
     return np.where(np.isinf(np.take_along_axis(score, order, 1)), -1, order)
 
@@ -195,8 +193,8 @@ def test_blocks_and_groups_equal_a_stable_sort(seed, distance, k, size, own, som
     if seed % 3 == 0:
         reference = np.sort(reference, 0)
     query = reference[:20]
-    where = rng.random(230) < 0.5 if some else None
-    self_index = np.arange(20) if own else None
+    where = (rng.random(230) < 0.5) | (not some)
+    self_index = np.arange(20) if own else np.arange(20) + 230
     _, indices = knn(
         query, reference, k, distance=distance, self_index=self_index, where=where,
         block_size=7, ref_block_size=size,

@@ -17,6 +17,7 @@ from metricjax.evaluation._metrics import precision_at_k as precision_at_k
 from metricjax.evaluation._metrics import r_precision as r_precision
 from metricjax.evaluation._metrics import recall_at_k as recall_at_k
 from metricjax.evaluation._retrieval import retrieval_metrics as retrieval_metrics
+from metricjax.evaluation._scoring import QueryInputs as QueryInputs
 from metricjax.evaluation._splits import evaluate_splits as evaluate_splits
 from metricjax.evaluation._splits import evaluate_two_streams as evaluate_two_streams
 from metricjax.evaluation._splits import evaluate_within_parents as evaluate_within_parents

@@ -9,7 +9,10 @@ from metricjax._check import check_embeddings, check_labels, check_rows
 
 
 def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0) -> np.ndarray:
-    """The cluster of each embedding, by scikit-learn's `KMeans`: one start, 20 iterations.
+    """The cluster of each embedding, by scikit-learn's `KMeans`.
+
+    One start from random embeddings and 20 iterations, as in PyTorch Metric Learning. k-means++, a
+    more careful start, took five times as long and scored no better (20,000 x 512, 200 classes).
 
     Args:
         embeddings: ``[N, D]``, finite; not normalized.
@@ -24,7 +27,8 @@ def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0
     """
     check_embeddings("evaluation.k_means", "embeddings", embeddings)
     cluster = _scikit_learn("k_means", "cluster")
-    model = cluster.KMeans(num_clusters, n_init=1, max_iter=20, random_state=seed)
+    options = {"init": "random", "n_init": 1, "max_iter": 20, "random_state": seed}
+    model = cluster.KMeans(num_clusters, **options)
     with warnings.catch_warnings():  # fewer different embeddings than clusters: a low score
         warnings.simplefilter("ignore")
         return model.fit_predict(np.asarray(embeddings, np.float32))
