@@ -38,7 +38,8 @@ def test_a_short_run(tmp_path, capsys):
     assert all(len(row) == 6 and all(0 < score <= 1 for score in row) for row in rows.values())
     assert len({len(line) for line in printed.out.splitlines()[:5]}) == 1  # columns line up
     assert "loss=" in printed.err
-    for name in ("loss.png", "map.png", "neighbours.png"):
+    for name in ("loss", "map", "neighbours", "worst", "distances", "roc"):
+        name = f"{name}.png"
         assert (out / name).read_bytes().startswith(b"\x89PNG")
         assert str(out / name) in printed.out
 
