@@ -1,4 +1,7 @@
-"""Which pairs and triplets there are: brute force, multiplicities, random draws, empty sets."""
+"""Which pairs and triplets there are: brute force, multiplicities, random draws, empty sets.
+
+The property tests draw weights for 4 anchors and 5 references; everything is compiled once.
+"""
 
 import functools
 import itertools
@@ -7,11 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy.stats import chi2_contingency, chisquare
 
-from metricjax import Pairs, Refs, miners, tuples
+from metricjax import Pairs, Refs, chunked, losses, miners, reduce, tuples
 from metricjax._triplets import pick, walk_positives
+from metricjax._types import TripletRule, Triplets
 from metricjax.distances import LpDistance
+from metricjax.tuples._convert import _running_total
 
 LABELS = jnp.array([0, 0, 1, 1, 0])
 REF_LABELS = jnp.array([1, 0, 7, 0, 1, 1, 0])
@@ -191,6 +199,199 @@ def test_pairs_of_a_rule(soft):
         same(convert(mined), expected)
 
 
+N, M, T = 4, 5, 12
+ALL = N * M * M
+many = settings(derandomize=True, deadline=None, max_examples=200)
+some_weights = arrays(np.float32, (N, M), elements=st.sampled_from([0, 0, 0.5, 1, 2]))
+some_pairs = st.builds(Pairs, some_weights, some_weights)
+some_index = lambda end: arrays(np.int32, T, elements=st.integers(0, end - 1))
+some_triplets = st.builds(
+    Triplets,
+    some_index(N),
+    some_index(M),
+    some_index(M),
+    arrays(np.float32, T, elements=st.sampled_from([0, 0.5, 1, 2])),
+)
+
+
+def _looked_up(table, j):
+    return jnp.take_along_axis(table, j[:, None, None], 1)[:, 0]
+
+
+some_rules = st.builds(
+    TripletRule,
+    some_weights,
+    some_weights,
+    arrays(bool, (N, M, M)),
+    st.just(jax.tree_util.Partial(_looked_up)),
+)
+as_triplets = jax.jit(tuples.as_triplets, static_argnums=1)
+as_pair_lists = jax.jit(tuples.as_pair_lists, static_argnums=(1, 2))
+as_pairs = jax.jit(tuples.as_pairs, static_argnums=1)
+from_pairs = jax.jit(tuples.from_pairs, static_argnames="shape")
+union = jax.jit(tuples.union, static_argnames="shape")
+intersection = jax.jit(tuples.intersection, static_argnames="shape")
+
+
+def every_triplet(mined):
+    """Anchor, positive, negative and weight of each triplet, in lexicographic order."""
+    positive, negative = mined[:2]
+    for a, p, n in itertools.product(range(N), range(M), range(M)):
+        weight = positive[a, p] * negative[a, n]
+        if weight and (isinstance(mined, Pairs) or mined.rows[a, p, n]):
+            yield a, p, n, weight
+
+
+def is_list_of(listed, left_out, expected):
+    """Whether a padded list starts with what is expected, and says how much more there is."""
+    size = len(listed[0])
+    rows = list(zip(*(x.tolist() for x in listed), strict=True))
+    fit = expected[:size]
+    assert rows[: len(fit)] == fit
+    assert all(row[-1] == 0 for row in rows[len(fit) :])
+    assert left_out == len(expected) - len(fit)
+
+
+@many
+@given(some_pairs)
+def test_pairs_as_lists_and_back(pairs):
+    for size in ((6, 3), N * M):
+        lists, left_out = as_pair_lists(pairs, size)
+        for listed, left, mat in (
+            ((lists.a1, lists.p, lists.where_positive), left_out[0], pairs.positive),
+            ((lists.a2, lists.n, lists.where_negative), left_out[1], pairs.negative),
+        ):
+            is_list_of(listed, left, [(*at, mat[*at]) for at in np.argwhere(mat).tolist()])
+    same(from_pairs(**lists._asdict(), shape=(N, M)), pairs)
+
+
+@many
+@given(some_pairs | some_rules)
+def test_every_triplet_is_listed_once_in_order(mined):
+    expected = list(every_triplet(mined))
+    for size in (7, ALL):
+        is_list_of(*as_triplets(mined, size), expected)
+
+
+@many
+@given(some_triplets)
+def test_listed_triplets_are_passed_through_without_padding(triplets):
+    expected = [row for row in zip(*(x.tolist() for x in triplets), strict=True) if row[-1]]
+    for size in (7, T, T + 2):
+        is_list_of(*as_triplets(triplets, size), expected)
+
+
+@many
+@given(some_rules | some_triplets)
+def test_triplets_make_the_same_pairs_in_every_form(mined):
+    shape = (N, M)
+    listed, _ = as_triplets(mined, ALL)
+    direct = as_pairs(mined, shape)
+    same(as_pairs(listed, shape), direct)
+    lists, _ = as_pair_lists(mined, N * M, shape)
+    same(from_pairs(**lists._asdict(), shape=shape), direct)
+
+
+@many
+@given(some_pairs, some_rules, some_triplets)
+def test_miners_join_as_pairs(pairs, rule, triplets):
+    each = [as_pairs(x, (N, M)) for x in (pairs, rule, triplets)]
+    for join, choose in ((union, np.maximum), (intersection, np.minimum)):
+        joined = join(pairs, rule, triplets)
+        same(joined, (functools.reduce(choose, x) for x in zip(*each, strict=True)))
+
+
+@many
+@given(some_weights, some_weights, some_rules, some_rules)
+def test_rules_of_a_batch_join_as_a_rule(positive, negative, one, two):
+    one, two = (x._replace(positive=positive, negative=negative) for x in (one, two))
+    sets = [set(every_triplet(x)) for x in (one, two)]
+    for joined, expected in (
+        (union(one, two), sets[0] | sets[1]),
+        (intersection(one, two), sets[0] & sets[1]),
+    ):
+        assert isinstance(joined, TripletRule)
+        is_list_of(*as_triplets(joined, ALL), sorted(expected))
+
+
+@many
+@given(some_rules, some_rules)
+def test_rules_of_different_pairs_join_their_triplets(one, two):
+    sets = [{row[:3] for row in every_triplet(x)} for x in (one, two)]
+    for joined, expected in (
+        (union(one, two), sets[0] | sets[1]),
+        (intersection(one, two), sets[0] & sets[1]),
+    ):
+        listed, _ = as_triplets(joined, ALL)
+        rows = zip(*(x.tolist() for x in listed), strict=True)
+        assert {row[:3] for row in rows if row[3]} == expected
+
+
+def test_joined_rules_serve_a_loss_in_chunks():
+    x, y = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), jnp.arange(6) % 2
+    kinds = "hard", "semihard", "all"
+    hard, semihard, both = (
+        miners.triplet_margin(x, y, type_of_triplets=kind, margin=0.9) for kind in kinds
+    )
+    at_once = jax.jit(lambda mined: reduce(losses.triplet_margin(x, y, mined=mined, margin=1.0))[0])
+    in_chunks = jax.jit(
+        lambda mined: reduce(chunked(losses.triplet_margin, 4)(x, y, mined=mined, margin=1.0))[0]
+    )
+    joined = tuples.union(hard, semihard)
+    expected = at_once(both)
+    assert abs(expected - at_once(hard)) > 1e-3
+    np.testing.assert_allclose(at_once(joined), expected, rtol=1e-5)
+    np.testing.assert_allclose(in_chunks(joined), expected, rtol=1e-5)
+
+
+def test_lists_of_boolean_pairs():
+    pairs = tuples.all_pairs(LABELS)
+    boolean = Pairs(*(x > 0 for x in pairs))
+    same(as_triplets(boolean, 30)[0], as_triplets(pairs, 30)[0])
+    same(as_pair_lists(boolean, 15)[0], as_pair_lists(pairs, 15)[0])
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
+def test_lists_of_nothing(n, m):
+    pairs = tuples.all_pairs(jnp.zeros(n, int), Refs(None, jnp.zeros(m, int)))
+    for mined in (pairs, tuples.from_triplets(*[jnp.zeros(0, int)] * 3)):
+        is_list_of(*tuples.as_triplets(mined, 2), [])
+    lists, left_out = tuples.as_pair_lists(pairs, 2)
+    assert left_out == (0, 0) and not any(lists.where_positive) and len(lists.n) == 2
+
+
+def test_more_triplets_than_an_integer_holds():
+    counts = jnp.full(10, 2**28).at[0].set(3)
+    expected = np.minimum(np.cumsum(np.int64(counts)), 2**30)
+    np.testing.assert_array_equal(_running_total(counts), expected)
+    assert expected[3] < expected[4] == expected[-1]
+
+
+@pytest.mark.parametrize("how", ["vmap", "shard_map", "explicit"])
+def test_lists_on_batches_of_batches_and_devices(how):
+    rng = np.random.default_rng(0)
+    pairs = Pairs(*(rng.random((2, 8, N, M)) < 0.5).astype(np.float32))
+    pairs = jax.tree.map(jnp.asarray, pairs)
+    lists = lambda pairs: (tuples.as_triplets(pairs, 20), tuples.as_pair_lists(pairs, 9))
+    one_by_one = [jax.jit(lists)(Pairs(*one)) for one in zip(*pairs, strict=True)]
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *one_by_one)
+    mesh = jax.make_mesh((8,), ("d",))
+    if how == "vmap":
+        got = jax.jit(jax.vmap(lists))(pairs)
+    elif how == "shard_map":
+        squeezed = lambda pairs: jax.tree.map(
+            lambda x: x[None], lists(jax.tree.map(lambda x: x[0], pairs))
+        )
+        mapped = jax.shard_map(squeezed, mesh=mesh, out_specs=jax.P("d"))
+        got = jax.jit(mapped)(jax.device_put(pairs, jax.NamedSharding(mesh, jax.P("d"))))
+    else:
+        flat = jax.tree.map(lambda x: x.reshape(8 * N, M), pairs)
+        expected = jax.jit(lists)(flat)
+        with jax.set_mesh(mesh):
+            got = jax.jit(lists)(jax.device_put(flat, jax.NamedSharding(mesh, jax.P("d"))))
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
 def positions(weights):
     """For each row the columns of entries above 0, filled up with M."""
     n, m = weights.shape
@@ -285,6 +486,24 @@ def test_random_triplets_have_the_stated_distribution():
         cells = np.outer(*(x[i] / x[i].sum() for x in np.float64(pairs)))
         counts = np.zeros((7, 7))
         np.add.at(counts, (p[a == i], n[a == i]), 1)
+        assert np.all(counts[cells == 0] == 0)
+        assert chisquare(counts[cells > 0], k * cells[cells > 0]).pvalue > 1e-4
+
+
+def test_random_negatives_may_be_weighed():
+    labels, k = np.array([0, 0, 1, 1, 2]), 3000
+    weights = np.random.default_rng(0).random((5, 5)).astype(np.float32)
+    weights[:, 0] = 0  # never drawn
+    weights[3, [0, 1, 4]] = 0  # all that anchor 3 could take
+    _, _, n, drawn = map(
+        np.asarray,
+        draw(jax.random.key(3), jnp.array(labels), k, negative_weights=jnp.array(weights)),
+    )
+    np.testing.assert_array_equal(drawn.reshape(5, k)[:, 0], [1, 1, 1, 0, 0])
+    for i in range(3):
+        cells = np.float64(weights[i]) * (labels != labels[i])
+        cells = cells / cells.sum()
+        counts = np.bincount(n.reshape(5, k)[i], minlength=5)
         assert np.all(counts[cells == 0] == 0)
         assert chisquare(counts[cells > 0], k * cells[cells > 0]).pvalue > 1e-4
 
@@ -388,6 +607,24 @@ THREE, TWO, FOUR = jnp.arange(3), jnp.arange(2), jnp.arange(4)
             lambda: tuples.from_triplets(THREE, THREE, THREE, TWO),
             ValueError,
             r"tuples.from_triplets: `where` .*\(2,\)",
+        ),
+        (lambda: tuples.as_triplets(TRIPLETS, -1), ValueError, "as_triplets: `size` .*got -1"),
+        (lambda: tuples.as_triplets(THREE, 3), TypeError, "as_triplets: `mined` must be"),
+        (lambda: tuples.as_pair_lists(COUNTED, (3, -1)), ValueError, "as_pair_lists: `size` "),
+        (lambda: tuples.as_pair_lists(TRIPLETS, 3), ValueError, r"`shape` \(N, M\) is needed"),
+        (lambda: tuples.union(), ValueError, "tuples.union: there is nothing to join"),
+        (lambda: tuples.union(COUNTED, None), TypeError, "tuples.union: `mined` must be"),
+        (
+            lambda: tuples.intersection(COUNTED, tuples.all_pairs(THREE)),
+            ValueError,
+            r"intersection: all must be of the same .*got shapes \(3, 3\), \(8, 8\)",
+        ),
+        (
+            lambda: tuples.random_triplets(
+                jax.random.key(0), THREE, 2, negative_weights=jnp.ones((3, 1))
+            ),
+            ValueError,
+            r"random_triplets: `negative_weights` .*\(3, 3\), got \(3, 1\)",
         ),
         (lambda: tuples.as_pairs(TRIPLETS), ValueError, r"tuples.as_pairs: `shape`"),
         (

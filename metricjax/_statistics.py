@@ -1,0 +1,117 @@
+"""Numbers for a progress bar or a logger."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from metricjax._masked import safe_divide, upcast
+from metricjax._refs import spread_as
+from metricjax._stream import fold
+from metricjax._types import LossDict, LossTerm, Mined, Pairs, Triplets
+from metricjax.tuples import as_pairs, check_mined
+
+
+def statistics(
+    terms: LossDict,
+    mined: Mined | None = None,
+    distances: Float[Array, "n m"] | None = None,
+    *,
+    axis_name: str | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """What a loss and a miner did with a batch, as a flat dict of scalars without gradient.
+
+    Every count is a sum of weights: a pair that was mined twice counts twice. Smallest, largest
+    and mean over nothing are 0.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), jnp.array([0, 0, 1])
+        >>> distance = mj.distances.LpDistance()
+        >>> terms = mj.losses.contrastive(x, y, distance=distance)
+        >>> for name, value in mj.statistics(terms, mj.tuples.all_pairs(y), distance(x)).items():
+        ...     print(f"{name} {value:.2f}")
+        pos_loss_count 2.00
+        pos_loss_non_zero 1.00
+        neg_loss_count 4.00
+        neg_loss_non_zero 0.50
+        positive_pairs 2.00
+        negative_pairs 4.00
+        positive_distance_min 0.63
+        positive_distance_mean 0.63
+        positive_distance_max 0.63
+        negative_distance_min 0.89
+        negative_distance_mean 1.15
+        negative_distance_max 1.41
+
+    Args:
+        terms: what a loss returned. Streamed terms take one more forward pass over their parts.
+        mined: what a miner returned, or `tuples.all_pairs`.
+        distances: ``[N, M]``, any distance or similarity of anchors and references; needs `mined`.
+        axis_name: counts are summed, and extremes taken, over this `jax.shard_map` or `pmap` axis.
+
+    Returns:
+        By term, ``_count``: how many elements it has, and ``_non_zero``: the share of those that
+        are not 0. Terms that are one number already have neither. Then ``positive_pairs`` and
+        ``negative_pairs``, or ``triplets``: how many were mined; and of the distances of the mined
+        pairs (of a triplet, both), ``positive_`` and ``negative_distance_min, _mean, _max``.
+    """
+    add = (lambda x: x) if axis_name is None else lambda x: jax.lax.psum(x, axis_name)
+    top = (lambda x: x) if axis_name is None else lambda x: jax.lax.pmax(x, axis_name)
+    out = {}
+    for name, ratio in fold(terms, dict.fromkeys(terms, _count)).items():
+        if isinstance(ratio, _Counted):
+            non_zero, count = add(ratio)
+            out |= {f"{name}_count": count, f"{name}_non_zero": safe_divide(non_zero, count)}
+    pairs = _pairs_of(mined, distances)
+    if isinstance(mined, Pairs):
+        out |= {f"{kind}_pairs": add(_total(x)) for kind, x in mined._asdict().items()}
+    elif mined is not None:  # each triplet of a rule is in one pair of either kind
+        out["triplets"] = add(_total(pairs.positive if pairs else mined.weights))
+    if distances is not None:
+        mat = jax.lax.stop_gradient(upcast(distances))
+        for kind, weights in pairs._asdict().items():
+            weights = spread_as(weights, mat).astype(mat.dtype)
+            count, exists = add(_total(weights)), weights > 0
+            low, high = top([jnp.max(x, where=exists, initial=-jnp.inf) for x in (-mat, mat)])
+            mean = safe_divide(add(_total(jnp.where(exists, mat * weights, 0))), count)
+            out |= {
+                f"{kind}_distance_min": jnp.where(count > 0, -low, 0),
+                f"{kind}_distance_mean": mean,
+                f"{kind}_distance_max": jnp.where(count > 0, high, 0),
+            }
+    return {name: jax.lax.stop_gradient(x) for name, x in out.items()}
+
+
+class _Counted(NamedTuple):
+    """What a reducer made; a term that is one number already has passed it by."""
+
+    non_zero: Array
+    count: Array
+
+
+def _count(term: LossTerm) -> _Counted:
+    return _Counted(_total(jnp.where(term.values == 0, 0, term.weights)), _total(term.weights))
+
+
+def _pairs_of(mined, distances):
+    """The pairs in `mined`; `None` where nobody asks for them."""
+    if mined is None:
+        if distances is not None:
+            raise ValueError("statistics: `distances` need `mined`, the pairs to look at.")
+        return None
+    check_mined("statistics", mined)
+    if distances is None:
+        return None if isinstance(mined, Triplets) else as_pairs(mined)
+    pairs = as_pairs(mined, distances.shape)
+    if pairs.positive.shape != distances.shape:
+        raise ValueError(
+            f"statistics: `distances` must have shape {pairs.positive.shape} to match `mined`, "
+            f"got {distances.shape}."
+        )
+    return pairs
+
+
+def _total(x):
+    return jnp.sum(x, dtype=jnp.float32)

@@ -1,0 +1,215 @@
+"""One mined form as another: pairs, padded lists, weights of samples."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._check import check_at_least
+from metricjax._refs import replicated
+from metricjax._stream import sum_over, zeros_like
+from metricjax._triplets import triplets_at, walk_positives
+from metricjax._types import Mined, Pairs, TripletRule, Triplets
+from metricjax.tuples._lists import from_pairs
+
+
+class PairLists(NamedTuple):
+    """Pairs as index lists of fixed length: positives ``(a1, p)``, negatives ``(a2, n)``.
+
+    The names are those that `from_pairs` takes; a weight of 0 is padding.
+    """
+
+    a1: Int[Array, " t"]
+    p: Int[Array, " t"]
+    a2: Int[Array, " u"]
+    n: Int[Array, " u"]
+    where_positive: Num[Array, " t"]
+    where_negative: Num[Array, " u"]
+
+
+def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
+    """The pairs in `mined`, each with the number of triplets that contain it as its weight.
+
+    Args:
+        mined: what a miner returned. `Pairs` come back as they are.
+        shape: ``(N, M)``; needed for a list of `Triplets`, which does not know it.
+    """
+    if isinstance(mined, Pairs):
+        return mined
+    if isinstance(mined, Triplets):
+        if shape is None:
+            raise ValueError("tuples.as_pairs: `shape` (N, M) is needed for a list of triplets.")
+        anchor, positive, negative, weights = mined
+        return from_pairs(
+            anchor, positive, anchor, negative,
+            shape=shape, where_positive=weights, where_negative=weights,
+        )  # fmt: skip
+    walk, columns = walk_positives(mined.positive), jnp.arange(mined.positive.shape[1])
+
+    def slab(k):
+        j, kept = triplets_at(mined, walk, k)
+        here = j[:, None] == columns[None, :]
+        return Pairs(jnp.where(here, jnp.sum(kept, 1, keepdims=True), 0), kept)
+
+    return sum_over(slab, walk.steps)
+
+
+def as_pair_lists(
+    mined: Mined, size: int | tuple[int, int], shape: tuple[int, int] | None = None
+) -> tuple[PairLists, tuple[Int[Array, ""], Int[Array, ""]]]:
+    """The pairs in `mined` as index lists, to look at or hand on: the inverse of `from_pairs`.
+
+    Each pair is listed once, ordered by anchor and reference, with its multiplicity as weight.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax import tuples
+        >>> pairs = tuples.all_pairs(jnp.array([0, 0, 1]))
+        >>> lists, left_out = tuples.as_pair_lists(pairs, size=3)
+        >>> print(lists.a1, lists.p, lists.where_positive)
+        [0 1 0] [1 0 0] [1. 1. 0.]
+        >>> print(lists.a2, lists.n, *left_out)
+        [0 1 2] [2 2 0] 0 1
+        >>> again = tuples.from_pairs(**lists._asdict(), shape=(3, 3))
+
+    Args:
+        mined: what a miner returned; triplets become pairs as in `as_pairs`.
+        size: length of both lists, or ``(positives, negatives)``; static.
+        shape: ``(N, M)``; needed for a list of `Triplets`, which does not know it.
+
+    Returns:
+        The lists, and how many positive and how many negative pairs did not fit.
+    """
+    name = "tuples.as_pair_lists"
+    sizes = size if isinstance(size, tuple) else (size, size)
+    for one in sizes:
+        check_at_least(name, "size", one, 0)
+    check_mined(name, mined)
+    pairs = replicated(as_pairs(mined, shape))
+    positive, negative = map(_listed, pairs, sizes)
+    index, weights, left_out = zip(positive, negative, strict=True)
+    return PairLists(*index[0], *index[1], *weights), left_out
+
+
+def _listed(mat, size):
+    """Where the first `size` entries above 0 are, these entries, and how many there are beyond."""
+    mat = mat.astype(jnp.float32) if mat.size else jnp.zeros((1,) * mat.ndim)
+    exists = mat > 0
+    index = jnp.nonzero(exists, size=size, fill_value=0)
+    count = jnp.sum(exists)
+    fits = jnp.arange(size) < count
+    return index, jnp.where(fits, mat[index], 0), count - jnp.sum(fits)
+
+
+def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
+    """The triplets in `mined` as a list of fixed length, to look at or hand on.
+
+    Those of `Pairs` (all with the same anchor in a positive and a negative pair) and of a rule are
+    ordered by anchor, positive and negative; each is listed once, with its multiplicity as weight.
+    `Triplets` stay in their order, without padding in between. Working memory is ``N * M + T``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax import tuples
+        >>> pairs = tuples.all_pairs(jnp.array([0, 0, 1, 1]))
+        >>> triplets, left_out = tuples.as_triplets(pairs, size=6)
+        >>> for index in triplets[:3]:
+        ...     print(index)
+        [0 0 1 1 2 2]
+        [1 1 0 0 3 3]
+        [2 3 2 3 0 1]
+        >>> print(left_out)
+        2
+
+    Args:
+        mined: what a miner returned, or `all_pairs`.
+        size: T, the length of the list; static.
+
+    Returns:
+        `Triplets`, at the end padded with weight 0, and how many did not fit (at most ``2**30``:
+        more are not counted).
+    """
+    name = "tuples.as_triplets"
+    check_at_least(name, "size", size, 0)
+    check_mined(name, mined)
+    mined = replicated(mined)
+    if not mined[0].size:
+        none = jnp.zeros(size, int)
+        return Triplets(none, none, none, none.astype(jnp.float32)), jnp.sum(none)
+    if isinstance(mined, Triplets):
+        (at,), weights, left_out = _listed(mined.weights, size)
+        return Triplets(*(x[at] for x in mined[:3]), weights), left_out
+    positive, negative = (x.astype(jnp.float32) for x in mined[:2])
+    mined = mined._replace(positive=positive, negative=negative)
+    walk = walk_positives(positive)
+
+    def count(k, counts):
+        exists = triplets_at(mined, walk, k)[1] > 0
+        return jax.lax.dynamic_update_index_in_dim(counts, jnp.sum(exists, 1), k, 1)
+
+    counts = _loop(count, walk.steps, walk.table.shape)
+    ends = _running_total(counts.ravel())
+    starts = ends.reshape(counts.shape) - counts
+
+    def place(k, columns):
+        exists = triplets_at(mined, walk, k)[1] > 0
+        start = jax.lax.dynamic_index_in_dim(starts, k, 1)
+        slots = jnp.where(exists, start + jnp.cumsum(exists, 1) - 1, size)
+        return columns.at[slots].set(jnp.arange(exists.shape[1])[None, :], mode="drop")
+
+    slots, total = jnp.arange(size), ends[-1]
+    run = jnp.searchsorted(ends, slots, side="right")  # the triplets of an anchor and a positive
+    exists = slots < total
+    a, k = jnp.divmod(jnp.where(exists, run, 0), counts.shape[1])
+    p = jnp.where(exists, walk.table[a, k], 0)
+    n = _loop(place, walk.steps, (size,))
+    weights = jnp.where(exists, positive[a, p] * negative[a, n], 0)
+    return Triplets(a, p, n, weights), total - jnp.sum(exists)
+
+
+def _loop(step, steps, shape):
+    """``x = step(k, x)`` for each k, from integer zeros on."""
+    like = jax.eval_shape(lambda k: step(k, jnp.zeros(shape, int)), jnp.int32(0))
+    return jax.lax.fori_loop(0, steps, step, zeros_like(like))
+
+
+def _running_total(counts):
+    """Cumulative sums; those above ``2**30`` are ``2**30``, so that none overflows."""
+    about = jnp.cumsum(counts.astype(jnp.float32))
+    return jnp.where(about < 2**30, jnp.minimum(jnp.cumsum(counts), 2**30), 2**30)
+
+
+def sample_weights(
+    mined: Mined, n: int, *, self_refs: bool = True, dtype=jnp.float32
+) -> Float[Array, " n"]:
+    """How often each sample occurs in `mined`, relative to the one that occurs most.
+
+    All 1 when nothing was mined. So a miner weighs the samples of a loss that has no pairs.
+
+    Args:
+        mined: what a miner returned.
+        n: how many samples there are.
+        self_refs: the references are the batch itself, so occurrences as a reference count too.
+        dtype: of the result.
+    """
+    if isinstance(mined, Triplets):
+        count = lambda index: jnp.zeros(n, dtype).at[index].add(mined.weights.astype(dtype))
+        as_anchor = count(mined.anchor)
+        as_reference = count(mined.positive) + count(mined.negative)
+    else:
+        triplets = isinstance(mined, TripletRule)  # an anchor is in each once, not in two pairs
+        positive, negative = (x.astype(dtype) for x in as_pairs(mined))
+        as_anchor = jnp.sum(positive, 1) + (0 if triplets else jnp.sum(negative, 1))
+        as_reference = jnp.sum(positive, 0) + jnp.sum(negative, 0)
+    counts = as_anchor + as_reference if self_refs else as_anchor
+    most = jnp.max(counts, initial=0)
+    return jnp.where(most > 0, counts / jnp.where(most > 0, most, 1), 1)
+
+
+def check_mined(function, mined):
+    if not isinstance(mined, Pairs | Triplets | TripletRule):
+        raise TypeError(
+            f"{function}: `mined` must be what a miner or `metricjax.tuples` returns, "
+            f"got {type(mined).__name__}."
+        )
