@@ -10,7 +10,6 @@ import pytest
 
 from metricjax import Pairs, Refs, losses, miners, reduce, tuples
 from metricjax.distances import (
-    CosineSimilarity,
     DotProductSimilarity,
     LpDistance,
 )
@@ -182,20 +181,6 @@ def test_padding_equals_the_shorter_batch():
         np.testing.assert_array_equal(got[kind][0][np.ix_(rows, rows, rows)], expected[kind][0])
 
 
-def test_gradient_of_the_loss_takes_the_pairs_as_given():
-    x = jax.random.normal(jax.random.key(0), (5, 3))
-
-    def loss(x, miner_x):
-        pairs = miners.multi_similarity(miner_x, LABELS, epsilon=0.3)
-        rule = miners.triplet_margin(miner_x, LABELS, margin=0.3)
-        one = reduce(losses.contrastive(x, mined=pairs))[0]
-        return one + reduce(losses.triplet_margin(x, mined=rule, margin=0.5))[0]
-
-    together = jax.jit(jax.grad(lambda x: loss(x, x)))(x)
-    np.testing.assert_allclose(together, jax.jit(jax.grad(loss))(x, x), rtol=1e-6)
-    assert np.any(together)
-
-
 def test_double_precision_decides_finely():
     with jax.enable_x64(True):
         x, y = jnp.array([[0.0], [1], [-1 - 1e-12]]), jnp.array([0, 0, 1])
@@ -229,15 +214,6 @@ def test_nan_reaches_the_loss():
         return jnp.array([reduce(term)[0] for term in terms])
 
     assert np.all(np.isfinite(run(x))) and np.all(np.isnan(run(x.at[1, 1].set(jnp.nan))))
-
-
-def test_default_distances():
-    (x, y) = grid(7, 3)
-    for got, expected in (
-        (multi_similarity(x, y), multi_similarity(x, y, distance=CosineSimilarity())),
-        (triplets(x, y), triplets(x, y, distance=LpDistance())),
-    ):
-        jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def test_unknown_type_is_an_error():

@@ -83,7 +83,7 @@ def test_only_pairs_that_exist_are_mined(case, data, seed):
         assert np.all(np.isfinite(got)) and np.all(got >= 0)
 
 
-@cases(lambda case: not case.random)
+@cases(lambda case: not case.random, quick=ONE_OF_EACH_FORM)
 def test_padding_equals_the_shorter_batch(case):
     x, rows = np.array(batch()), np.array([0, 1, 2, 3, 4, 5, 8, 11])
     where = np.isin(np.arange(N), rows) * np.float32(0.25)  # any weight above 0 exists
@@ -126,7 +126,7 @@ def test_vmap_over_batches_keys_and_numbers(case):
             np.testing.assert_allclose(a[i], b)
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_no_gradient_flows(case):
     def total(x, r, numbers):
         mined = case(x, LABELS, refs=Refs(r, LABELS), key=KEY, **numbers)
@@ -213,7 +213,7 @@ def test_a_sharded_batch_is_one_device(case, refs):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_soft_matches(case):
     soft = np.random.default_rng(0).random((N, N)).astype(np.float32)
     soft[0, 1:4] = 0.0, 1.0, 0.0
