@@ -59,7 +59,7 @@ def statistics(
     """
     add = (lambda x: x) if axis_name is None else lambda x: jax.lax.psum(x, axis_name)
     top = (lambda x: x) if axis_name is None else lambda x: jax.lax.pmax(x, axis_name)
-    out = {}
+    out: dict[str, Array] = {}
     for name, ratio in fold(terms, dict.fromkeys(terms, _count)).items():
         if isinstance(ratio, _Counted):
             non_zero, count = add(ratio)
@@ -68,7 +68,8 @@ def statistics(
     if isinstance(mined, Pairs):
         out |= {f"{kind}_pairs": add(_total(x)) for kind, x in mined._asdict().items()}
     elif mined is not None:  # each triplet of a rule is in one pair of either kind
-        out["triplets"] = add(_total(pairs.positive if pairs else mined.weights))
+        weights = mined.weights if isinstance(mined, Triplets) else pairs.positive
+        out["triplets"] = add(_total(weights))
     if distances is not None:
         mat = jax.lax.stop_gradient(upcast(distances))
         for kind, weights in pairs._asdict().items():
@@ -88,7 +89,7 @@ class _Counted(NamedTuple):
     """What a reducer made; a term that is one number already has passed it by."""
 
     non_zero: Array
-    count: Array
+    every: Array
 
 
 def _count(term: LossTerm) -> _Counted:
