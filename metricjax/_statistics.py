@@ -62,8 +62,9 @@ def statistics(
     out: dict[str, Array] = {}
     for name, ratio in fold(terms, dict.fromkeys(terms, _count)).items():
         if isinstance(ratio, _Counted):
-            non_zero, count = add(ratio)
-            out |= {f"{name}_count": count, f"{name}_non_zero": safe_divide(non_zero, count)}
+            non_zero, elements = add(ratio)
+            share = safe_divide(non_zero, elements)
+            out |= {f"{name}_count": elements, f"{name}_non_zero": share}
     pairs = _pairs_of(mined, distances)
     if isinstance(mined, Pairs):
         out |= {f"{kind}_pairs": add(_total(x)) for kind, x in mined._asdict().items()}
@@ -89,7 +90,7 @@ class _Counted(NamedTuple):
     """What a reducer made; a term that is one number already has passed it by."""
 
     non_zero: Array
-    every: Array
+    elements: Array
 
 
 def _count(term: LossTerm) -> _Counted:

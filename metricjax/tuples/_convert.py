@@ -87,10 +87,11 @@ def as_pair_lists(
         check_at_least(name, "size", one, 0)
     check_mined(name, mined)
     pairs = replicated(as_pairs(mined, shape))
-    (a1, p), where_positive, left_positive = _listed(pairs.positive, sizes[0])
-    (a2, n), where_negative, left_negative = _listed(pairs.negative, sizes[1])
+    positive, negative = map(_listed, pairs, sizes)
+    (a1, p), where_positive, positive_left = positive
+    (a2, n), where_negative, negative_left = negative
     lists = PairLists(a1, p, a2, n, where_positive, where_negative)
-    return lists, (left_positive, left_negative)
+    return lists, (positive_left, negative_left)
 
 
 def _listed(mat, size):
@@ -140,7 +141,8 @@ def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
         return Triplets(none, none, none, none.astype(jnp.float32)), jnp.sum(none)
     if isinstance(mined, Triplets):
         (at,), weights, left_out = _listed(mined.weights, size)
-        return Triplets(mined.anchor[at], mined.positive[at], mined.negative[at], weights), left_out
+        anchor, p, n = (x[at] for x in mined[:3])
+        return Triplets(anchor, p, n, weights), left_out
     positive, negative = (x.astype(jnp.float32) for x in mined[:2])
     mined = mined._replace(positive=positive, negative=negative)
     walk = walk_positives(positive)
