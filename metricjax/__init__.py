@@ -7,12 +7,16 @@ __version__ = "0.1.0"
 
 from metricjax import distances as distances
 from metricjax import evaluation as evaluation
+from metricjax import inference as inference
 from metricjax import losses as losses
+from metricjax import memory as memory
 from metricjax import miners as miners
 from metricjax import nn as nn
+from metricjax import pictures as pictures
 from metricjax import reducers as reducers
 from metricjax import regularizers as regularizers
 from metricjax import relations as relations
+from metricjax import samplers as samplers
 from metricjax import tuples as tuples
 from metricjax._chunks import chunked as chunked
 from metricjax._compose import merge as merge

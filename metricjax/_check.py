@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_embeddings(function, name, x):
@@ -58,8 +59,8 @@ def check_similarity(function, distance):
 
 
 def check_at_least(function, name, value, low):
-    """`value` is static: a Python integer of at least `low`."""
-    if not isinstance(value, int) or value < low:
+    """`value` is static: an integer, of Python or NumPy, of at least `low`."""
+    if not isinstance(value, int | np.integer) or value < low:
         raise ValueError(f"{function}: `{name}` must be an integer >= {low}, got {value!r}.")
 
 

@@ -113,6 +113,11 @@ def takes(loss, option: str) -> bool:
     return option in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
 
 
+def names(loss, option: str) -> bool:
+    """Whether a loss has a parameter of that very name."""
+    return option in inspect.signature(pure(loss)).parameters
+
+
 def pure(loss):
     """The function under a `functools.partial` or a module of `metricjax.nn`."""
     while isinstance(loss, functools.partial):

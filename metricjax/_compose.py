@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
-from metricjax._chunks import needs_whole_batch, pure, takes
+from metricjax._chunks import names, needs_whole_batch, pure, takes
 from metricjax._masked import safe_divide
 from metricjax._refs import gather_refs
 from metricjax._stream import fold
@@ -127,15 +127,16 @@ def objective(
         weight_regularizer: applied to the first of `params`, or to a module's weights, as the term
             ``weight_reg_loss``.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. References are
-            gathered (for losses that need it, the whole batch is) and totals summed over it.
+            gathered (for losses that need it, the whole batch is) and totals summed over it. A loss
+            with an argument `axis_name`, as `metricjax.nn.CrossBatchMemory`, gathers by itself.
         **options: of the loss; their names are checked here, and `data` may override them.
 
     Returns:
         The bound function. Its `data` are keyword arguments of the loss (``refs``, ``where``,
-        ``match``, ``mined``, options) and ``key`` for random miners.
+        ``match``, ``mined``, options) and ``key`` for random miners, or for a loss without one.
     """
     _check_options(loss, options)
-    if axis_name is not None and takes(loss, "proxy_ids"):
+    if axis_name is not None and names(loss, "proxy_ids"):
         raise ValueError(
             f"objective: losses.{pure(loss).__name__} has no labels, and `axis_name` cannot gather "
             f"its batch; gather it yourself and call the loss on every device."
@@ -145,7 +146,11 @@ def objective(
         key = data.pop("key", None)
         data = options | data
         _check_options(loss, data)
-        if axis_name is not None and data.get("refs") is None:
+        if miner is None and key is not None and names(loss, "key"):
+            data["key"] = key
+        if axis_name is not None and names(loss, "axis_name"):
+            data["axis_name"] = axis_name
+        elif axis_name is not None and data.get("refs") is None:
             embeddings, labels, given = _gathered(
                 loss, embeddings, labels, data.get("where"), axis_name
             )

@@ -46,7 +46,7 @@ def walk_positives(weights: Num[Array, "n m"]) -> Walk:
 def positive_at(weights: Num[Array, "n m"], walk: Walk, k) -> tuple[Array, Array]:
     """Step k of the walk: each anchor's positive ``j [N]`` and its weight ``[N, 1]``, or 0."""
     m = weights.shape[1]
-    j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, keepdims=False)
+    j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, False, allow_negative_indices=False)
     exists, j = j < m, jnp.minimum(j, m - 1)
     return j, jnp.where(exists[:, None], pick(weights, j), 0)
 
@@ -72,7 +72,7 @@ def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array
 @jax.custom_vjp
 def pick(mat: Num[Array, "n m"], j: Int[Array, " n"]) -> Num[Array, "n 1"]:
     """``mat[i, j[i]]``, with a gradient that is a mask and not a scatter: it fuses with others."""
-    return jnp.take_along_axis(mat, j[:, None], 1)
+    return jnp.take_along_axis(mat, j[:, None], 1, mode="promise_in_bounds")
 
 
 def _pick_forward(mat, j):

@@ -65,10 +65,15 @@ def _prepared(distance, x, y, normalize_embeddings, p=2):
     return x, normalize(y, p) if normalize_embeddings else upcast(y)
 
 
+def products(x: Float[Array, "n d"], y: Float[Array, "m d"], precision) -> Float[Array, "n m"]:
+    """``x @ y.T``. The barrier keeps XLA from transposing ``[N, M]`` in the gradient, not `y`."""
+    return jnp.matmul(x, jax.lax.optimization_barrier(y.T), precision=precision)
+
+
 def _squared_euclidean(x, y, precision):
     """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero."""
     norms = jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None, :]
-    squared = norms - 2 * jnp.matmul(x, y.T, precision=precision)
+    squared = norms - 2 * products(x, y, precision)
     return jnp.where(squared < 8 * jnp.finfo(x.dtype).eps * norms, 0, squared)
 
 
@@ -162,7 +167,7 @@ class DotProductSimilarity:
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
         a, b = _prepared(self, x, y, self.normalize_embeddings)
-        return jnp.matmul(a, b.T, precision=self.precision)
+        return products(a, b, self.precision)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,29 +38,45 @@ def test_a_short_run(tmp_path, capsys):
     assert all(len(row) == 6 and all(0 < score <= 1 for score in row) for row in rows.values())
     assert len({len(line) for line in printed.out.splitlines()[:5]}) == 1  # columns line up
     assert "loss=" in printed.err
-    for name in ("loss.png", "map.png", "neighbours.png"):
+    for name in ("loss", "map", "neighbours", "worst", "distances", "roc"):
+        name = f"{name}.png"
         assert (out / name).read_bytes().startswith(b"\x89PNG")
         assert str(out / name) in printed.out
 
 
-@pytest.mark.parametrize(
-    ("loss", "miner"),
-    [
-        ("contrastive", "triplet_margin"),
-        ("triplet_margin", "triplet_margin"),
-        ("multi_similarity", "multi_similarity"),
-        ("ntxent", "none"),
-        ("arcface", "multi_similarity"),
-        ("proxy_anchor", "none"),
-    ],
-)
-def test_every_loss_trains_and_the_seed_decides_all(loss, miner):
+RECIPES = [
+    ("contrastive", "triplet_margin", 0),
+    ("triplet_margin", "distance_weighted", 0),
+    ("multi_similarity", "multi_similarity", 200),
+    ("ntxent", "none", 100),
+    ("arcface", "uniform_histogram", 0),
+    ("proxy_anchor", "none", 0),
+    *(pytest.param("triplet_margin", m, 100, marks=pytest.mark.slow) for m in demo.MINERS),
+]
+
+
+@pytest.mark.parametrize(("loss", "miner", "memory"), RECIPES)
+def test_every_loss_and_miner_trains_and_the_seed_decides_all(loss, miner, memory, capsys):
     digits, _, _ = _data.load(0)
-    first, second = (
-        _train.train(digits, loss=loss, miner=miner, steps=2, seed=1)[2] for _ in range(2)
-    )
-    assert len(first) == 2
+    recipe = {"loss": loss, "miner": miner, "memory": memory, "steps": 3, "seed": 1}
+    first, second = (_train.train(digits, **recipe)[2] for _ in range(2))
+    assert len(first) == 3
     assert first == second
+    bar = capsys.readouterr().err
+    assert "loss_non_zero=" in bar
+    if miner != "none":
+        assert "positive_pairs=" in bar or "triplets=" in bar
+
+
+def test_the_memory_gives_more_to_compare_with(capsys):
+    digits, _, _ = _data.load(0)
+    mined = []
+    for memory in (0, 200):
+        _train.train(digits, loss="contrastive", miner="hdc", memory=memory, steps=3, seed=1)
+        mined.append(
+            float(capsys.readouterr().err.split("negative_pairs=")[-1].split(",")[0].split("]")[0])
+        )
+    assert mined[1] > 2 * mined[0] > 0
 
 
 def test_digits_are_split_by_class():
@@ -82,6 +98,8 @@ def test_digits_are_split_by_class():
         (["--steps", "many"], "whole number from 1"),
         (["--seed", "-1"], "whole number from 0"),
         (["--out", "{file}/pictures"], "cannot write to"),
+        (["--memory", "-1"], "whole number from 0"),
+        (["--memory", "9", "--loss", "arcface"], "--memory"),
         (["--colour"], "--colour"),
     ],
 )

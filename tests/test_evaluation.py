@@ -1,11 +1,16 @@
 """Nearest neighbours and retrieval metrics against worked examples and plain numpy loops."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
 
-from metricjax.distances import CosineSimilarity, LpDistance
+from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
 from metricjax.evaluation import knn, retrieval_metrics
 
 EUCLIDEAN = LpDistance(normalize_embeddings=False)
@@ -155,6 +160,127 @@ def test_all_distances_are_never_held_at_once(optimized):
         return fn.lower(x).compile().memory_analysis().temp_size_in_bytes
 
     assert scratch(64) < scratch(4096) / 8
+
+
+def test_references_come_in_blocks(optimized):
+    x = jax.ShapeDtypeStruct((2**20, 2), jnp.float32)
+    run = jax.jit(lambda x: knn(x[:256], x, 10, distance=EUCLIDEAN))
+    scratch = run.lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert scratch < 4 * 256 * 65536 * 4  # four arrays of a block, where one of all is sixteen
+
+
+def by_argsort(mat, k, *, is_similarity, own, where):
+    """Nearest first, by a stable sort of whole rows."""
+    score = np.where(np.isnan(mat), np.inf, -mat if is_similarity else mat)
+    score = np.minimum(score, np.finfo(np.float32).max)
+    score[(own[:, None] == np.arange(mat.shape[1])) | ~where] = np.inf
+    order = np.argsort(score, 1, kind="stable")[:, :k]
+    return np.where(np.isinf(np.take_along_axis(score, order, 1)), -1, order)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([EUCLIDEAN, DotProductSimilarity(normalize_embeddings=False)]),
+    st.sampled_from([1, 5]),
+    st.sampled_from([16, 100, 1000]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_blocks_and_groups_equal_a_stable_sort(seed, distance, k, size, own, some):
+    rng = np.random.default_rng(seed)
+    reference = rng.integers(-2, 3, (230, 3)).astype(np.float32)  # many exact ties
+    if seed % 3 == 0:
+        reference = np.sort(reference, 0)
+    query = reference[:20]
+    where = (rng.random(230) < 0.5) | (not some)
+    self_index = np.arange(20) if own else np.arange(20) + 230
+    _, indices = knn(
+        query, reference, k, distance=distance, self_index=self_index, where=where,
+        block_size=7, ref_block_size=size,
+    )  # fmt: skip
+    mat = np.array(distance(query, reference))
+    options = {"is_similarity": distance.is_similarity, "own": self_index, "where": where}
+    np.testing.assert_array_equal(indices, by_argsort(mat, k, **options))
+
+
+def test_blocks_of_references_keep_numbers_that_are_not_there():
+    x = jnp.array([[1.0, 0.0]])
+    reference = jax.random.normal(jax.random.key(0), (10, 2)).at[jnp.array([0, 7])].set(jnp.nan)
+    for distance in (EUCLIDEAN, CosineSimilarity()):
+        distances, indices = knn(x, reference, 10, distance=distance)
+        assert np.isnan(distances[0]).tolist() == [False] * 8 + [True] * 2
+        assert indices[0, 8:].tolist() == [0, 7]
+    # k is 2, so that blocks hold 8 references: the second has fewer than 2 that exist
+    where = np.arange(10) == 9
+    distances, indices = knn(x, reference, 2, where=where, distance=EUCLIDEAN, ref_block_size=1)
+    assert indices.tolist() == [[9, -1]] and distances[0, 1] == jnp.inf
+
+
+@pytest.mark.parametrize("distance", [LpDistance(), LpDistance(p=1), SNRDistance()])
+def test_normalizing_once_is_the_same(distance):
+    class Other(type(distance)):  # unknown to the search, which leaves it to normalize
+        pass
+
+    query, reference = jax.random.normal(jax.random.key(0), (2, 20, 4))
+    values, indices = knn(query, reference, 5, distance=distance)
+    expected = knn(query, reference, 5, distance=Other(**vars(distance)))
+    np.testing.assert_array_equal(indices, expected.indices)
+    np.testing.assert_allclose(values, expected.distances, rtol=1e-6)
+
+
+def test_approximate_search_finds_most():
+    x = jax.random.normal(jax.random.key(0), (200, 4))
+    exact = knn(x, x, 10, self_index=jnp.arange(200)).indices
+    approximate = knn(x, x, 10, self_index=jnp.arange(200), approx=True).indices
+    assert np.mean([np.isin(a, e).mean() for a, e in zip(approximate, exact, strict=True)]) > 0.8
+
+
+def test_vmap():
+    x = jax.random.normal(jax.random.key(0), (3, 12, 4))
+    indices = jax.vmap(lambda x: knn(x, x, 2, self_index=jnp.arange(12)).indices)(x)
+    for i in range(3):
+        np.testing.assert_array_equal(indices[i], knn(x[i], x[i], 2, self_index=jnp.arange(12))[1])
+
+
+# Several devices.
+
+
+def sharded(kind, x, spec):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    return jax.device_put(x, NamedSharding(mesh, spec))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("sides", ["reference", "query", "both"])
+def test_sharded_search_equals_one_device(sides, kind, compiled):
+    rng = np.random.default_rng(0)
+    reference = rng.integers(-2, 3, (64, 3)).astype(np.float32)
+    query, own, where = reference[:32], np.arange(32), rng.random(64) < 0.7
+    search = functools.partial(knn, k=9, distance=EUCLIDEAN, block_size=5, ref_block_size=1)
+    expected = search(query, reference, self_index=own, where=where)
+    x = query if sides == "reference" else sharded(kind, query, jax.P("data"))
+    y = reference if sides == "query" else sharded(kind, reference, jax.P("data"))
+    run = lambda x, y: search(x, y, self_index=own, where=where)
+    found = (jax.jit(run) if compiled else run)(x, y)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_sharded_metrics_equal_one_device(kind):
+    x, y = jax.random.normal(jax.random.key(0), (64, 3)), np.arange(64) % 9
+    expected = retrieval_metrics(x, y)
+    both = sharded(kind, x, jax.P("data")), sharded(kind, y, jax.P("data"))
+    check(retrieval_metrics(*both), *(expected[name] for name in NAMES))
+
+
+def test_devices_search_only_their_own_references(optimized):
+    reference = sharded(AxisType.Explicit, jnp.ones((8 * 512, 4)), jax.P("data"))
+    run = jax.jit(lambda y: knn(jnp.ones((4, 4)), y, 1))
+    text = run.lower(reference).compile().as_text()
+    assert "f32[4,512]" in text and "f32[4096,4]" not in text
 
 
 # Order, left-out references, and numbers that are not there.

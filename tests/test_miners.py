@@ -1,4 +1,4 @@
-"""Miners: worked numbers, plain numpy, ties, padding, gradients, errors."""
+"""Multi-similarity and triplet margin miners: worked numbers, plain numpy, ties, NaN."""
 
 import functools
 import itertools
@@ -10,10 +10,8 @@ import pytest
 
 from metricjax import Pairs, Refs, losses, miners, reduce, tuples
 from metricjax.distances import (
-    CosineSimilarity,
     DotProductSimilarity,
     LpDistance,
-    SNRDistance,
 )
 
 TYPES = "all", "hard", "semihard", "easy"
@@ -165,16 +163,6 @@ def test_anchors_that_lack_one_kind_keep_nothing(labels):
         assert not np.any(weights) and not np.any(pairs.positive) and not np.any(pairs.negative)
 
 
-@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0), (1, None), (0, None)])
-def test_no_samples_keep_nothing(n, m):
-    x, y = jnp.ones((n, 2)), jnp.zeros(n, int)
-    refs = None if m is None else Refs(jnp.ones((m, 2)), jnp.ones(m, int))
-    pairs = multi_similarity(x, y, refs)
-    rule = jax.jit(lambda: tuples.as_pairs(miners.triplet_margin(x, y, refs=refs)))()
-    assert [mat.shape for mat in (*pairs, *rule)] == [(n, n if m is None else m)] * 4
-    assert not any(np.any(mat) for mat in (*pairs, *rule))
-
-
 def test_padding_equals_the_shorter_batch():
     x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
     y = np.array([0, 1, 2, 0, 1, 2, 1, 0, 2])
@@ -191,103 +179,6 @@ def test_padding_equals_the_shorter_batch():
     for kind in TYPES:
         assert np.any(expected[kind][0]) and np.sum(got[kind][0]) == np.sum(expected[kind][0])
         np.testing.assert_array_equal(got[kind][0][np.ix_(rows, rows, rows)], expected[kind][0])
-
-
-def test_padding_of_references_equals_fewer_references():
-    (x, y), (r, ry) = grid(7, 0), grid(9, 1)
-    rows = np.array([0, 2, 3, 5, 8])
-    where = np.isin(np.arange(9), rows)
-    long = Refs(np.where(where[:, None], r, np.nan), ry, where=where)
-    short = Refs(r[rows], ry[rows])
-    for got, expected in zip(
-        multi_similarity(x, y, long), multi_similarity(x, y, short), strict=True
-    ):
-        assert np.any(expected) and np.sum(got) == np.sum(expected)
-        np.testing.assert_array_equal(got[:, rows], expected)
-    got, expected = triplets(x, y, long), triplets(x, y, short)
-    for kind in TYPES:
-        assert np.sum(got[kind][0]) == np.sum(expected[kind][0])
-        np.testing.assert_array_equal(got[kind][0][:, rows][:, :, rows], expected[kind][0])
-
-
-def test_soft_matches_keep_their_weights():
-    soft = np.random.default_rng(0).random((5, 5)).astype(np.float32)
-    match = lambda x, y: soft
-    all_pairs = tuples.all_pairs(LABELS, match=match)
-    pairs = miners.multi_similarity(X, LABELS, match=match, epsilon=9.0, distance=LINE)
-    rule = miners.triplet_margin(X, LABELS, match=match, margin=0.0, distance=LINE)
-    for got in (pairs, rule):
-        np.testing.assert_allclose(got.positive, all_pairs.positive)
-        np.testing.assert_allclose(got.negative, all_pairs.negative)
-
-
-def test_no_gradient_flows():
-    def everything(x, r, epsilon, margin):
-        refs = Refs(r, LABELS)
-        pairs = miners.multi_similarity(x, LABELS, refs=refs, epsilon=epsilon)
-        rule = miners.triplet_margin(x, LABELS, refs=refs, margin=margin)
-        leaves = jax.tree.leaves((pairs, rule, tuples.as_pairs(rule)))  # a bound is infinite
-        return sum(jnp.sum(jnp.where(jnp.isfinite(leaf), leaf, 0)) for leaf in leaves)
-
-    x, r = jax.random.normal(jax.random.key(0), (2, 5, 3))
-    run = jax.jit(jax.value_and_grad(everything, (0, 1, 2, 3)))
-    value, gradients = run(x, r, jnp.float32(0.1), jnp.float32(0.2))
-    assert value != 0 and not any(np.any(gradient) for gradient in gradients)
-
-
-def test_gradient_of_the_loss_takes_the_pairs_as_given():
-    x = jax.random.normal(jax.random.key(0), (5, 3))
-
-    def loss(x, miner_x):
-        pairs = miners.multi_similarity(miner_x, LABELS, epsilon=0.3)
-        rule = miners.triplet_margin(miner_x, LABELS, margin=0.3)
-        one = reduce(losses.contrastive(x, mined=pairs))[0]
-        return one + reduce(losses.triplet_margin(x, mined=rule, margin=0.5))[0]
-
-    together = jax.jit(jax.grad(lambda x: loss(x, x)))(x)
-    np.testing.assert_allclose(together, jax.jit(jax.grad(loss))(x, x), rtol=1e-6)
-    assert np.any(together)
-
-
-def test_jit_equals_eager():
-    as_pairs = jax.jit(tuples.as_pairs)
-    (x, y), options = grid(7, 0), {"distance": SNRDistance(normalize_embeddings=False)}
-    x = x + np.float32([0.1, 0.4, 0.7])
-    jitted = multi_similarity(x, y, **options)
-    for a, b in zip(jitted, miners.multi_similarity(x, y, **options), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for kind, (_, jitted) in triplets(x, y, **options).items():
-        rule = miners.triplet_margin(x, y, type_of_triplets=kind, **options)
-        for a, b in zip(jitted, as_pairs(rule), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-def test_vmap_over_batches_and_options():
-    x = jax.random.normal(jax.random.key(0), (3, 6, 2))
-    y = jnp.array([[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 4, 4]])
-    options = jnp.array([0.0, 0.3, 0.6])
-    pairs = jax.vmap(lambda x, y, e: multi_similarity(x, y, epsilon=e))(x, y, options)
-    kept = jax.vmap(lambda x, y, m: triplets(x, y, margin=m))(x, y, options)
-    for i in range(3):
-        expected = multi_similarity(x[i], y[i], epsilon=options[i])
-        for a, b in zip(pairs, expected, strict=True):
-            np.testing.assert_array_equal(a[i], b)
-        for kind, (weights, as_pairs) in triplets(x[i], y[i], margin=options[i]).items():
-            np.testing.assert_array_equal(kept[kind][0][i], weights)
-            np.testing.assert_array_equal(kept[kind][1].negative[i], as_pairs.negative)
-    assert len(np.unique(kept["all"][0].sum((1, 2, 3)))) == 3
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_compared_in_single(dtype):
-    x = jax.random.normal(jax.random.key(0), (5, 3), dtype)
-    pairs = multi_similarity(x, LABELS)
-    assert {mat.dtype.name for mat in pairs} == {"float32"}
-    expected = multi_similarity(x.astype(jnp.float32), LABELS)
-    for a, b in zip(pairs, expected, strict=True):
-        np.testing.assert_array_equal(a, b)
-    rule = miners.triplet_margin(x, LABELS)
-    assert rule.rows.dtype == rule.positive.dtype == "float32"
 
 
 def test_double_precision_decides_finely():
@@ -323,34 +214,6 @@ def test_nan_reaches_the_loss():
         return jnp.array([reduce(term)[0] for term in terms])
 
     assert np.all(np.isfinite(run(x))) and np.all(np.isnan(run(x.at[1, 1].set(jnp.nan))))
-
-
-def test_default_distances():
-    (x, y) = grid(7, 3)
-    for got, expected in (
-        (multi_similarity(x, y), multi_similarity(x, y, distance=CosineSimilarity())),
-        (triplets(x, y), triplets(x, y, distance=LpDistance())),
-    ):
-        jax.tree.map(np.testing.assert_array_equal, got, expected)
-
-
-@pytest.mark.parametrize("miner", [miners.multi_similarity, miners.triplet_margin])
-@pytest.mark.parametrize(
-    ("arguments", "options", "error", "message"),
-    [
-        ((X[:, 0], LABELS), {}, ValueError, r"`embeddings` .*\(5,\)"),
-        ((X > 0, LABELS), {}, TypeError, "`embeddings` .*bool"),
-        ((X, LABELS[:3]), {}, ValueError, r"`labels` .*\(3,\)"),
-        ((X, X[:, 0]), {}, TypeError, "`labels` .*float32"),
-        ((X, None), {}, ValueError, "labels are needed"),
-        ((X, LABELS), {"where": LABELS[:3]}, ValueError, r"`where` .*\(3,\)"),
-        ((X, LABELS), {"refs": Refs(X, LABELS[:2])}, ValueError, r"`refs.labels` .*\(2,\)"),
-        ((X, LABELS), {"refs": Refs(X.T, LABELS[:1])}, ValueError, r"`refs.embeddings` .*\(1, 5\)"),
-    ],
-)
-def test_errors_name_function_and_argument(miner, arguments, options, error, message):
-    with pytest.raises(error, match=f"miners.{miner.__name__}: .*{message}"):
-        miner(*arguments, **options)
 
 
 def test_unknown_type_is_an_error():

@@ -7,7 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 LOSSES = ("contrastive", "triplet_margin", "multi_similarity", "ntxent", "arcface", "proxy_anchor")
-MINERS = ("none", "multi_similarity", "triplet_margin")
+CLASSIFICATION = ("arcface", "proxy_anchor")
+MINERS = (
+    "none", "angular", "batch_easy_hard", "batch_hard", "distance_weighted", "hdc",
+    "multi_similarity", "pair_margin", "triplet_margin", "uniform_histogram",
+)  # fmt: skip
 PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 
 
@@ -17,9 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     from metricjax.demo import _data, _pictures, _table, _train
 
     seen, held_out, unseen = _data.load(options.seed)
-    untrained, trained, losses = _train.train(
-        seen, loss=options.loss, miner=options.miner, steps=options.steps, seed=options.seed
-    )
+    recipe = {name: getattr(options, name) for name in ("loss", "miner", "memory", "steps", "seed")}
+    untrained, trained, losses = _train.train(seen, **recipe)
     networks = {
         "raw pixels": _data.pixels,
         "untrained network": untrained,
@@ -28,12 +31,14 @@ def main(argv: list[str] | None = None) -> None:
     sets = {"held-out images of digits 0-6": held_out, "digits 7-9, never trained on": unseen}
     print(_table.table(networks, sets))
 
-    recipe = f"{options.loss} loss, {options.miner} miner, {options.steps} steps"
+    title = f"{options.loss} loss, {options.miner} miner, {options.steps} steps"
     digits = _data.join(held_out, unseen)
+    embeddings = trained(digits.images)
     for name, figure in {
-        "loss.png": _pictures.loss_curve(losses, recipe),
-        "map.png": _pictures.maps(untrained(digits.images), trained(digits.images), digits.labels),
-        "neighbours.png": _pictures.neighbours(trained(digits.images), digits, options.seed),
+        "loss.png": _pictures.loss_curve(losses, title),
+        "map.png": _pictures.maps(untrained(digits.images), embeddings, digits.labels),
+        **_pictures.neighbors(embeddings, digits, options.seed),
+        **_pictures.thresholds(embeddings, digits.labels),
     }.items():
         figure.savefig(options.out / name, dpi=150)
         print(f"wrote {options.out / name}")
@@ -46,10 +51,16 @@ def parse(argv):
     add = functools.partial(parser.add_argument, help="default: %(default)s")
     add("--loss", choices=LOSSES, default="multi_similarity")
     add("--miner", choices=MINERS, default="multi_similarity")
+    parser.add_argument(
+        "--memory", type=_whole_number(0, 10**6), default=0, metavar="SIZE",
+        help="how many past embeddings to compare with, besides the batch; default: %(default)s",
+    )  # fmt: skip
     add("--steps", type=_whole_number(1, 10**6), default=500)
     add("--seed", type=_whole_number(0, 2**31 - 1), default=0)
     add("--out", type=Path, default=Path("metricjax_demo"), metavar="FOLDER")
     options = parser.parse_args(argv)
+    if options.memory and options.loss in CLASSIFICATION:
+        parser.error(f"argument --memory: the {options.loss} loss compares with no other samples")
     if missing := [name for module, name in PACKAGES.items() if find_spec(module) is None]:
         parser.error(f"{', '.join(missing)} not found; run: pip install 'metricjax[demo]'")
     try:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.datasets import load_digits
 
+from metricjax import samplers
+
 NUM_SEEN = 7
 HELD_OUT = 0.4
 
@@ -38,9 +40,11 @@ def pixels(images: np.ndarray) -> np.ndarray:
 def batches(digits: Digits, per_class: int, steps: int, seed: int) -> Iterator[Digits]:
     """Batches with `per_class` images of every class, each moved by up to a pixel."""
     rng = np.random.default_rng(seed)
-    classes = [np.flatnonzero(digits.labels == label) for label in np.unique(digits.labels)]
-    for _ in range(steps):
-        rows = np.concatenate([rng.choice(c, per_class, replace=False) for c in classes])
+    size = per_class * len(np.unique(digits.labels))
+    sampler, labels = samplers.m_per_class, digits.labels
+    for rows in samplers.Batches(
+        sampler, labels, m=per_class, batch_size=size, seed=seed, steps=steps
+    ):
         padded = np.pad(digits.images[rows], ((0, 0), (1, 1), (1, 1), (0, 0)))
         corners = rng.integers(0, 3, (len(rows), 2))
         moved = [x[i : i + 8, j : j + 8] for x, (i, j) in zip(padded, corners, strict=True)]

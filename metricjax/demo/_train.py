@@ -1,8 +1,10 @@
 """A small network, a loss that may own class weights, and the loop that trains both."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
+import jax
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -31,26 +33,43 @@ class Network(nnx.Module):
 
 
 class Learner(nnx.Module):
-    """All that is trained together: the network, and the loss's class weights if it has any."""
+    """All that is trained together: the network, and the loss's class weights if it has any.
 
-    def __init__(self, loss: str, miner: str, rngs: nnx.Rngs):
+    With `memory` > 0 that many past embeddings are compared with, besides the batch.
+    """
+
+    def __init__(self, loss: str, miner: str, memory: int, rngs: nnx.Rngs):
         self.network = Network(rngs)
         if loss in HEADS:
             self.loss = HEADS[loss](NUM_SEEN, EMBEDDING_SIZE, rngs=rngs)
         else:
             self.loss = getattr(mj.losses, loss)
         self.miner = None if miner == "none" else getattr(mj.miners, miner)
+        bank = mj.memory.MemoryBank.create(max(memory, 1), EMBEDDING_SIZE)
+        self.bank = nnx.Variable(bank) if memory else None
 
-    def __call__(self, images: Float[Array, "n 8 8 1"], labels: Int[Array, " n"]):
-        return mj.objective(self.loss, miner=self.miner)(self.network(images), labels)
+    def __call__(self, images: Float[Array, "n 8 8 1"], labels: Int[Array, " n"], key):
+        """The loss, and what it and the miner did with the batch."""
+        embeddings = self.network(images)
+        data = {}
+        if self.bank is not None:
+            bank = self.bank.get_value()
+            data["refs"] = bank.refs(embeddings, labels)
+            self.bank.set_value(bank.enqueue(embeddings, labels))
+        mined = None
+        if self.miner is not None:
+            random = {"key": key} if "key" in inspect.signature(self.miner).parameters else {}
+            mined = data["mined"] = self.miner(embeddings, labels, **data, **random)
+        terms = self.loss(embeddings, labels, **data)
+        return mj.reduce(terms)[0], mj.statistics(terms, mined)
 
 
 @nnx.jit
-def step(learner, optimizer, images, labels):
-    objective = lambda learner: learner(images, labels)
-    (loss, _), grads = nnx.value_and_grad(objective, has_aux=True)(learner)
+def step(learner, optimizer, images, labels, key):
+    objective = lambda learner: learner(images, labels, key)
+    (loss, statistics), grads = nnx.value_and_grad(objective, has_aux=True)(learner)
     optimizer.update(learner, grads)
-    return loss
+    return loss, statistics
 
 
 @nnx.jit
@@ -59,15 +78,18 @@ def embed(network, images):
 
 
 def train(
-    digits: Digits, *, loss: str, miner: str, steps: int, seed: int
+    digits: Digits, *, loss: str, miner: str, steps: int, seed: int, memory: int = 0
 ) -> tuple[Callable, Callable, list[float]]:
     """The network before and after training, as functions of images, and the loss of each step."""
-    learner = Learner(loss, miner, nnx.Rngs(seed))
+    learner = Learner(loss, miner, memory, nnx.Rngs(seed))
     untrained = nnx.clone(learner.network)
     optimizer = nnx.Optimizer(learner, optax.adam(3e-4), wrt=nnx.Param)
     losses = []
     bar = tqdm(batches(digits, 8, steps, seed), "training", steps)
-    for images, labels in bar:
-        losses.append(float(step(learner, optimizer, images, labels)))
-        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+    for i, (images, labels) in enumerate(bar):
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        loss_now, statistics = step(learner, optimizer, images, labels, key)
+        losses.append(float(loss_now))
+        shown = {name: f"{x:.3g}" for name, x in statistics.items() if not name.endswith("_count")}
+        bar.set_postfix({"loss": f"{losses[-1]:.3f}"} | shown, refresh=False)
     return functools.partial(embed, untrained), functools.partial(embed, learner.network), losses

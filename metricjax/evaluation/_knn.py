@@ -1,14 +1,39 @@
-"""Exact nearest neighbours, a block of queries at a time."""
+"""Exact nearest neighbours, a block of queries and a block of references at a time."""
 
+import dataclasses
 import functools
 from numbers import Integral
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from metricjax._check import check_embeddings, check_rows
-from metricjax.distances import Distance, LpDistance
+from metricjax.distances import (
+    CosineSimilarity,
+    Distance,
+    DotProductSimilarity,
+    LpDistance,
+    SNRDistance,
+    normalize,
+)
+
+GROUP = 16
+"""References that compete for the top k through their best one. Measured: 8 to 48 are alike."""
+
+
+class Neighbors(NamedTuple):
+    """The neighbours of Q queries, nearest first.
+
+    Attributes:
+        distances: ``[Q, K]``.
+        indices: ``[Q, K]``, rows of the reference; -1 where there is no such neighbour.
+    """
+
+    distances: Float[Array, "q k"]
+    indices: Int[Array, "q k"]
 
 
 def knn(
@@ -20,14 +45,21 @@ def knn(
     self_index: Int[Array, " q"] | None = None,
     where: Bool[Array, " m"] | None = None,
     block_size: int = 256,
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    ref_block_size: int = 65536,
+    approx: bool = False,
+) -> Neighbors:
     r"""Finds the `k` nearest references of every query, nearest first.
 
     .. math:: \mathrm{index}_{i} = \operatorname{argsort}_j d(x_i, y_j)_{[:k]}
 
-    The search is exact and looks at every pair, but holds only ``[block_size, M]`` distances at a
-    time. Among equal distances the lower reference index comes first. A NaN distance ranks behind
-    every number.
+    The search is exact and looks at every pair, but holds only ``[block_size, ref_block_size]``
+    distances at a time, and the best k so far. Among equal distances the lower reference index
+    comes first. A NaN distance ranks behind every number.
+
+    Rows that are sharded over a mesh stay where they are: every device searches its own references
+    for its own queries (for all of them where both are sharded over one axis), and the best of each
+    device are merged. Under `jit` that takes explicit axes, which are known while tracing; with
+    automatic ones XLA decides.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,14 +82,17 @@ def knn(
             neighbour. A value outside ``[0, M)`` leaves nothing out.
         where: ``[M]``, which references exist; all of them by default.
         block_size: how many queries to search for at once; static. Larger takes more memory.
+        ref_block_size: how many references to look at at once, at least ``4 * k``; static.
+        approx: use `jax.lax.approx_max_k`, which TPUs have hardware for, and which may miss some
+            neighbours (5 % by its default recall target); static.
 
     Returns:
         ``distances [Q, K]`` and ``indices [Q, K]``. Where `where` leaves fewer than `k` references,
         the missing neighbours have index -1, at distance inf (similarity -inf).
 
     Raises:
-        ValueError: for mismatched shapes, or if `k` or `block_size` is not positive, or if `k` is
-            more than the M references (M - 1 with `self_index`).
+        ValueError: for mismatched shapes, or if `k`, `block_size` or `ref_block_size` is not
+            positive, or if `k` is more than the M references (M - 1 with `self_index`).
         TypeError: if the embeddings are not floating.
     """
     query, reference = check_search("evaluation.knn", query, reference)
@@ -65,31 +100,209 @@ def knn(
     check_rows("evaluation.knn", "where", where, "reference", len(reference))
     check_k("evaluation.knn", k, len(reference) - (self_index is not None))
     check_at_least_1("evaluation.knn", "block_size", block_size)
-    own = jnp.full(len(query), -1) if self_index is None else jnp.asarray(self_index)
-    where = jnp.ones(len(reference), bool) if where is None else jnp.asarray(where, bool)
-    return _knn(query, reference, own, where, k=k, distance=distance, block_size=block_size)
+    check_at_least_1("evaluation.knn", "ref_block_size", ref_block_size)
+    return search(
+        query, reference, Sides(self_index, where), k=k, distance=distance,
+        block_size=block_size, ref_block_size=ref_block_size, approx=approx,
+    )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("k", "distance", "block_size"))
-def _knn(query, reference, own, where, *, k, distance, block_size):
-    def search(args):
-        x, own = args
-        exists = where & (jnp.arange(len(reference)) != own)
-        return nearest(x, reference, exists, k=k, distance=distance)
+class Sides(NamedTuple):
+    """What of each pair decides whether it exists; ``None`` leaves nothing out.
 
-    return jax.lax.map(search, (query, own), batch_size=block_size)
+    Attributes:
+        own: ``[Q]``, each query's place among the references.
+        where: ``[M]``, which references exist.
+        groups, ref_groups: ``[Q]``, ``[M]``; only pairs of one group exist.
+    """
+
+    own: Any = None
+    where: Any = None
+    groups: Any = None
+    ref_groups: Any = None
+
+    def of_query(self):
+        return self._replace(where=None, ref_groups=None)
+
+    def of_reference(self):
+        return self._replace(own=None, groups=None)
 
 
-def nearest(x, reference, exists, *, k, distance):
-    """The `k` references nearest to the one query `x [D]`, among those that exist."""
-    mat = distance(x[None], reference)[0]
-    score = mat if distance.is_similarity else -mat
-    score = jnp.where(score == 0, 0, score)  # top_k ranks -0 behind 0
-    score = jnp.nan_to_num(score, nan=jnp.finfo(score.dtype).min)  # and NaN first
-    score, index = jax.lax.top_k(jnp.where(exists, score, -jnp.inf), k)
-    found = score > -jnp.inf
-    worst = -jnp.inf if distance.is_similarity else jnp.inf
-    return jnp.where(found, mat[index], worst), jnp.where(found, index, -1)
+def _only_neighbors(neighbors, rows, shared):
+    return neighbors
+
+
+def search(
+    query, reference, sides=Sides(), rows=None, shared=None, *,
+    then=_only_neighbors, k, distance, block_size=256, ref_block_size=65536, approx=False,
+):  # fmt: skip
+    """``then(Neighbors, rows, shared)`` of each block of queries, joined along the first axis.
+
+    `rows` is a pytree of arrays with one row for each query, `shared` one that every block sees
+    whole. What is made of the neighbours need not keep them. The options are those of `knn`.
+    """
+    mesh, axes = _sharding(query, reference)
+    return _search(
+        query, reference, sides.of_query(), sides.of_reference(), rows, shared,
+        then=then, mesh=mesh, axes=axes, k=k, distance=distance,
+        block_size=block_size, ref_block_size=ref_block_size, approx=approx,
+    )  # fmt: skip
+
+
+_STATIC = ("then", "mesh", "axes", "k", "distance", "block_size", "ref_block_size", "approx")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _search(query, reference, query_side, ref_side, rows, shared, *, mesh, axes, **how):
+    args = (query, reference, query_side, ref_side, rows, shared)
+    if mesh is None:
+        return _by_block(*args, axis_name=None, **how)
+    by_query, by_ref = (jax.P(axis) for axis in axes)
+    specs = (by_query, by_ref, by_query, by_ref, by_query, jax.P())
+    args = tuple(_placed(x, mesh, spec) for x, spec in zip(args, specs, strict=True))
+    local = functools.partial(_by_block, axis_name=axes[1], **how)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=by_query, check_vma=False)(
+        *args
+    )
+
+
+def _by_block(
+    query, reference, query_side, ref_side, rows, shared, *,
+    then, k, distance, block_size, ref_block_size, approx, axis_name,
+):  # fmt: skip
+    """The search on one device, for all of its queries."""
+    distance, query, reference = _normalized_once(distance, query, reference)
+    offset = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(reference)
+    top_k = jax.lax.approx_max_k if approx else _top_k
+
+    def block(args):
+        x, side, rows = args
+        best = _over_references(
+            x, reference, side, ref_side, offset, top_k,
+            k=k, distance=distance, size=max(ref_block_size, 4 * k),
+        )  # fmt: skip
+        if axis_name is not None:
+            gather = lambda part: jax.lax.all_gather(part, axis_name, axis=1, tiled=True)
+            best = _best(*map(gather, best), k)
+        score, index, value = best
+        found = score > -jnp.inf
+        missing = -jnp.inf if distance.is_similarity else jnp.inf
+        neighbors = Neighbors(jnp.where(found, value, missing), jnp.where(found, index, -1))
+        return then(neighbors, rows, shared)
+
+    n = len(query)
+    count = max(1, -(-n // block_size))
+    size = max(1, -(-n // count))
+    fill = lambda x: jnp.pad(x, [(0, count * size - n)] + [(0, 0)] * (x.ndim - 1))
+    cut = lambda x: fill(jnp.asarray(x)).reshape(count, size, *x.shape[1:])
+    results = jax.lax.map(block, jax.tree.map(cut, (query, query_side, rows)))
+    return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], results)
+
+
+def _over_references(x, reference, side, ref_side, offset, top_k, *, k, distance, size):
+    """Score, index and distance of the best k references of each query, best first."""
+    m = len(reference)
+    count = max(1, -(-m // size))
+    size = -(-m // count)
+
+    def block(start, first):
+        """The best among `size` references from `start` on, leaving out those before `first`."""
+        part = lambda y: jax.lax.dynamic_slice_in_dim(y, start, size)
+        mat = distance(x, part(reference))
+        index = start + jnp.arange(size)
+        exists = (index >= first)[None, :]
+        if side.own is not None:
+            exists &= (offset + index)[None, :] != side.own[:, None]
+        if ref_side.where is not None:
+            exists &= part(ref_side.where).astype(bool)[None, :]
+        if side.groups is not None:
+            exists &= side.groups[:, None] == part(ref_side.ref_groups)[None, :]
+        score = mat if distance.is_similarity else -mat
+        score = jnp.where(score == 0, 0, score)  # top_k ranks -0 behind 0
+        score = jnp.nan_to_num(score, nan=jnp.finfo(score.dtype).min)  # and NaN first
+        score, index = top_k(jnp.where(exists, score, -jnp.inf), min(k, size))
+        return score, offset + start + index, jnp.take_along_axis(mat, index, 1)
+
+    if count == 1:
+        return block(0, 0)
+
+    def step(i, best):
+        first = i * size
+        found = block(jnp.minimum(first, m - size), first)
+        joined = (jnp.concatenate(pair, 1) for pair in zip(best, found, strict=True))
+        return _best(*joined, k)
+
+    none = jax.eval_shape(lambda: block(0, 0))
+    start = [jnp.zeros((len(x), k), like.dtype) for like in none]
+    start[0] -= jnp.inf
+    return jax.lax.fori_loop(0, count, step, tuple(start))
+
+
+def _best(score, index, value, k):
+    """The best k columns; those further left come first among equals."""
+    score, column = jax.lax.top_k(score, k)
+    return score, *(jnp.take_along_axis(x, column, 1) for x in (index, value))
+
+
+def _top_k(score, k):
+    """The best k of each row and their columns, the lower column first among equals.
+
+    Long rows are cut into groups: the best k are in the k groups with the best leaders. That is
+    quicker on CPUs, where `lax.top_k` is slow, and much quicker for rows in ascending order.
+    """
+    n = score.shape[1]
+    if not 0 < 2 * GROUP * k <= n:
+        return jax.lax.top_k(score, k)
+    grouped = jnp.pad(score, ((0, 0), (0, -n % GROUP)), constant_values=-jnp.inf)
+    grouped = grouped.reshape(len(score), -1, GROUP)
+    _, group = jax.lax.top_k(jnp.max(grouped, -1), k)
+    group = jnp.sort(group, -1)  # so that the lower column is further left
+    score = jnp.take_along_axis(grouped, group[:, :, None], 1).reshape(-1, k * GROUP)
+    score, place = jax.lax.top_k(score, k)
+    return score, jnp.take_along_axis(group, place // GROUP, 1) * GROUP + place % GROUP
+
+
+def _normalized_once(distance, query, reference):
+    """The same distance of both sides, which are normalized here instead of in every block."""
+    if type(distance) is CosineSimilarity:
+        distance = DotProductSimilarity(precision=distance.precision)
+    ours = type(distance) in (LpDistance, DotProductSimilarity, SNRDistance)
+    if not ours or not distance.normalize_embeddings:
+        return distance, query, reference
+    p = distance.p if isinstance(distance, LpDistance) else 2
+    distance = dataclasses.replace(distance, normalize_embeddings=False)
+    return distance, normalize(query, p), normalize(reference, p)
+
+
+def found(neighbors):
+    """Which neighbours are there: a NaN distance is none."""
+    return (neighbors.indices >= 0) & ~jnp.isnan(neighbors.distances)
+
+
+def _sharding(query, reference):
+    """The mesh that rows are sharded over, if any, and the axes of each side."""
+
+    def of(x):
+        known = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
+        named = isinstance(known, NamedSharding)
+        return (known.mesh, known.spec[0]) if named and len(known.spec) and known.spec[0] else None
+
+    found = {"query": of(query), "reference": of(reference)}
+    if not any(found.values()):
+        return None, None
+    mesh = next(side[0] for side in found.values() if side)
+    query_axes, ref_axes = (side and side[1] for side in found.values())
+    names = lambda axes: {axes} if isinstance(axes, str) else set(axes or ())
+    if names(query_axes) & names(ref_axes):
+        query_axes = None
+    return mesh, (query_axes, ref_axes)
+
+
+def _placed(tree, mesh, spec):
+    """The arrays of a tree, sharded as a `shard_map` over an explicit mesh wants them."""
+    if AxisType.Explicit not in mesh.axis_types:
+        return tree
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, NamedSharding(mesh, spec)), tree)
 
 
 def check_search(function, query, reference):

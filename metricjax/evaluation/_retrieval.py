@@ -1,17 +1,19 @@
 """How well nearest neighbours agree with the labels."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_labels
-from metricjax._masked import safe_divide
+from metricjax._refs import replicated
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, nearest
+from metricjax.evaluation._knn import Sides, check_at_least_1, check_k, check_search, found, search
+from metricjax.evaluation._metrics import (
+    mean_average_precision_at_r,
+    precision_at_1,
+    r_precision,
+)
 
 
 def retrieval_metrics(
@@ -96,42 +98,28 @@ def retrieval_metrics(
     else:
         check_k(name, k, len(reference) - ref_includes_query)
     check_at_least_1(name, "block_size", block_size)
-    own = jnp.arange(len(query)) if ref_includes_query else jnp.full(len(query), -1)
-    return _mean_scores(
-        (query, query_labels, own),
-        reference,
-        reference_labels,
-        k=k,
-        distance=distance,
-        block_size=block_size,
-    )
+    own = jnp.arange(len(query)) if ref_includes_query else None
+    scores, counts = search(
+        query, reference, Sides(own),
+        (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels)),
+        then=_scores, k=k, distance=distance, block_size=block_size,
+    )  # fmt: skip
+    return {name: jnp.mean(x, where=replicated(counts)) for name, x in replicated(scores).items()}
 
 
-@functools.partial(jax.jit, static_argnames=("k", "distance", "block_size"))
-def _mean_scores(queries, reference, reference_labels, *, k, distance, block_size):
-    def score(args):
-        x, label, own = args
-        exists = jnp.arange(len(reference)) != own
-        distances, neighbours = nearest(x, reference, exists, k=k, distance=distance)
-        matches = (reference_labels[neighbours] == label) & ~jnp.isnan(distances)
-        return _scores(matches, jnp.sum((reference_labels == label) & exists))
-
-    scores, counts = jax.lax.map(score, queries, batch_size=block_size)
-    return {name: jnp.mean(values, where=counts) for name, values in scores.items()}
-
-
-def _scores(matches, r):
-    """One query's scores, from which of its neighbours match; and whether the query counts."""
-    k = len(matches)
-    rank = jnp.arange(1, k + 1)
-    precision = jnp.cumsum(matches) / rank
-    count = lambda x: x.astype(precision.dtype)
-    to_r = matches & (rank <= r)
+def _scores(neighbors, rows, reference_labels):
+    """The scores of a block of queries, and which of these count."""
+    labels, own = rows
+    same = reference_labels[None, :] == labels[:, None]
+    if own is not None:
+        same &= jnp.arange(len(reference_labels))[None, :] != own[:, None]
+    relevant = jnp.sum(same, 1)
+    matches = found(neighbors) & (reference_labels[neighbors.indices] == labels[:, None])
     return {
-        "precision_at_1": count(jnp.sum(matches[:1])),
-        "r_precision": safe_divide(count(jnp.sum(to_r)), count(jnp.minimum(r, k))),
-        "mean_average_precision_at_r": safe_divide(jnp.sum(precision, where=to_r), count(r)),
-    }, r > 0
+        "mean_average_precision_at_r": mean_average_precision_at_r(matches, relevant),
+        "precision_at_1": precision_at_1(matches, relevant),
+        "r_precision": r_precision(matches, relevant),
+    }, relevant > 0
 
 
 def _largest_r(name, query_labels, reference_labels, ref_includes_query):

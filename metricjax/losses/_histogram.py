@@ -65,12 +65,13 @@ def histogram(
     batch = prepare("losses.histogram", embeddings, labels, refs, where)
     pairs = pairs_of("losses.histogram", batch, mined, match, repeats=False)
     both = exists(pairs.positive) & exists(pairs.negative)
-    rows = jnp.where(both, batch.weights, 0)[:, None]
+    symmetric = refs is None and mined is None and match is None
+    counted = both[:, None] | replicated(both)[None, :] if symmetric else both[:, None]
     position = (compare(distance, batch) + 1) * (bins / 2)
 
     def density(weights):
-        weights = replicated(weights * rows)
-        if refs is None:  # pairs of one kind are symmetric, their weights may not be
+        weights = replicated(jnp.where(counted, weights * batch.weights[:, None], 0))
+        if refs is None and not symmetric:  # mined one way, perhaps, and counted once
             weights = jnp.maximum(weights, weights.T)
         return safe_divide(
             jnp.sum(soft_histogram(position, weights, bins + 1), 0), jnp.sum(weights)

@@ -5,19 +5,26 @@ import jax.numpy as jnp
 
 from metricjax._refs import prepare
 from metricjax._types import Pairs
-from metricjax.tuples import label_pairs
+from metricjax.losses._pairs import pairs_of
 
 
-def candidates(function, embeddings, labels, refs, where, match, distance):
-    """All pairs and their costs ``[N, M]`` (small means close), without gradient.
+def existing(function, embeddings, labels, refs, where, match, mined=None):
+    """The batch and all its pairs, or those of `mined`, without gradient.
 
     Sample weights only decide which samples exist here: the loss applies them.
     """
-    batch = prepare(function, *jax.lax.stop_gradient((embeddings, labels, refs, where)))
-    exists = (batch.refs.where > 0).astype(batch.weights.dtype)
-    refs = batch.refs._replace(where=exists)
-    pairs = label_pairs(function, labels, refs, match, batch.weights.dtype)
+    data = embeddings, labels, refs, where, mined
+    embeddings, labels, refs, where, mined = jax.lax.stop_gradient(data)
+    batch = prepare(function, embeddings, labels, refs, where)
+    exists = (batch.ref_weights > 0).astype(batch.weights.dtype)
+    batch = batch._replace(refs=batch.refs._replace(where=exists))
+    pairs = pairs_of(function, batch, mined, match)
     anchors = batch.weights[:, None] > 0
-    pairs = Pairs(*(jnp.where(anchors, x, 0) for x in pairs))
-    mat = distance(batch.embeddings, refs.embeddings)
+    return batch, Pairs(*(jnp.where(anchors, x, 0) for x in pairs))
+
+
+def candidates(function, embeddings, labels, refs, where, match, distance, mined=None):
+    """All pairs, or those of `mined`, and their costs ``[N, M]``: small means close."""
+    batch, pairs = existing(function, embeddings, labels, refs, where, match, mined)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     return pairs, -mat if distance.is_similarity else mat

@@ -1,0 +1,293 @@
+"""`AccuracyCalculator`: retrieval and clustering metrics by name."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from metricjax._check import check_labels, check_rows
+from metricjax._types import Labels, Match
+from metricjax.distances import Distance, LpDistance
+from metricjax.evaluation._aggregate import average, intervals
+from metricjax.evaluation._clusters import ami, k_means, nmi
+from metricjax.evaluation._knn import check_at_least_1, check_search
+from metricjax.evaluation._scoring import (
+    CUT,
+    CUT_NAME,
+    RANKED,
+    QueryInputs,
+    Scores,
+    Sets,
+    coded,
+    score,
+)
+
+_NAME = "evaluation.AccuracyCalculator"
+CLUSTERING = {"AMI": ami, "NMI": nmi}
+
+
+class Accuracies(dict):
+    """Metrics by name, and what they rest on.
+
+    Attributes:
+        k: how many neighbours were looked at.
+        num_queries: how many queries the retrieval metrics are averages over.
+        num_lone: how many were left out, as no reference matches them.
+        classes: the labels of the entries, with ``return_per_class``.
+        intervals: ``{name: (low, high)}``, with ``bootstrap``.
+    """
+
+    def __init__(self, values, *, k, num_queries, num_lone, classes=None, intervals=None):
+        super().__init__(values)
+        self.k, self.num_queries, self.num_lone = k, num_queries, num_lone
+        self.classes, self.intervals = classes, {} if intervals is None else intervals
+
+    def __repr__(self):
+        rest = f"k={self.k}, num_queries={self.num_queries}, num_lone={self.num_lone}"
+        return f"Accuracies({dict(self)}, {rest})"
+
+
+@dataclasses.dataclass(frozen=True)
+class AccuracyCalculator:
+    r"""Computes metrics by name, under the names of PyTorch Metric Learning.
+
+    | name | what it is |
+    |---|---|
+    | ``precision_at_1``, ``r_precision``, ``mean_average_precision``, | the functions of |
+    | ``mean_average_precision_at_r``, ``mean_reciprocal_rank`` | `metricjax.evaluation` |
+    | ``AMI``, ``NMI`` | `ami`, `nmi` of the queries; need scikit-learn |
+    | ``recall_at_10``, ``precision_at_10``, ``ndcg_at_10`` | any number; ``_at_k``: all K |
+
+    The first two lines and `metrics` are computed unless told otherwise.
+
+    Queries that no reference matches ("lone" ones) are left out of the retrieval metrics, and
+    counted; without any other query these are NaN. Ties go to the lower reference index.
+
+    Memory: a block of queries at a time, ``[block_size, 65536]`` distances or ``[block_size, k]``
+    where `k` is larger; never all queries with all references. ``k=None`` sorts all references for
+    every query, in smaller blocks; that takes long from some 10,000 references on.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import AccuracyCalculator
+        >>> x = jnp.array([[0.0], [1.0], [3.0], [7.0], [12.0]])
+        >>> calculator = AccuracyCalculator(include=("precision_at_1", "recall_at_2"))
+        >>> accuracies = calculator.get_accuracy(x, jnp.array([0, 0, 1, 0, 1]))
+        >>> for name, value in accuracies.items():
+        ...     print(f"{name} {value:.1f}")
+        precision_at_1 0.4
+        recall_at_2 0.6
+        >>> print(accuracies.k, accuracies.num_queries, accuracies.num_lone)
+        4 5 0
+
+    Args:
+        include: names to compute; by default the first two lines above and `metrics`.
+        exclude: names not to compute.
+        k: how many neighbours to look at. ``None`` is all references, ``"max_bin_count"`` the
+            largest number of matches that a query has. An integer above the number of references
+            is all of them, too; one below the largest number of matches cuts R-precision and MAP@R
+            short, which warns. The result says which `k` it was.
+        avg_of_avgs: average each class first, then the classes.
+        return_per_class: arrays ``[C]``, the average of each class of the queries in ascending
+            order of the labels, NaN for lone ones.
+        match: relation of labels other than equality, as for the losses; PML's
+            ``label_comparison_fn``, but of ``labels [N]`` and ``labels [M]`` to ``[N, M]``. Degrees
+            of match between 0 and 1 count in proportion. Not with AMI and NMI.
+        distance: pairwise ``[Q, D], [M, D] -> [Q, M]``. As in PML, embeddings are not normalized
+            by default.
+        metrics: ``{name: function}``, metrics of your own: ``function(QueryInputs) -> [Q]``.
+        bootstrap: how many resamples of the queries to take a confidence interval from; none with
+            0. The result has ``intervals``.
+        confidence: how much of the resamples' percentiles an interval spans.
+        seed: of the resamples and of k-means.
+        block_size: how many queries to search for at once.
+
+    Raises:
+        ValueError: for unknown names or options that do not go together.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    k: int | str | None = None
+    _: dataclasses.KW_ONLY
+    avg_of_avgs: bool = False
+    return_per_class: bool = False
+    match: Match | None = None
+    distance: Distance = LpDistance(normalize_embeddings=False)
+    metrics: Mapping[str, Callable[[QueryInputs], Array]] = dataclasses.field(default_factory=dict)
+    bootstrap: int = 0
+    confidence: float = 0.95
+    seed: int = 0
+    block_size: int = 256
+
+    def __post_init__(self):
+        name = _NAME
+        whole = isinstance(self.k, Integral) and not isinstance(self.k, bool) and self.k > 0
+        if not whole and self.k is not None and self.k != "max_bin_count":
+            raise ValueError(
+                f"{name}: `k` must be an integer >= 1, None or 'max_bin_count', got {self.k!r}."
+            )
+        if self.avg_of_avgs and self.return_per_class:
+            raise ValueError(f"{name}: give `avg_of_avgs` or `return_per_class`, not both.")
+        check_at_least_1(name, "block_size", self.block_size)
+        for option, names in (("include", self.include), ("exclude", self.exclude)):
+            _check_names(_NAME, option, names, self._knows)
+        if self.match is not None and set(CLUSTERING) & set(self._names()):
+            raise ValueError(f"{name}: AMI and NMI know no `match`; leave them out.")
+
+    def get_accuracy(
+        self,
+        query: Float[Array, "q d"],
+        query_labels: Labels,
+        reference: Float[Array, "m d"] | None = None,
+        reference_labels: Labels = None,
+        ref_includes_query: bool = False,
+        include: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+    ) -> Accuracies:
+        """Searches the reference for each query's neighbours and scores them.
+
+        Args:
+            query: ``[Q, D]``.
+            query_labels: ``[Q]`` integers, or what `match` takes.
+            reference: ``[M, D]``; by default the queries, each searching among the others.
+            reference_labels: ``[M]``; given exactly if `reference` is.
+            ref_includes_query: the first Q references are the queries, and none is its own
+                neighbour.
+            include, exclude: narrow the calculator's metrics down.
+
+        Returns:
+            A dict of floats (arrays ``[C]`` with ``return_per_class``) with attributes.
+
+        Raises:
+            ValueError: for mismatched shapes; unknown names; a reference that does not start with
+                the queries although it should.
+            TypeError: if embeddings are not floating, or labels without `match` not integers.
+        """
+        name = f"{_NAME}.get_accuracy"
+        names = self._names(include, exclude)
+        sets = self._sets(
+            name, query, query_labels, reference, reference_labels, ref_includes_query
+        )
+        return self._summary(names, sets, self._score(name, names, sets))
+
+    def _by_group(self, query, labels, reference, ref_labels, includes_query, groups, ref_groups):
+        """``{group: Accuracies}``, each among the queries and references of that group."""
+        names = self._names()
+        sets = self._sets(_NAME, query, labels, reference, ref_labels, includes_query)
+        codes, ref_codes = coded(groups, ref_groups)
+        sets = sets._replace(groups=codes, ref_groups=ref_codes)
+        scores = self._score(_NAME, names, sets)
+        return {
+            int(group): self._summary(names, sets, scores, np.flatnonzero(groups == group))
+            for group in np.unique(groups)
+        }
+
+    def _knows(self, name):
+        return name in {*CLUSTERING, *RANKED, *self.metrics} or bool(CUT_NAME.fullmatch(name))
+
+    def _names(self, include=(), exclude=()):
+        """The names to compute, in alphabetical order."""
+        clustering = CLUSTERING if self.match is None else ()
+        ours = set(self.include) or {*clustering, *RANKED, *self.metrics}
+        ours -= set(self.exclude)
+        for option, names in (("include", include), ("exclude", exclude)):
+            _check_names(f"{_NAME}.get_accuracy", option, names, ours.__contains__)
+        return sorted((set(include) or ours) - set(exclude))
+
+    def _sets(self, name, query, labels, reference, ref_labels, includes_query) -> Sets:
+        if (reference is None) != (ref_labels is None):
+            raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
+        if reference is None:
+            reference, ref_labels, includes_query = query, labels, True
+        elif includes_query:
+            _check_starts_with(name, query, labels, reference, ref_labels)
+        query, reference = check_search(name, query, reference)
+        labels, ref_labels = (jax.tree.map(np.asarray, x) for x in (labels, ref_labels))
+        codes = labels, ref_labels
+        check = check_labels if self.match is None else check_rows
+        check(name, "query_labels", labels, "query", len(query))
+        check(name, "reference_labels", ref_labels, "reference", len(reference))
+        if self.match is None:
+            codes = coded(labels, ref_labels)
+        return Sets(query, reference, labels, *codes, includes_query)
+
+    def _score(self, name, names, sets) -> Scores:
+        ranked = [name for name in names if name not in CLUSTERING]
+        return score(
+            name, sets, ranked, self.metrics,
+            k=self.k, match=self.match, distance=self.distance, block_size=self.block_size,
+        )  # fmt: skip
+
+    def _summary(self, names, sets, scores, rows=slice(None)) -> Accuracies:
+        """The metrics of some of the queries, from what each of these scores."""
+        labels = jax.tree.map(lambda x: x[rows], sets.labels)
+        kept = scores.relevant[rows] > 0
+        grouping: dict[str, Any] = {"classes": None, "per_class": self.return_per_class}
+        classes = None
+        if self.avg_of_avgs or self.return_per_class:
+            if not isinstance(labels, np.ndarray):
+                raise ValueError(f"{_NAME}: averages of classes need labels in one array.")
+            classes, codes = np.unique(labels, axis=0, return_inverse=True)
+            grouping["classes"] = codes.reshape(-1)
+        per_query = {name: x[rows] for name, x in scores.values.items()}
+        values = {name: average(x, kept * 1.0, **grouping) for name, x in per_query.items()}
+        clustered = [name for name in names if name in CLUSTERING]
+        if clustered:
+            values |= self._clustering(clustered, np.asarray(sets.query)[rows], labels)
+        bounds = None
+        if self.bootstrap:
+            bounds = intervals(
+                per_query, kept, **grouping,
+                resamples=self.bootstrap, confidence=self.confidence, seed=self.seed,
+            )  # fmt: skip
+        return Accuracies(
+            {name: values[name] for name in names},
+            k=scores.k,
+            num_queries=int(kept.sum()),
+            num_lone=int((~kept).sum()),
+            classes=classes if self.return_per_class else None,
+            intervals=bounds,
+        )
+
+    def _clustering(self, names, query, labels):
+        """One k-means for all the scores."""
+        query = query.astype(np.float32)
+        if not len(query) or not np.isfinite(query).all():
+            return dict.fromkeys(names, float("nan"))
+        clusters = k_means(query, len(np.unique(labels)), seed=self.seed)
+        return {name: CLUSTERING[name](query, labels, clusters=clusters) for name in names}
+
+
+def _check_names(function, option, names, known):
+    if not isinstance(names, tuple | list):
+        raise TypeError(f"{function}: `{option}` must be a tuple of names, got {names!r}.")
+    unknown = [name for name in names if not known(name)]
+    if unknown:
+        allowed = ", ".join([*CLUSTERING, *RANKED, *(f"{x}_at_k" for x in CUT)])
+        raise ValueError(
+            f"{function}: `{option}` has {unknown[0]!r}, which is none of the calculator's "
+            f"metrics. There are {allowed}, any number for the last k, and `metrics` of your own."
+        )
+
+
+def _check_starts_with(name, query, labels, reference, ref_labels):
+    """The first references must be the queries, or leaving them out would be wrong."""
+    n = len(query)
+    same = lambda x, y: (
+        np.shape(x) == np.shape(y)
+        and np.allclose(np.asarray(x, np.float32), np.asarray(y, np.float32), equal_nan=True)
+    )
+    start = np.asarray(reference)[:n]
+    labels_agree = jax.tree.map(
+        lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)[:n]), labels, ref_labels
+    )
+    if not same(query, start) or not all(jax.tree.leaves(labels_agree)):
+        raise ValueError(
+            f"{name}: `reference` and `reference_labels` must start with the {n} queries and "
+            f"their labels when `ref_includes_query`."
+        )

@@ -1,0 +1,120 @@
+"""How well clusters of the embeddings agree with the labels, by scikit-learn."""
+
+import warnings
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from metricjax._check import check_embeddings, check_labels, check_rows
+
+
+def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0) -> np.ndarray:
+    """The cluster of each embedding, by scikit-learn's `KMeans`.
+
+    One start from random embeddings and 20 iterations, as in PyTorch Metric Learning. k-means++, a
+    more careful start, took five times as long and scored no better (20,000 x 512, 200 classes).
+
+    Args:
+        embeddings: ``[N, D]``, finite; not normalized.
+        num_clusters: at most N.
+        seed: of the first centers.
+
+    Returns:
+        ``[N]`` integers.
+
+    Raises:
+        ImportError: without scikit-learn.
+    """
+    check_embeddings("evaluation.k_means", "embeddings", embeddings)
+    cluster = _scikit_learn("k_means", "cluster")
+    options = {"init": "random", "n_init": 1, "max_iter": 20, "random_state": seed}
+    model = cluster.KMeans(num_clusters, **options)
+    with warnings.catch_warnings():  # fewer different embeddings than clusters: a low score
+        warnings.simplefilter("ignore")
+        return model.fit_predict(np.asarray(embeddings, np.float32))
+
+
+def ami(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    clusters: Int[Array, " n"] | None = None,
+) -> float:
+    r"""Adjusted mutual information of the labels and of as many clusters as there are classes.
+
+    .. math:: \frac{I(U; V) - E[I]}{(H(U) + H(V)) / 2 - E[I]}
+
+    E is over the permutations of the labels: 0 is what chance gives, 1 is perfect.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import ami
+        >>> x = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+        >>> print(round(ami(x, jnp.array([0, 0, 1, 1])), 4))
+        1.0
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        clusters: ``[N]`` integers, by default `k_means` of the embeddings.
+
+    Returns:
+        A float; NaN without embeddings, or if one of them is not finite.
+
+    Raises:
+        ImportError: without scikit-learn.
+
+    References:
+        Vinh et al., `Information Theoretic Measures for Clusterings Comparison
+        <https://jmlr.org/papers/v11/vinh10a.html>`_, 2010.
+    """
+    return _score("ami", "adjusted_mutual_info_score", embeddings, labels, clusters)
+
+
+def nmi(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    clusters: Int[Array, " n"] | None = None,
+) -> float:
+    r"""Normalized mutual information of the labels and of as many clusters as there are classes.
+
+    .. math:: \frac{I(U; V)}{(H(U) + H(V)) / 2}
+
+    Many small classes make it large by chance alone; `ami` is adjusted for that.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import nmi
+        >>> x = jnp.array([[0.0], [0.1], [5.0], [5.1]])
+        >>> print(round(nmi(x, jnp.array([0, 0, 1, 1])), 4))
+        1.0
+
+    Args, returns and raises: as `ami`.
+    """
+    return _score("nmi", "normalized_mutual_info_score", embeddings, labels, clusters)
+
+
+def _score(function, name, embeddings, labels, clusters):
+    check_embeddings(f"evaluation.{function}", "embeddings", embeddings)
+    check_labels(f"evaluation.{function}", "labels", labels, "embeddings", len(embeddings))
+    check_rows(f"evaluation.{function}", "clusters", clusters, "embeddings", len(embeddings))
+    metrics = _scikit_learn(function, "metrics")
+    embeddings, labels = np.asarray(embeddings), np.asarray(labels)
+    if clusters is None:
+        if not len(labels) or not np.isfinite(np.asarray(embeddings, np.float32)).all():
+            return float("nan")
+        clusters = k_means(embeddings, len(np.unique(labels)))
+    return float(getattr(metrics, name)(labels, np.asarray(clusters)))
+
+
+def _scikit_learn(function, module):
+    try:
+        import sklearn.cluster
+        import sklearn.metrics
+    except ImportError as error:
+        raise ImportError(
+            f"evaluation.{function}: needs scikit-learn. `pip install 'metricjax[eval]'`, or leave "
+            f"out AMI and NMI."
+        ) from error
+    return getattr(sklearn, module)

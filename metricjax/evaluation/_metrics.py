@@ -1,0 +1,263 @@
+r"""What one query's neighbours are worth: pure functions of which of them match.
+
+Each takes `matches` ``[Q, K]``, whether each neighbour matches, nearest first, boolean or a degree
+from 0 to 1, and `relevant` ``[Q]``, how many references match (the sum of their degrees). Each
+gives ``[Q]`` in float32; the metric is the mean over the queries that have something to find,
+``jnp.mean(values, where=relevant > 0)``. In the formulas :math:`m_i` is the i-th column, :math:`P_i
+= \frac{1}{i} \sum_{j \le i} m_j`, and R is `relevant`.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._check import check_rows
+from metricjax._masked import safe_divide
+from metricjax.evaluation._knn import check_at_least_1
+
+Matches = Num[Array, "q k"]
+PerQuery = Float[Array, " q"]
+
+
+def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
+    r"""Whether the nearest neighbour matches.
+
+    .. math:: m_1
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import precision_at_1
+        >>> print(precision_at_1(jnp.array([[True, False], [False, True]])))
+        [1. 0.]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: not used.
+    """
+    return jnp.sum(_checked("precision_at_1", matches)[:, :1], 1).astype(jnp.float32)
+
+
+def precision_at_k(
+    matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
+) -> PerQuery:
+    r"""The share of the first `k` neighbours that matches.
+
+    .. math:: P_k
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import precision_at_k
+        >>> print(precision_at_k(jnp.array([[True, False], [False, False]])))
+        [0.5 0. ]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: not used.
+        k: at most K, which it is by default; static.
+    """
+    first = _first("precision_at_k", matches, k)
+    return _mean(first, first.shape[1])
+
+
+def recall_at_k(
+    matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
+) -> PerQuery:
+    r"""Whether any of the first `k` neighbours matches: what metric learning calls Recall@K.
+
+    .. math:: \max_{i \le k} \, [m_i > 0]
+
+    It is the hit rate, and not the share of all matches that was found.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import recall_at_k
+        >>> print(recall_at_k(jnp.array([[False, True], [False, False]])))
+        [1. 0.]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: not used.
+        k: at most K, which it is by default; static.
+
+    References:
+        Jegou et al., `Product Quantization for Nearest Neighbor Search
+        <https://doi.org/10.1109/TPAMI.2010.57>`_, 2011.
+    """
+    return jnp.any(_first("recall_at_k", matches, k) > 0, 1).astype(jnp.float32)
+
+
+def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
+    r"""The share of the first R neighbours that matches.
+
+    .. math:: P_r, \qquad r = \min(R, K)
+
+    With K below R it is the precision at K.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import r_precision
+        >>> print(r_precision(jnp.array([[True, False, True]]), jnp.array([2])))
+        [0.5]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: ``[Q]``.
+    """
+    matches = _checked("r_precision", matches, relevant)
+    r = jnp.minimum(relevant, matches.shape[1])
+    return safe_divide(jnp.sum(_up_to(relevant, matches), 1).astype(jnp.float32), _float(r))
+
+
+def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
+    r"""Average precision: the precision at every match.
+
+    .. math:: \frac{1}{R} \sum_{i \le K} m_i P_i
+
+    With K below R it is at most K / R.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import mean_average_precision
+        >>> print(mean_average_precision(jnp.array([[True, False, True]]), jnp.array([2])).round(4))
+        [0.8333]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: ``[Q]``.
+    """
+    matches = _checked("mean_average_precision", matches, relevant)
+    return _average_precision(matches, relevant)
+
+
+def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
+    r"""Average precision of the first R neighbours.
+
+    .. math:: \frac{1}{R} \sum_{i \le r} m_i P_i, \qquad r = \min(R, K)
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import mean_average_precision_at_r
+        >>> print(mean_average_precision_at_r(jnp.array([[True, False, True]]), jnp.array([2])))
+        [0.5]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: ``[Q]``.
+
+    References:
+        Musgrave et al., `A Metric Learning Reality Check <https://arxiv.org/abs/2003.08505>`_,
+        2020.
+    """
+    matches = _checked("mean_average_precision_at_r", matches, relevant)
+    return _average_precision(_up_to(relevant, matches), relevant)
+
+
+def mean_reciprocal_rank(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
+    r"""One over the rank of the first match; 0 without any.
+
+    .. math:: \max_i \frac{[m_i > 0]}{i}
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import mean_reciprocal_rank
+        >>> print(mean_reciprocal_rank(jnp.array([[False, True], [False, False]])))
+        [0.5 0. ]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: not used.
+    """
+    matches = _checked("mean_reciprocal_rank", matches)
+    return jnp.max(jnp.where(matches > 0, 1 / _ranks(matches), 0), 1, initial=0)
+
+
+def ndcg_at_k(
+    matches: Matches,
+    relevant: Num[Array, " q"],
+    *,
+    k: int | None = None,
+    ideal: Num[Array, "q l"] | None = None,
+) -> PerQuery:
+    r"""Discounted gain of the first `k` neighbours, relative to the best order there is.
+
+    .. math:: \sum_{i \le k} \frac{m_i}{\log_2 (i + 1)} \Big/
+              \sum_{i \le k} \frac{m^*_i}{\log_2 (i + 1)}
+
+    with :math:`m^*` the matches in descending order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.evaluation import ndcg_at_k
+        >>> print(ndcg_at_k(jnp.array([[False, True, True]]), jnp.array([2])).round(2))
+        [0.69]
+
+    Args:
+        matches: ``[Q, K]``.
+        relevant: ``[Q]``.
+        k: at most K, which it is by default; static.
+        ideal: ``[Q, L]``, the highest degrees of match that each query has among the references, in
+            descending order, at least `k` of them or all. By default `relevant` ones, which is
+            right for matches that are 0 or 1.
+
+    References:
+        Jarvelin and Kekalainen, `Cumulated Gain-Based Evaluation of IR Techniques
+        <https://doi.org/10.1145/582415.582418>`_, 2002.
+    """
+    first = _first("ndcg_at_k", matches, k)
+    if ideal is None:
+        ideal = _up_to(relevant, jnp.ones_like(first))
+    else:
+        check_rows("evaluation.ndcg_at_k", "ideal", ideal, "matches", len(first))
+        ideal = ideal[:, : first.shape[1]]
+    return safe_divide(_discounted(first), _discounted(ideal))
+
+
+def _discounted(gains):
+    return jnp.sum(_float(gains) / jnp.log2(_ranks(gains) + 1), 1)
+
+
+def _average_precision(matches, relevant):
+    found = jnp.cumsum(matches if matches.dtype == jnp.int32 else _float(matches), 1)
+    precision = _float(found) / _ranks(matches)
+    return safe_divide(jnp.sum(_float(matches) * precision, 1), _float(relevant))
+
+
+def _up_to(relevant, matches):
+    """The matches among the first R columns."""
+    return jnp.where(_ranks(matches) <= _float(relevant)[:, None], matches, 0)
+
+
+def _mean(matches, k):
+    return safe_divide(jnp.sum(matches, 1).astype(jnp.float32), jnp.float32(k))
+
+
+def _ranks(matches):
+    return jnp.arange(1, matches.shape[1] + 1, dtype=jnp.float32)[None, :]
+
+
+def _float(x):
+    return jnp.asarray(x).astype(jnp.float32)
+
+
+def _first(function, matches, k):
+    matches = _checked(function, matches)
+    if k is None:
+        return matches
+    check_at_least_1(f"evaluation.{function}", "k", k)
+    if k > matches.shape[1]:
+        raise ValueError(
+            f"evaluation.{function}: `k` must be at most the {matches.shape[1]} neighbours in "
+            f"`matches`, got {k}."
+        )
+    return matches[:, :k]
+
+
+def _checked(function, matches, relevant=None):
+    """The matches, as int32 (exact counts) or float32."""
+    if jnp.ndim(matches) != 2:
+        raise ValueError(
+            f"evaluation.{function}: `matches` must have shape [Q, K], got {jnp.shape(matches)}."
+        )
+    check_rows(f"evaluation.{function}", "relevant", relevant, "matches", len(matches))
+    matches = jnp.asarray(matches)
+    whole = not jnp.issubdtype(matches.dtype, jnp.floating)
+    return matches.astype(jnp.int32 if whole else jnp.float32)

@@ -1,0 +1,121 @@
+"""The file of an index: numpy's "npz" without pickles, written whole or not at all."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.lax import Precision
+
+from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
+
+FORMAT, VERSION = "metricjax.inference.Index", 1
+DISTANCES = (CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance)
+
+
+def save(path, embeddings, ids, labels, distance) -> None:
+    dtype = embeddings.dtype.name
+    if dtype == "bfloat16":  # which the format does not have
+        embeddings = embeddings.view(np.uint16)
+    arrays = {"embeddings": embeddings, "ids": ids}
+    if labels is not None:
+        arrays["labels"] = labels
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "arrays": sorted(arrays),
+        "dtype": dtype,
+        "distance": _described(distance),
+    }
+    with replacing(path) as file:
+        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+@contextlib.contextmanager
+def opened(path) -> Iterator[dict[str, Any]]:
+    """The arguments of the index in a file. What goes wrong inside is the file's fault."""
+    with open(path, "rb") as file:
+        try:
+            yield _read(file)
+        except MemoryError:
+            raise
+        except Exception as error:  # damage can show in any way
+            raise ValueError(
+                f"inference.Index.load: `path` must be a file written by `Index.save`, whole and "
+                f"unchanged, got {os.fspath(path)!r}: {str(error) or type(error).__name__}"
+            ) from error
+
+
+def _read(file):
+    with zipfile.ZipFile(file) as archive:
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} is damaged")
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        if "about" not in arrays:
+            raise ValueError("it is of another kind")
+        about = json.loads(arrays["about"].item())
+        if about["format"] != FORMAT:
+            raise ValueError("it is of another kind")
+        if about["version"] > VERSION:
+            raise ValueError(
+                f"its version is {about['version']}, and this metricjax reads up to {VERSION}"
+            )
+        if sorted(set(arrays) - {"about"}) != about["arrays"]:  # the table of contents is damaged
+            raise ValueError(f"it must hold the arrays {about['arrays']}")
+        embeddings = arrays["embeddings"]
+        if about["dtype"] == "bfloat16":
+            embeddings = embeddings.view(jnp.bfloat16.dtype)
+        return {
+            "embeddings": embeddings,
+            "ids": arrays["ids"],
+            "labels": arrays["labels"] if "labels" in arrays else None,
+            "distance": _distance(about["distance"]),
+        }
+
+
+def _described(distance):
+    """A distance as its name and fields."""
+    if type(distance) not in DISTANCES:
+        raise TypeError(
+            f"inference.Index.save: `distance` must be one of metricjax.distances to be saved, "
+            f"got {distance}."
+        )
+    fields = dataclasses.asdict(distance) | {"precision": Precision(distance.precision).name}
+    return {"name": type(distance).__name__, "fields": fields}
+
+
+def _distance(described):
+    kinds = {kind.__name__: kind for kind in DISTANCES}
+    fields = described["fields"]
+    return kinds[described["name"]](**fields | {"precision": Precision[fields["precision"]]})
+
+
+@contextlib.contextmanager
+def replacing(path) -> Iterator[Any]:
+    """A file to write, which takes the place of `path` once all of it is on the disk."""
+    path = Path(os.path.realpath(path))  # a link stays one
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            os.chmod(draft, path.stat().st_mode)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,259 @@
+"""Choosing a threshold from pairs that are known to match or not.
+
+All functions take ``(distances, is_match, weights)``, what `pair_distances` gives. A pair is
+accepted as a match if its distance is at most the threshold (its similarity at least). The rate of
+false matches (FMR) is the share of non-matches that are accepted, that of true matches (TMR) the
+share of matches. Equal distances are accepted together or not at all. Sums are in float64.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from metricjax._check import check_rows
+from metricjax.distances import Distance
+
+
+class RocCurve(NamedTuple):
+    """The rates at every distinct distance, from accepting nothing to accepting everything."""
+
+    fmr: Float[np.ndarray, " t"]
+    tmr: Float[np.ndarray, " t"]
+    thresholds: Float[np.ndarray, " t"]
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold and what it does to the pairs it was chosen from, as Python floats.
+
+    Attributes:
+        threshold: the largest distance, or smallest similarity, of a match.
+        fmr: share of non-matches that are accepted.
+        tmr: share of matches that are accepted: the recall.
+        precision: share of accepted pairs that match; 1 if none is accepted.
+        f1: harmonic mean of `precision` and `tmr`.
+    """
+
+    threshold: float
+    fmr: float
+    tmr: float
+    precision: float
+    f1: float
+
+
+class EqualErrorRate(NamedTuple):
+    """The rate at which false and missed matches are equally frequent, and its threshold."""
+
+    rate: float
+    threshold: float
+
+
+def roc_curve(
+    distances: Any, is_match: Any, weights: Any = None, *, distance: Distance
+) -> RocCurve:
+    r"""The receiver operating characteristic: true against false matches at every threshold.
+
+    .. math::
+        \mathrm{FMR}(t) = P(d \le t \mid \text{no match}), \qquad
+        \mathrm{TMR}(t) = P(d \le t \mid \text{match})
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> curve = inference.roc_curve(
+        ...     [0.1, 0.4, 0.4, 0.9], [True, True, False, False], distance=LpDistance()
+        ... )
+        >>> print(curve.fmr, curve.tmr, curve.thresholds)
+        [0.  0.  0.5 1. ] [0.  0.5 1.  1. ] [-inf  0.1  0.4  0.9]
+
+    Args:
+        distances: ``[P]`` distances or similarities.
+        is_match: ``[P]`` booleans.
+        weights: ``[P]``, how much each pair counts; 1 by default.
+        distance: what the distances are of; it knows which direction is closer.
+
+    Returns:
+        Three arrays of one more than the distinct distances. The first threshold accepts nothing:
+        ``-inf``, or ``inf`` for similarities.
+
+    Raises:
+        ValueError: for mismatched shapes, a NaN or negative weight, or pairs all of one kind.
+        TypeError: for other dtypes.
+    """
+    steps = _Steps("inference.roc_curve", distances, is_match, weights, distance)
+    return RocCurve(steps.fmr, steps.tmr, steps.distances)
+
+
+def roc_auc(distances: Any, is_match: Any, weights: Any = None, *, distance: Distance) -> float:
+    """The area under the ROC curve: how likely a match is closer than a non-match, ties half.
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> is_match = [True, True, False, False]
+        >>> inference.roc_auc([0.1, 0.4, 0.4, 0.9], is_match, distance=LpDistance())
+        0.875
+
+    Args, Raises: those of `roc_curve`.
+    """
+    steps = _Steps("inference.roc_auc", distances, is_match, weights, distance)
+    return float(np.trapezoid(steps.tmr, steps.fmr))
+
+
+def equal_error_rate(
+    distances: Any, is_match: Any, weights: Any = None, *, distance: Distance
+) -> EqualErrorRate:
+    r"""The error rate where false matches are as frequent as missed ones.
+
+    .. math:: \mathrm{FMR} = 1 - \mathrm{TMR}
+
+    It is read off the ROC curve, whose points are joined by lines. The threshold is the one whose
+    two errors are nearest to each other.
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> rate, threshold = inference.equal_error_rate(
+        ...     [0.1, 0.6, 0.4, 0.8], [True, True, False, False], distance=LpDistance()
+        ... )
+        >>> print(f"{rate} {threshold}")
+        0.5 0.5
+
+    Args, Raises: those of `roc_curve`.
+    """
+    steps = _Steps("inference.equal_error_rate", distances, is_match, weights, distance)
+    excess = steps.fmr - (1 - steps.tmr)
+    after = int(np.argmax(excess >= 0))
+    before = after - 1
+    share = excess[before] / (excess[before] - excess[after])
+    rate = steps.fmr[before] + share * (steps.fmr[after] - steps.fmr[before])
+    nearest = after if excess[after] <= -excess[before] else before
+    return EqualErrorRate(float(rate), steps.between(nearest))
+
+
+def best_threshold(
+    distances: Any, is_match: Any, weights: Any = None, *, distance: Distance
+) -> OperatingPoint:
+    r"""The threshold with the best F1 score; among equal ones the strictest.
+
+    .. math:: F_1 = \frac{2\, TP}{2\, TP + FP + FN}
+
+    F1 depends on how many matches there are among the pairs: choose it from pairs as they come.
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> best = inference.best_threshold(
+        ...     [0.1, 0.25, 0.75, 0.9], [True, True, False, True], distance=LpDistance()
+        ... )
+        >>> print(f"{best.threshold} {best.f1:.3f}")
+        0.9 0.857
+
+    Args, Raises: those of `roc_curve`.
+
+    Returns:
+        An `OperatingPoint`; its threshold is in the middle between the last distance that is
+        accepted and the next, which is safest for new pairs.
+    """
+    steps = _Steps("inference.best_threshold", distances, is_match, weights, distance)
+    return steps.point(int(np.argmax(steps.f1)))
+
+
+def threshold_at_fmr(
+    distances: Any, is_match: Any, weights: Any = None, *, fmr: float, distance: Distance
+) -> OperatingPoint:
+    """The threshold that accepts most matches with a rate of false matches of at most `fmr`.
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import CosineSimilarity
+        >>> pairs = [0.9, 0.75, 0.25, 0.1], [True, True, False, True]
+        >>> point = inference.threshold_at_fmr(*pairs, fmr=0, distance=CosineSimilarity())
+        >>> print(f"{point.threshold} {point.tmr:.2f}")
+        0.5 0.67
+
+    Args:
+        fmr: from 0 to 1.
+        distances, is_match, weights, distance: as in `roc_curve`.
+
+    Returns:
+        An `OperatingPoint`. If even the closest pair is one non-match too many, the threshold
+        accepts nothing: ``-inf``, or ``inf`` for similarities.
+    """
+    name = "inference.threshold_at_fmr"
+    if not 0 <= fmr <= 1:
+        raise ValueError(f"{name}: `fmr` must be from 0 to 1, got {fmr}.")
+    steps = _Steps(name, distances, is_match, weights, distance)
+    return steps.point(int(np.argmax(np.where(steps.fmr <= fmr, steps.tmr, -1))))
+
+
+def operating_point(
+    distances: Any, is_match: Any, weights: Any = None, *, threshold: float, distance: Distance
+) -> OperatingPoint:
+    """What a given threshold does to these pairs: to others than those it was chosen from, say.
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> pairs = [0.1, 0.4, 0.4, 0.9], [True, True, False, False]
+        >>> point = inference.operating_point(*pairs, threshold=0.4, distance=LpDistance())
+        >>> print(point.fmr, point.tmr)
+        0.5 1.0
+
+    Args:
+        threshold: the largest distance, or smallest similarity, of a match.
+        distances, is_match, weights, distance: as in `roc_curve`.
+    """
+    steps = _Steps("inference.operating_point", distances, is_match, weights, distance)
+    accepted = steps.sign * steps.distances <= steps.sign * threshold
+    point = steps.point(int(np.sum(accepted)) - 1 if accepted.any() else 0)
+    return point._replace(threshold=float(threshold))
+
+
+class _Steps:
+    """Every distinct distance, closest first, and the rates when all up to it are accepted."""
+
+    def __init__(self, function, distances, is_match, weights, distance):
+        distances, is_match = np.asarray(distances), np.asarray(is_match)
+        if distances.ndim != 1:
+            raise ValueError(f"{function}: `distances` must have shape [P], got {distances.shape}.")
+        if distances.dtype not in (np.float32, np.float64):
+            distances = distances.astype(np.float32)
+        check_rows(function, "is_match", is_match, "distances", len(distances))
+        if is_match.size and is_match.dtype.kind not in "biu":
+            raise TypeError(f"{function}: `is_match` must be [P] booleans, got {is_match.dtype}.")
+        weights = np.ones(len(distances)) if weights is None else np.asarray(weights, float)
+        check_rows(function, "weights", weights, "distances", len(distances))
+        if not np.all(weights >= 0) or np.any(np.isnan(distances[weights > 0])):
+            raise ValueError(f"{function}: `distances` and `weights` must not be NaN or negative.")
+        self.sign = -1 if distance.is_similarity else 1
+        kept = np.flatnonzero(weights)
+        kept = kept[np.argsort(self.sign * distances[kept])]
+        distances, is_match, weights = distances[kept], is_match[kept] != 0, weights[kept]
+        if is_match.all() or not is_match.any():
+            raise ValueError(
+                f"{function}: `is_match` must be true for some pairs and false for others, got "
+                f"{int(is_match.sum())} matches of {len(is_match)}."
+            )
+        last = np.flatnonzero(np.append(distances[1:] != distances[:-1], True))  # of equal ones
+        up_to = lambda w: np.append(0, np.cumsum(w)[last])
+        matches, others = up_to(weights * is_match), up_to(weights * ~is_match)
+        self.distances = np.append(-self.sign * np.inf, distances[last]).astype(distances.dtype)
+        self.fmr, self.tmr = others / others[-1], matches / matches[-1]
+        accepted = matches + others
+        self.precision = np.where(accepted == 0, 1, matches / np.where(accepted == 0, 1, accepted))
+        self.f1 = 2 * matches / (accepted + matches[-1])
+
+    def point(self, i) -> OperatingPoint:
+        rates = (self.fmr, self.tmr, self.precision, self.f1)
+        return OperatingPoint(self.between(i), *(float(rate[i]) for rate in rates))
+
+    def between(self, i) -> float:
+        """A threshold that accepts step `i` and not the next, in the middle if there is room."""
+        here = self.distances[i]
+        if i + 1 < len(self.distances) and np.isfinite(here):
+            there = self.distances[i + 1]
+            middle = here + (there - here) / 2
+            if self.sign * here <= self.sign * middle < self.sign * there:
+                return float(middle)
+        return float(here)

@@ -1,0 +1,218 @@
+"""A memory of past batches, to compare the current one with."""
+
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._check import check_at_least, check_embeddings, check_rows
+from metricjax._masked import upcast
+from metricjax._refs import gather_refs, replicated, self_refs, spread_as
+from metricjax._types import Labels, Refs
+
+
+class MemoryBank(NamedTuple):
+    """The last embeddings that were enqueued, without gradient, and their labels: a ring of slots.
+
+    An immutable pytree of fixed shape: it goes through `jit`, `vmap` and `scan`, into a train state
+    and into a checkpoint like any other. Two ways to compare a batch with it:
+
+    - `refs` of the batch, then `enqueue`: the references are the batch, with its gradient, followed
+      by the memory. Tuples address the batch by 0 to N - 1, slot s of the memory by N + s.
+    - `enqueue`, then `refs` of nothing: the references are the memory alone, and gradients reach
+      the anchors only. In cross-batch memory, the anchors themselves were enqueued: say where with
+      ``self_index``. In MoCo, their keys were, another encoder's embeddings of the same samples.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.eye(3), jnp.array([0, 0, 1])
+        >>> bank = mj.memory.MemoryBank.create(8, 3)
+        >>> terms = mj.losses.contrastive(x, y, refs=bank.refs(x, y))
+        >>> bank = bank.enqueue(x, y)
+        >>> print(bank.labels, bank.where)
+        [0 0 1 0 0 0 0 0] [1. 1. 1. 0. 0. 0. 0. 0.]
+
+        Cross-batch memory, as `metricjax.nn.CrossBatchMemory` does it:
+
+        >>> slots = bank.slots(len(x))
+        >>> bank = bank.enqueue(x, y)
+        >>> terms = mj.losses.contrastive(x, y, refs=bank.refs(self_index=slots))
+        >>> print(slots)
+        [3 4 5]
+
+    Attributes:
+        embeddings: ``[Q, D]``.
+        labels: ``[Q]``, or a pytree of arrays with leading axis Q.
+        where: ``[Q]``, the weight that each row was enqueued with; 0: nothing is there yet.
+        position: the slot that the next row goes to.
+
+    References:
+        Wang et al., `Cross-Batch Memory for Embedding Learning
+        <https://arxiv.org/abs/1912.06798>`_, 2020; He et al., `Momentum Contrast for Unsupervised
+        Visual Representation Learning <https://arxiv.org/abs/1911.05722>`_, 2020.
+    """
+
+    embeddings: Float[Array, "q d"]
+    labels: Labels
+    where: Float[Array, " q"]
+    position: Int[Array, ""]
+
+    @classmethod
+    def create(
+        cls, size: int, embedding_size: int, *, dtype: Any = jnp.float32, labels: Labels = None
+    ) -> Self:
+        """A memory without anything in it.
+
+        Args:
+            size: Q, how many rows it holds.
+            embedding_size: D.
+            dtype: of the embeddings; half precision halves the memory, and is computed with in
+                float32 like everywhere.
+            labels: the labels of some batch, or anything with their structure, shapes behind the
+                first axis and dtypes; ``[N]`` int32 by default.
+        """
+        check_at_least("MemoryBank.create", "size", size, 1)
+        check_at_least("MemoryBank.create", "embedding_size", embedding_size, 1)
+        embeddings = jnp.zeros((size, embedding_size), dtype)
+        check_embeddings("MemoryBank.create", "dtype", embeddings)
+        labels = jnp.zeros(0, jnp.int32) if labels is None else labels
+        empty = lambda x: jnp.zeros((size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
+        where = jnp.zeros(size, upcast(embeddings[:0]).dtype)
+        return cls(embeddings, jax.tree.map(empty, labels), where, jnp.zeros((), jnp.int32))
+
+    def enqueue(
+        self,
+        embeddings: Float[Array, "n d"],
+        labels: Labels,
+        where: Num[Array, " n"] | None = None,
+        *,
+        axis_name: str | None = None,
+    ) -> Self:
+        """The memory with a batch in place of its oldest rows; of too large a batch, the last rows.
+
+        Args:
+            embeddings: ``[N, D]``; no gradient flows to them from here.
+            labels: ``[N]``, or the pytree that the memory was created for.
+            where: ``[N]`` weights, kept for `refs`; rows of weight 0 are left out.
+            axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. The rows of
+                all devices are enqueued on all of them, in the order of the axis.
+        """
+        name = "MemoryBank.enqueue"
+        embeddings, labels = self._checked(name, embeddings, labels, where)
+        rows = embeddings, labels, self._weights(len(embeddings), where)
+        rows = _everyone(rows, axis_name)
+        slots, position = self._ahead(rows[2] > 0)
+
+        def put(old, new):
+            new = replicated(old).at[slots].set(new.astype(old.dtype), mode="drop")
+            return spread_as(new, old)
+
+        embeddings, labels, where = jax.tree.map(put, self[:3], jax.lax.stop_gradient(rows))
+        return self._replace(embeddings=embeddings, labels=labels, where=where, position=position)
+
+    def slots(
+        self, n: int, where: Num[Array, " n"] | None = None, *, axis_name: str | None = None
+    ) -> Int[Array, " n"]:
+        """Where `enqueue` is about to put each row of a batch; Q for rows that it leaves out.
+
+        They are the ``self_index`` of the batch among ``refs()`` of the memory after that, and
+        ``slots[index]`` turns indices of the batch into indices of those references.
+
+        Args:
+            n: N, the rows of the batch (of this device's part of it).
+            where, axis_name: what `enqueue` is given.
+        """
+        check_rows("MemoryBank.slots", "where", where, "n", n)
+        slots, _ = self._ahead(_everyone(self._weights(n, where) > 0, axis_name))
+        if axis_name is None:
+            return slots
+        start = jax.lax.axis_index(axis_name) * n
+        return jax.lax.dynamic_slice_in_dim(slots, start, n)
+
+    def refs(
+        self,
+        embeddings: Float[Array, "n d"] | None = None,
+        labels: Labels = None,
+        where: Num[Array, " n"] | None = None,
+        *,
+        self_index: Int[Array, " n"] | None = None,
+        axis_name: str | None = None,
+    ) -> Refs:
+        """What to compare a batch with: the batch itself, if it is given, and the memory.
+
+        Args:
+            embeddings: ``[N, D]``, a batch that is not in the memory yet; gradients flow to it.
+            labels: ``[N]``, its labels.
+            where: ``[N]``, its weights.
+            self_index: ``[N]``, where the anchors are in the memory, if they are: what `slots` gave
+                before they were enqueued.
+            axis_name: the batches of all devices along that axis, see `metricjax.gather_refs`.
+
+        Returns:
+            `Refs`; slots that nothing is in have weight 0.
+        """
+        if embeddings is None:
+            return Refs(self.embeddings, self.labels, self_index, self.where)
+        if self_index is not None:
+            raise ValueError(
+                "MemoryBank.refs: `self_index` says where the anchors are in the memory; a batch "
+                "that is not in it yet is its own."
+            )
+        embeddings, labels = self._checked("MemoryBank.refs", embeddings, labels, where)
+        weights = self._weights(len(embeddings), where)
+        if axis_name is None:
+            batch = self_refs(embeddings, labels, weights)
+        else:
+            batch = gather_refs(embeddings, labels, axis_name, where=weights)
+        x, past = upcast(batch.embeddings), upcast(replicated(self.embeddings))
+        dtype = max(x.dtype, past.dtype, key=lambda t: jnp.finfo(t).bits)
+        return Refs(
+            _join(x.astype(dtype), past.astype(dtype)),
+            jax.tree.map(_join, batch.labels, replicated(self.labels)),
+            batch.self_index,
+            _join(batch.where, replicated(self.where)),
+        )
+
+    def _weights(self, n, where):
+        dtype = self.where.dtype
+        return jnp.ones(n, dtype) if where is None else jnp.asarray(where).astype(dtype)
+
+    def _ahead(self, kept):
+        """The slots of the next rows, of which some are kept, and the position behind them."""
+        size, kept = len(self.where), replicated(kept)
+        rank = jnp.cumsum(kept, dtype=jnp.int32)  # from 1 on
+        total = jnp.sum(kept, dtype=jnp.int32)
+        last = kept & (rank > total - size)
+        slots = jnp.where(last, (self.position + rank - 1) % size, size)
+        return slots.astype(int), (self.position + total) % size
+
+    def _checked(self, function, embeddings, labels, where):
+        embeddings, labels = jnp.asarray(embeddings), jax.tree.map(jnp.asarray, labels)
+        check_embeddings(function, "embeddings", embeddings)
+        if embeddings.shape[1] != self.embeddings.shape[1]:
+            raise ValueError(
+                f"{function}: `embeddings` must have {self.embeddings.shape[1]} features, as the "
+                f"memory has, got {embeddings.shape}."
+            )
+        check_rows(function, "labels", labels, "embeddings", len(embeddings))
+        check_rows(function, "where", where, "embeddings", len(embeddings))
+        kind = lambda x: f"{x.dtype}[{', '.join(map(str, ('N', *x.shape[1:])))}]"
+        wanted, got = (jax.tree.map(kind, y) for y in (self.labels, labels))
+        if wanted != got:
+            raise TypeError(
+                f"{function}: `labels` must be {wanted}, as the memory has, got {got}; give some "
+                f"to `MemoryBank.create`."
+            )
+        return embeddings, labels
+
+
+def _everyone(rows, axis_name):
+    """The rows of all devices, the same on each of them."""
+    if axis_name is None:
+        return replicated(rows)
+    return jax.lax.all_gather(rows, axis_name, tiled=True, to="invarying")
+
+
+def _join(batch, past):
+    return jnp.concatenate([batch, past])

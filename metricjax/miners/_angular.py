@@ -1,0 +1,82 @@
+"""Angular miner."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._check import check_euclidean
+from metricjax._refs import take
+from metricjax._types import Labels, Match, Refs, Scalar, TripletRule
+from metricjax.distances import LpDistance
+from metricjax.miners._all import existing
+
+
+def angular(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    *,
+    refs: Refs | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    angle: Scalar = 20.0,
+    distance: LpDistance = LpDistance(),
+) -> TripletRule:
+    r"""Keeps the triplets with a wide angle at the negative, seen from the middle of the others.
+
+    .. math::
+        \tan^{-1} \frac{\lVert x_a - x_p \rVert}{2 \lVert x_n - c \rVert} > \alpha
+        \qquad c = \frac{x_a + x_p}{2}
+
+    By Apollonius' theorem that is :math:`d_{ap}^2 > 2 \sin^2 \alpha \, (d_{an}^2 + d_{pn}^2)`, so
+    squared distances are all it takes. They are of the embeddings as they come, not of unit
+    vectors. Nothing is kept from 90 degrees on, everything below 0, and nothing else of triplets
+    whose anchor and positive coincide. Distances within rounding error of 0 are 0: move far away
+    clusters to the origin, or use unit vectors.
+
+    The triplets are never listed: the result is a rule that triplet losses apply on the way, in
+    ``N * M + M * M`` memory.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.array([[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]]), jnp.array([0, 0, 1])
+        >>> for angle in 44.9, 45.1:  # the corner is at 45 degrees
+        ...     mined = mj.miners.angular(x, y, angle=angle)
+        ...     print(mj.tuples.as_pairs(mined).positive.sum())
+        2.0
+        0.0
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: what to compare with; the batch itself by default.
+        where: ``[N]``; samples of weight 0 are not there.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        angle: :math:`\alpha`, in degrees.
+        distance: the Euclidean distance, at another matrix precision if need be.
+
+    Returns:
+        A `TripletRule`; `metricjax.tuples.as_pairs` turns it into pairs.
+
+    References:
+        Wang et al., `Deep Metric Learning with Angular Loss <https://arxiv.org/abs/1708.01682>`_,
+        2017.
+    """
+    name = "miners.angular"
+    check_euclidean(name, distance)
+    squared = dataclasses.replace(distance, power=2, normalize_embeddings=False)
+    batch, pairs = existing(name, embeddings, labels, refs, where, match)
+    others = batch.refs.embeddings
+    mat, among = squared(batch.embeddings, others), squared(others)
+    angle = jax.lax.stop_gradient(jnp.asarray(angle, mat.dtype))
+    beyond = jnp.where(angle < 0, -jnp.inf, jnp.where(angle >= 90, jnp.inf, 0))
+    factor = jnp.where(beyond == 0, 2 * jnp.sin(jnp.deg2rad(angle)) ** 2, 0)
+    keep = jax.tree_util.Partial(_wider, factor, beyond, among)
+    return TripletRule(pairs.positive, pairs.negative, mat, keep)
+
+
+def _wider(factor, beyond, among, squared, j):
+    """Whether the angle is wide, or NaN, so that the loss shows it."""
+    ap = jnp.take_along_axis(squared, j[:, None], 1)
+    return ~(ap <= factor * (squared + take(among, j)) + beyond)

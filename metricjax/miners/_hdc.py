@@ -1,0 +1,77 @@
+"""Hard-aware miner."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._refs import replicated, spread_as
+from metricjax._types import Labels, Match, Mined, Pairs, Refs, Scalar
+from metricjax.distances import Distance, LpDistance
+from metricjax.miners._all import candidates
+
+
+def hdc(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    mined: Mined | None = None,
+    filter_percentage: Scalar = 0.5,
+    distance: Distance = LpDistance(),
+) -> Pairs:
+    r"""Keeps the hardest pairs of the whole batch, a fraction of each kind.
+
+    .. math::
+        k = \lceil f \cdot \text{count} \rceil
+
+    pairs are kept: the farthest positives and the nearest negatives; of equals the first ones. A
+    pair of weight 2 counts as two, of which one may be kept. To mine in a cascade give what one
+    miner returned to the next.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.array([[0.0], [1.0], [2.0], [3.0], [5.0]]), jnp.array([0, 0, 1, 1, 0])
+        >>> line = mj.distances.LpDistance(normalize_embeddings=False)
+        >>> print(mj.miners.hdc(x, y, distance=line).positive)
+        [[0. 0. 0. 0. 1.]
+         [0. 0. 0. 0. 1.]
+         [0. 0. 0. 0. 0.]
+         [0. 0. 0. 0. 0.]
+         [1. 1. 0. 0. 0.]]
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        where: ``[N]``; samples of weight 0 are not there.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        mined: the pairs to choose from, as a miner or `metricjax.tuples` returns them; all by
+            default.
+        filter_percentage: f, from 0 to 1.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        `Pairs` ``[N, M]``. Up to ``2**24`` pairs are counted exactly.
+
+    References:
+        Yuan et al., `Hard-Aware Deeply Cascaded Embedding <https://arxiv.org/abs/1611.05720>`_,
+        2017.
+    """
+    name = "miners.hdc"
+    pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance, mined)
+    fraction = jnp.asarray(filter_percentage, cost.dtype)
+    positive = _first(fraction, replicated(pairs.positive), replicated(-cost))
+    negative = _first(fraction, replicated(pairs.negative), replicated(cost))
+    return Pairs(spread_as(positive, cost), spread_as(negative, cost))
+
+
+def _first(fraction, weights, ease):
+    """The first of all entries by `ease` that make up a fraction of all weight; NaN before all."""
+    order = jnp.argsort(jnp.where(jnp.isnan(ease), -jnp.inf, ease), axis=None)
+    sorted_weights = weights.ravel()[order]
+    up_to = jnp.cumsum(sorted_weights)
+    count = jnp.sum(weights)
+    left = jnp.ceil(fraction * count) - (up_to - sorted_weights)
+    kept = jnp.clip(left, 0, sorted_weights)
+    return jnp.zeros_like(weights).ravel().at[order].set(kept).reshape(weights.shape)

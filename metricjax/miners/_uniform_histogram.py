@@ -1,0 +1,90 @@
+"""Uniform histogram miner."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+from metricjax._check import check_at_least
+from metricjax._refs import replicated, spread_as
+from metricjax._types import Labels, Match, Pairs, Refs
+from metricjax.distances import Distance, LpDistance
+from metricjax.miners._all import candidates
+
+
+def uniform_histogram(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    *,
+    key: PRNGKeyArray,
+    refs: Refs | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    num_bins: int = 100,
+    pos_per_bin: int = 10,
+    neg_per_bin: int = 10,
+    distance: Distance = LpDistance(),
+) -> Pairs:
+    r"""Draws as many pairs of every distance, from a histogram of the batch's distances.
+
+    The range of distances is cut into bins of equal width, for positives and for negatives; from
+    each bin that is not empty the same number of pairs is drawn, uniformly and with replacement. A
+    bin holds :math:`e_i \le d < e_{i+1}`, the last one also its upper edge, and all pairs if they
+    are equally far.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.array([[0.0], [1.0], [3.0], [7.0]]), jnp.array([0, 0, 0, 0])
+        >>> line = mj.distances.LpDistance(normalize_embeddings=False)
+        >>> key = jax.random.key(0)
+        >>> mined = mj.miners.uniform_histogram(x, y, key=key, num_bins=2, distance=line)
+        >>> near = line(x) < 4
+        >>> print(mined.positive[near].sum(), mined.positive[~near].sum(), mined.negative.sum())
+        10.0 10.0 0.0
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        key: a `jax.random.key`.
+        refs: what to compare with; the batch itself by default.
+        where: ``[N]``; samples of weight 0 are not there.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        num_bins: how many bins; static.
+        pos_per_bin: how many positives to draw from each; static.
+        neg_per_bin: how many negatives to draw from each; static.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        `Pairs` ``[N, M]``: how often each was drawn, times its weight.
+    """
+    name = "miners.uniform_histogram"
+    for option, value in (("pos_per_bin", pos_per_bin), ("neg_per_bin", neg_per_bin)):
+        check_at_least(name, option, value, 0)
+    check_at_least(name, "num_bins", num_bins, 1)
+    pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance)
+    mat = replicated(-cost if distance.is_similarity else cost)
+
+    def draw(i, weights, per_bin):
+        key_of_kind = jax.random.fold_in(key, i)
+        times = _draw(key_of_kind, mat.ravel(), replicated(weights).ravel(), num_bins, per_bin)
+        return weights * spread_as(times.reshape(mat.shape), weights)
+
+    return Pairs(draw(0, pairs.positive, pos_per_bin), draw(1, pairs.negative, neg_per_bin))
+
+
+def _draw(key, values, weights, num_bins, per_bin):
+    """How often each value is drawn; a NaN always is, so that the loss shows it."""
+    if not values.size:
+        return weights
+    nan = jnp.isnan(values)
+    exists = (weights > 0) & ~nan
+    low = jnp.min(values, where=exists, initial=jnp.inf)
+    high = jnp.max(values, where=exists, initial=-jnp.inf)
+    edges = jnp.linspace(low, high, num_bins + 1)
+    bins = jnp.clip(jnp.searchsorted(edges, values, side="right") - 1, 0, num_bins - 1)
+    bins = jnp.where(exists, bins, num_bins)
+    order, counts = jnp.argsort(bins), jnp.bincount(bins, length=num_bins)
+    start = jnp.cumsum(counts) - counts
+    at = jax.random.randint(key, (per_bin, num_bins), 0, jnp.maximum(counts, 1)[None, :])
+    drawn = order[jnp.minimum(start[None, :] + at, values.size - 1)]
+    times = jnp.zeros_like(weights).at[drawn].add((counts > 0).astype(weights.dtype)[None, :])
+    return jnp.where(nan, 1, times)

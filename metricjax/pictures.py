@@ -1,0 +1,321 @@
+"""Pictures of embeddings, neighbors and thresholds, as matplotlib figures.
+
+Every function takes arrays and gives a `matplotlib.figure.Figure`; nothing global is touched. Save
+one with ``figure.savefig("map.png", dpi=150)``. They need ``pip install 'metricjax[plots]'``.
+"""
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Float
+
+from metricjax._check import check_choice, check_embeddings, check_rows
+from metricjax.distances import Distance, normalize
+from metricjax.inference import _names, equal_error_rate, operating_point, roc_auc
+from metricjax.inference import roc_curve as rates
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colors, told apart with any color vision; wine for yellow, too pale for points.
+COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 black #882255".split()
+MARKERS = "o^sD"
+BLUE, ORANGE, RED, GRAY = "#0072B2", "#E69F00", "#D55E00", "0.8"
+MOST_CLASSES = len(COLORS) * len(MARKERS)
+PITCH, TILE = 1.28, 0.86  # from one row of images to the next, and the side of one
+
+
+def embedding_map(
+    embeddings: Float[ArrayLike, "n d"] | dict[str, Any],
+    labels: Any,
+    *,
+    method: str = "pca",
+    normalize_embeddings: bool = True,
+    seed: int = 0,
+    title: str = "",
+) -> "Figure":
+    """The embeddings in the plane, a color and a shape for each label.
+
+    Of more than 32 labels the eight most frequent have colors, and the others are gray.
+
+    Args:
+        embeddings: ``[N, D]``; or several of the same samples, by name, for panels side by side.
+        labels: ``[N]`` integers or strings.
+        method: "pca" for the two directions of most variance, or "umap", which keeps neighbors
+            together and needs ``pip install 'metricjax[umap]'``.
+        normalize_embeddings: divide each row by its Euclidean norm first, as distances do.
+        seed: of UMAP.
+        title: above the picture.
+
+    Raises:
+        ValueError: for mismatched shapes, or without embeddings.
+    """
+    name = "pictures.embedding_map"
+    check_choice(name, "method", method, ("pca", "umap"))
+    panels = embeddings if isinstance(embeddings, dict) else {"": embeddings}
+    labels = _names.names(name, "labels", labels)
+    _not_empty(name, "embeddings", panels)
+    for x in map(np.asarray, panels.values()):
+        check_embeddings(name, "embeddings", x)
+        _not_empty(name, "embeddings", x)
+        check_rows(name, "labels", labels, "embeddings", len(x))
+    groups = _groups(labels)
+    width = 5.6 * len(panels)
+    longest = max(len(style["label"]) for _, style in groups)
+    lines = -(-len(groups) // max(1, int(width / (0.4 + 0.085 * longest))))  # of the legend
+    figure = _figure(name, (width, 6 + 0.22 * lines))
+    figure.suptitle(title)
+    for axes, (panel, x) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        x = np.asarray(normalize(jnp.asarray(x)) if normalize_embeddings else x, np.float64)
+        plane, names = _pca(x) if method == "pca" else _umap(x, seed)
+        for rows, style in reversed(groups):
+            axes.scatter(*plane[rows].T, rasterized=True, **style)
+        axes.set(title=panel, xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
+        low, high = plane.min(0), plane.max(0)
+        half = 0.54 * max(*(high - low), 1e-6)
+        center = (low + high) / 2
+        axes.set(xlim=center[0] + [-half, half], ylim=center[1] + [-half, half], box_aspect=1)
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], texts[::-1], loc="outside lower center", ncols=-(-len(texts) // lines),
+        frameon=False, markerscale=1.5, handletextpad=0.1, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def roc_curve(
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    *,
+    distance: Distance,
+    threshold: float | None = None,
+    title: str = "",
+) -> "Figure":
+    """True against false matches at every threshold, and where the two errors are equal.
+
+    If they are equal below 5%, false matches are on a logarithmic axis.
+
+    Args:
+        distances, is_match, weights, distance: labeled pairs, as in `inference.roc_curve`.
+        threshold: one to mark.
+        title: above the picture.
+    """
+    pairs = distances, is_match, weights
+    curve = rates(*pairs, distance=distance)
+    error = equal_error_rate(*pairs, distance=distance)
+    area = roc_auc(*pairs, distance=distance)
+    figure = _figure("pictures.roc_curve", (5.6, 5.4))
+    axes = figure.subplots()
+    log = error.rate < 0.05
+    left = curve.fmr[curve.fmr > 0].min() / 2 if log else 0  # where none are false
+    at = lambda fmr: np.maximum(fmr, left)
+    axes.plot(at(curve.fmr), curve.tmr, color=BLUE, linewidth=2, label=f"ROC, area {area:.4f}")
+    line = np.geomspace(left, 1) if log else np.array([0, 1])
+    axes.plot(line, line, color="0.6", linestyle=":", label="chance")
+    style = {"linestyle": "none", "clip_on": False, "zorder": 3}
+    axes.plot(
+        at(error.rate), 1 - error.rate, "o", color="black", markerfacecolor="none", markersize=13,
+        markeredgewidth=1.5, label=f"equal error rate {error.rate:.2%}", **style,
+    )  # fmt: skip
+    if threshold is not None:
+        point = operating_point(*pairs, threshold=threshold, distance=distance)
+        name = f"threshold {threshold:.3g}: FMR {point.fmr:.2%}, TMR {point.tmr:.2%}"
+        axes.plot(at(point.fmr), point.tmr, "D", color=RED, markersize=7, label=name, **style)
+    axes.set(
+        title=title, xlim=(left, 1) if log else (-0.01, 1.01), ylim=(-0.01, 1.01),
+        xscale="log" if log else "linear", xlabel="false match rate (FMR)",
+        ylabel="true match rate (TMR)",
+    )  # fmt: skip
+    axes.legend(frameon=False, loc="center" if log else "lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def distance_histogram(
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    *,
+    distance: Distance,
+    threshold: float | None = None,
+    bins: int = 60,
+    title: str = "",
+) -> "Figure":
+    """How the distances of matches and of other pairs are spread, each as shares of their kind.
+
+    Args:
+        distances, is_match, weights, distance: labeled pairs, as in `inference.roc_curve`.
+        threshold: one to mark.
+        bins: how many.
+        title: above the picture.
+    """
+    name = "pictures.distance_histogram"
+    distances, is_match = np.asarray(distances, np.float64), np.asarray(is_match, bool)
+    _not_empty(name, "distances", distances)
+    check_rows(name, "is_match", is_match, "distances", len(distances))
+    weights = np.ones(len(distances)) if weights is None else np.asarray(weights)
+    edges = np.histogram_bin_edges(distances, bins)
+    figure = _figure(name, (7, 4))
+    axes = figure.subplots()
+    for kind, rows, color, line in (
+        ("matches", is_match, BLUE, "-"),
+        ("other pairs", ~is_match, ORANGE, "--"),
+    ):
+        counts = np.histogram(distances[rows], edges, weights=weights[rows])[0]
+        shares = counts / max(counts.sum(), 1)
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(shares, edges, color=color, linewidth=2, linestyle=line, label=kind)
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linewidth=1.5, label=f"threshold {threshold:.3g}")
+    axes.set(
+        title=title, ylabel="share of pairs", xlabel="similarity" if distance.is_similarity
+        else "distance",
+    )  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def retrieval_sheet(
+    query_images: ArrayLike,
+    query_labels: Any,
+    neighbor_images: ArrayLike,
+    neighbor_labels: Any,
+    *,
+    title: str = "",
+) -> "Figure":
+    """Images and their nearest neighbors, row by row; neighbors of other labels framed and named.
+
+    Args:
+        query_images: ``[Q, H, W]`` or ``[Q, H, W, 1]`` in shades of gray, or ``[Q, H, W, 3]``,
+            ``[Q, H, W, 4]`` in color: floats from 0 to 1 or bytes.
+        query_labels: ``[Q]`` integers or strings.
+        neighbor_images: ``[Q, K, H, W]`` or with the same channels, nearest first.
+        neighbor_labels: ``[Q, K]``.
+        title: above the picture.
+    """
+    name = "pictures.retrieval_sheet"
+    queries, neighbors = (
+        _images(name, "query_images", query_images, 1),
+        _images(name, "neighbor_images", neighbor_images, 2),
+    )
+    labels = _names.names(name, "query_labels", query_labels)
+    others = _names.names(name, "neighbor_labels", neighbor_labels)
+    q, k = neighbors.shape[:2]
+    check_rows(name, "query_images", queries, "neighbor_images", q)
+    check_rows(name, "query_labels", labels, "query_images", q)
+    if others.shape != (q, k):
+        raise ValueError(
+            f"{name}: `neighbor_labels` must have shape {(q, k)} to match `neighbor_images`, "
+            f"got {others.shape}."
+        )
+    figure = _figure(name, (0.8 * (k + 1.5), 0.8 * PITCH * q + 0.5))
+    figure.suptitle(title)
+    axes = figure.subplots()
+    for y in range(q):
+        _tile(axes, 0, y, queries[y], BLUE, f"{labels[y]}")
+        for x in range(k):
+            wrong = others[y, x] != labels[y]
+            style = (RED, f"\N{BALLOT X} {others[y, x]}", "--") if wrong else ("#009E73",)
+            _tile(axes, x + 1.4, y, neighbors[y, x], *style)
+    axes.set(xlim=(-0.1, k + 1.4), ylim=(q * PITCH, -0.1), aspect="equal")
+    axes.axis("off")
+    return figure
+
+
+def _tile(axes, x, row, image, color, name="", line="-"):
+    """One image in a frame, with a name below it if there is one."""
+    from matplotlib.patches import Rectangle
+
+    y = row * PITCH
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(x, x + TILE, y + TILE, y))
+    axes.add_patch(Rectangle((x, y), TILE, TILE, fill=False, color=color, linewidth=2, ls=line))
+    short = _shorter(name, 12)
+    size = 8 if len(short) <= 9 else 6
+    axes.text(x + TILE / 2, y + 1.06, short, color=color, fontsize=size, ha="center", va="center")
+
+
+def _shorter(name, most):
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _images(function, name, images, axes):
+    """Images in shades of gray without channel, or in color; from 0 to 1."""
+    images = np.asarray(images)
+    _not_empty(function, name, images)
+    if images.ndim == axes + 3 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim != axes + 2 and (images.ndim != axes + 3 or images.shape[-1] not in (3, 4)):
+        raise ValueError(
+            f"{function}: `{name}` must be images [..., H, W] or [..., H, W, 1, 3 or 4] after "
+            f"{axes} axes, got {images.shape}."
+        )
+    return images / 255 if images.dtype == np.uint8 else np.clip(images.astype(float), 0, 1)
+
+
+def _groups(labels):
+    """Rows to draw together, and how."""
+    distinct, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    colored = np.arange(len(distinct))
+    groups = []
+    base = {"edgecolors": "white", "linewidths": 0.4, "s": 20 if len(labels) < 5000 else 8}
+    if len(distinct) > MOST_CLASSES:
+        colored = np.sort(np.argsort(-counts, kind="stable")[: len(COLORS)])
+    looks = itertools.product(MARKERS, COLORS)
+    for which, (marker, color) in zip(colored, looks, strict=False):
+        style = {"color": color, "marker": marker, "label": _shorter(f"{distinct[which]}", 24)}
+        groups.append((of == which, base | style))
+    if len(colored) < len(distinct):
+        others = f"{len(distinct) - len(colored)} others"
+        groups.append((~np.isin(of, colored), base | {"color": GRAY, "label": others}))
+    return groups
+
+
+def _pca(x):
+    """The two directions of most variance, each pointing to where its largest weight is."""
+    x = x - x.mean(0)
+    _, scale, directions = np.linalg.svd(x, full_matrices=False)
+    largest = np.argmax(np.abs(directions), 1)[:, None]
+    directions = (directions * np.sign(np.take_along_axis(directions, largest, 1)))[:2]
+    missing = 2 - len(directions)  # there is one feature, or one embedding
+    plane = np.pad(x @ directions.T, [(0, 0), (0, missing)])
+    shares = np.pad(scale[:2] ** 2, (0, missing)) / max(np.sum(scale**2), 1e-300)
+    return plane, [f"direction {i}: {share:.0%} of the variance" for i, share in
+                   enumerate(shares, start=1)]  # fmt: skip
+
+
+def _umap(x, seed):
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise ImportError(
+            "pictures.embedding_map: `method='umap'` needs UMAP: pip install 'metricjax[umap]'"
+        ) from error
+    few = len(x) < 5  # too few for its first guess by eigenvectors
+    neighbors = max(2, min(15, len(x) - 1))
+    model = UMAP(
+        n_neighbors=neighbors, random_state=seed, n_jobs=1, init="random" if few else "spectral"
+    )
+    return model.fit_transform(x), ["UMAP 1", "UMAP 2"]
+
+
+def _figure(function, size):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"{function} needs matplotlib: pip install 'metricjax[plots]'") from error
+    figure = Figure(size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return figure
+
+
+def _not_empty(function, name, x):
+    if not np.size(x) or not len(x):
+        raise ValueError(f"{function}: `{name}` must not be empty, got nothing to draw.")

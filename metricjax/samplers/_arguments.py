@@ -1,0 +1,54 @@
+"""What the samplers check alike."""
+
+import math
+
+import numpy as np
+
+from metricjax._check import check_at_least
+
+
+def check_samples(function, name, x, ndim, kind: type = np.integer) -> np.ndarray:
+    """`x` as an array: one row for each sample, and at least one."""
+    x = np.asarray(x)
+    if x.ndim != ndim or not x.shape[0]:
+        shape = "[N]" if ndim == 1 else "[N, levels]"
+        raise ValueError(f"{function}: `{name}` must have shape {shape}, N >= 1, got {x.shape}.")
+    if not np.issubdtype(x.dtype, kind):
+        what = "integer class ids" if kind is np.integer else "numbers"
+        raise TypeError(f"{function}: `{name}` must be {what}, got {x.dtype}.")
+    return x
+
+
+def check_multiple(function, name, value, **factors):
+    """`value` must be a multiple of the product of `factors`, all integers >= 1."""
+    for key, factor in factors.items():
+        check_at_least(function, key, factor, 1)
+    check_at_least(function, name, value, 1)
+    unit = math.prod(factors.values())
+    if value % unit:
+        of = " * ".join(factors)
+        raise ValueError(f"{function}: `{name}` must be a multiple of {of} ({unit}), got {value}.")
+
+
+def check_step(function, seed, step) -> np.ndarray:
+    """`step` as an array, of any shape."""
+    check_at_least(function, "seed", seed, 0)
+    step = np.asarray(step)
+    if not step.size:
+        return step.astype(np.int64)
+    if not np.issubdtype(step.dtype, np.integer) or step.min() < 0:
+        raise ValueError(f"{function}: `step` must be integers >= 0, got {step}.")
+    return step.astype(np.int64)
+
+
+def part_of(function, batch_size, shard_index, shard_count):
+    """The slice of a batch that is the shard's."""
+    check_multiple(function, "batch_size", batch_size, shard_count=shard_count)
+    check_at_least(function, "shard_index", shard_index, 0)
+    if shard_index >= shard_count:
+        raise ValueError(
+            f"{function}: `shard_index` must be less than `shard_count` ({shard_count}), "
+            f"got {shard_index}."
+        )
+    size = batch_size // shard_count
+    return slice(shard_index * size, (shard_index + 1) * size)

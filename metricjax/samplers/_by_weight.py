@@ -1,0 +1,52 @@
+"""Batches of samples drawn by weight."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metricjax._check import check_at_least
+from metricjax.samplers._arguments import check_samples, check_step, part_of
+from metricjax.samplers._random import fractions
+
+
+def by_weight(
+    weights: ArrayLike,
+    *,
+    batch_size: int,
+    seed: int,
+    step: ArrayLike,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> np.ndarray:
+    r"""Draws samples independently, with replacement and in proportion to their weights.
+
+    .. math:: P(i) = \frac{w_i}{\sum_j w_j}
+
+    A miner gives such weights through `metricjax.tuples.sample_weights`: draw what it found hard.
+
+    Example:
+        >>> from metricjax import samplers
+        >>> print(samplers.by_weight([0.0, 1.0, 3.0], batch_size=8, seed=0, step=0))
+        [1 2 2 2 2 2 2 1]
+
+    Args:
+        weights: ``[N]``, finite and not negative; a sample of weight 0 is never drawn.
+        batch_size: of the batch over all shards.
+        seed: an integer >= 0.
+        step: which batch, from 0 on; or an array of steps, for many at once.
+        shard_index, shard_count: which of the equal parts of the batch is wanted. The parts in
+            order are the batch.
+
+    Returns:
+        ``[*step.shape, batch_size / shard_count]`` indices of samples.
+    """
+    name = "samplers.by_weight"
+    weights = check_samples(name, "weights", weights, 1, np.number).astype(np.float64)
+    check_at_least(name, "batch_size", batch_size, 1)
+    step = check_step(name, seed, step)
+    part = part_of(name, batch_size, shard_index, shard_count)
+    below = np.cumsum(weights)
+    if not (np.all(weights >= 0) and 0 < below[-1] < np.inf):
+        raise ValueError(f"{name}: `weights` must be finite, >= 0 and not all 0, got {weights}.")
+    drawn = below[-1] * fractions(seed, step[..., None], np.arange(batch_size)[part])
+    drawn = np.minimum(drawn, np.nextafter(below[-1], 0))  # the product may have been rounded up
+    return np.searchsorted(below, drawn, side="right")
