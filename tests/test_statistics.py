@@ -164,7 +164,13 @@ def test_no_gradient():
     def loss(x):
         return sum(value for some in everything(x, Y) for value in some.values())
 
+    def of_weights(where):
+        mined = mj.tuples.all_pairs(Y, where=where)
+        terms = mj.losses.contrastive(X, Y, where=where)
+        return sum(mj.statistics(terms, mined, MAT).values())
+
     assert not jax.jit(jax.grad(loss))(X).any()
+    assert not jax.jit(jax.grad(of_weights))(jnp.full(16, 0.5)).any()
     mapped = jax.vmap(per_device, axis_name="d")
     of_devices = lambda x: sum(jnp.sum(v) for v in mapped(x, Y.reshape(2, 8))[1].values())
     assert not jax.jit(jax.grad(of_devices))(X.reshape(2, 8, 4)).any()
