@@ -131,7 +131,7 @@ def _by_anchor(
     paired, own_refs = takes(loss, "refs"), refs is None
     if paired:
         refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
-    cut = _Cut(n, size)
+    cut = Cut(n, size)
     parts = cut((embeddings, labels, where, refs and refs.self_index))
     if isinstance(mined, Mined) and getattr(pure(loss), "weighs_samples", not paired):
         own_refs &= not getattr(pure(loss), "anchors_only", False)
@@ -164,7 +164,7 @@ def _by_class(loss, size, embeddings, labels, weights=None, *params, where=None,
     known = (labels >= 0) & (labels < c)
     where = known if where is None else jnp.where(known, where, jnp.zeros_like(where))
     class_ids = options.pop("class_ids", None)
-    cut = _Cut(c, size)
+    cut = Cut(c, size)
     parts = cut((weights, jnp.arange(c) if class_ids is None else class_ids))
 
     def slab(k):
@@ -185,7 +185,7 @@ def _check_rows(name, term, size):
         )
 
 
-class _Cut:
+class Cut:
     """Deals n rows out to parts of `size`: part k has the rows k, k + count, k + 2 count, ...
 
     So each part has rows from every device when the batch is sharded, and all devices work on it.

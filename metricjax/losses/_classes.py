@@ -1,5 +1,11 @@
-"""What the losses with class weights share: labels that name a class, softmax over classes."""
+"""What the losses with class weights share: labels that name a class, softmax over classes.
 
+Classes are visited a block at a time, so that a block stays in cache. With many classes, blocks are
+computed again in the backward pass, and nothing is ever ``[N, C]``.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,22 +13,41 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_embeddings, check_labels
-from metricjax._masked import logsumexp, safe_norm, safe_sqrt, upcast
-from metricjax._refs import prepare
+from metricjax._chunks import Cut
+from metricjax._masked import safe_norm, safe_sqrt, upcast
+from metricjax._refs import prepare, replicated, spread_as, take
+from metricjax._stream import zeros_like
 from metricjax._triplets import pick
 from metricjax._types import LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
 from metricjax.losses._terms import row_term
 
+BLOCK_ELEMENTS = 2**20
+"""A block of classes has at most so many similarities."""
+
+KEPT_ELEMENTS = 2**23
+"""Up to so many similarities in all are kept for the backward pass."""
+
 
 class ClassBatch(NamedTuple):
-    """A checked batch: each sample's class, its weight, and what `mined` weighs it by."""
+    """A checked batch: each sample's class, its weight, and what `mined` weighs it by.
+
+    Attributes:
+        classes: ``[C * K, D]``, the class weights; with a `class_axis`, those on this device.
+        centers: K.
+        count: how many classes there are on all devices.
+        class_axis: the `jax.shard_map` axis that the classes are spread over, if any.
+    """
 
     embeddings: Float[Array, "n d"]
     labels: Int[Array, " n"]
     weights: Float[Array, " n"]
     mined: Float[Array, " n"]
+    classes: Float[Array, "ck d"]
+    centers: int
+    count: int
+    class_axis: str | None
 
 
 def prepare_classes(
@@ -34,6 +59,7 @@ def prepare_classes(
     where,
     *,
     centers=1,
+    class_axis=None,
     any_label=False,
     anchors_only=False,
 ) -> ClassBatch:
@@ -52,30 +78,228 @@ def prepare_classes(
             f"{function}: `weights` must have shape [{rows}, {d}] to match `embeddings`, "
             f"got {weights.shape}."
         )
+    count = len(weights) // centers
+    if class_axis is not None:
+        count *= jax.lax.axis_size(class_axis)
     labels, counts = batch.labels.astype(jnp.int32), batch.weights
     if not any_label:
-        known = (labels >= 0) & (labels < len(weights) // centers)
+        known = (labels >= 0) & (labels < count)
         labels, counts = jnp.where(known, labels, 0), jnp.where(known, counts, 0)
     mined = mined_weights(function, mined, batch, self_refs=not anchors_only)
-    return ClassBatch(batch.embeddings, labels, counts, mined)
+    return ClassBatch(batch.embeddings, labels, counts, mined, weights, centers, count, class_axis)
 
 
-def cross_entropy(batch: ClassBatch, logits, target_logit=None) -> LossTerm:
-    r"""Softmax cross-entropy, with `target_logit` ``[N]`` in the place of the class's own logit.
+Similarity = Callable[[Array, Array], Float[Array, "n c"]]
+"""How close samples ``[N, D]`` are to classes ``[C * K, D]``."""
 
-    .. math:: \ell_i = w_i \log\Big(1 + \sum_{c \neq y_i} e^{z_{ic} - z_{iy}}\Big)
+
+def own_and_rivals(
+    batch: ClassBatch, similarity: Similarity, scale=1.0
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    r"""The similarity to the own class, and the logarithm of a sum over all the others.
+
+    .. math:: s_{iy} \qquad \log \sum_{c \neq y} e^{\sigma s_{ic}}
+
+    The logarithm is the lowest number there is where there are no others.
     """
-    own = of_target(batch, logits) if target_logit is None else target_logit
-    classes = logits.shape[1]
-    others = batch.labels[:, None] != jnp.arange(classes, dtype=jnp.int32)[None, :]
-    rivals = logsumexp(logits, others)
-    values = jax.nn.softplus(rivals - own) if classes > 1 else own * 0
-    return row_term(batch.mined * values, batch.weights)
+    scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
+    scale = spread_as(jnp.broadcast_to(scale, batch.labels.shape), batch.labels)
+
+    def part(batch, scale):
+        cut, parts, labels = _dealt(batch)
+        x, parts, labels, scale = _alike((batch.embeddings, parts, labels, scale))
+        fn, closed = jax.closure_convert(similarity, x, _rows(x, parts, 0))
+        own, rivals = _own_and_rivals(fn, cut, x, parts, labels, scale, closed)
+        if batch.class_axis is None:
+            return own, rivals
+        top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
+        own, total = jax.lax.psum((own, jnp.exp(rivals - top)), batch.class_axis)
+        return own, top + jnp.log(total)
+
+    return _on_shards(part, batch, scale)
 
 
-def of_target(batch: ClassBatch, mat: Float[Array, "n c"]) -> Float[Array, " n"]:
-    """The entry of `mat` in each sample's own class."""
-    return pick(mat, batch.labels)[:, 0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _own_and_rivals(similarity, cut, x, parts, labels, scale, closed):
+    return _forward(similarity, cut, x, parts, labels, scale, closed)[0]
+
+
+def _forward(similarity, cut, x, parts, labels, scale, closed):
+    keep = len(x) * cut.n <= KEPT_ELEMENTS
+
+    def step(carry, k):
+        own, top, total, weighted = carry
+        s = similarity(x, _rows(x, parts, k), *closed)
+        column, rival = _columns(cut, labels, k)
+        own += at(s, column)
+        z = jnp.where(rival, scale[:, None] * s, -jnp.inf)
+        higher = jnp.maximum(top, jnp.max(z, 1))
+        e, fade = jnp.exp(z - higher[:, None]), jnp.exp(top - higher)
+        total, weighted = fade * total + jnp.sum(e, 1), fade * weighted + jnp.sum(e * s, 1)
+        return (own, higher, total, weighted), (e, higher) if keep else None
+
+    zero = zeros_like(jax.typeof(scale))
+    start = zero, zero + jnp.finfo(zero.dtype).min, zero, zero
+    (own, top, total, weighted), kept = jax.lax.scan(step, start, _arange(cut.count))
+    total = jnp.where(total == 0, 1, total)
+    rivals = top + jnp.log(total)
+    return (own, rivals), (x, parts, labels, scale, closed, rivals, weighted / total, kept)
+
+
+def _backward(similarity, cut, residuals, cotangents):
+    x, parts, labels, scale, closed, rivals, mean, kept = residuals
+    to_own, to_rivals = cotangents
+
+    def step(carry, block):
+        k, kept = block
+        s, pull = jax.vjp(similarity, x, _rows(x, parts, k), *closed)
+        column, rival = _columns(cut, labels, k)
+        if kept is None:
+            e = jnp.exp(scale[:, None] * s - rivals[:, None])
+            slope = scale * to_rivals
+        else:
+            e, top = kept
+            slope = scale * to_rivals * jnp.exp(top - rivals)
+        own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
+        to_x, to_rows, *to_closed = pull(jnp.where(rival, slope[:, None] * e, own))
+        sums, to_parts = carry
+        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (to_x, to_closed))
+        to_rows = to_rows.reshape(cut.size, -1)
+        return (sums, jax.lax.dynamic_update_index_in_dim(to_parts, to_rows, k, 1)), None
+
+    start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
+    ((to_x, to_closed), to_parts), _ = jax.lax.scan(step, start, (_arange(cut.count), kept))
+    return to_x.astype(x.dtype), to_parts, None, to_rivals * mean, to_closed
+
+
+_own_and_rivals.defvjp(_forward, _backward)
+
+
+def sum_over_classes(batch: ClassBatch, fn):
+    """The sum of ``fn(x, rows, own)`` over blocks of classes, to which rows of 0 add nothing.
+
+    `rows` are the class weights of a block; `own` ``[N]`` says which is the sample's own, or -1.
+    """
+
+    def part(batch):
+        cut, parts, labels = _dealt(batch)
+        x = batch.embeddings
+        block = lambda k, rows: fn(x, rows, _columns(cut, labels, k)[0])
+        total = jax.tree.map(lambda x: jnp.sum(x, 0), map_blocks(block, cut, parts))
+        return total if batch.class_axis is None else jax.lax.psum(total, batch.class_axis)
+
+    return _on_shards(part, batch)
+
+
+def map_blocks(fn, cut: Cut, parts):
+    """``fn(k, part k)`` of every block of classes, stacked; computed again in the backward pass."""
+    block = jax.checkpoint(lambda args: fn(*args), prevent_cse=False)
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts)
+    return jax.lax.map(block, (_arange(cut.count), parts))
+
+
+def own_rows(batch: ClassBatch) -> Float[Array, "n d"]:
+    """The class weights of each sample's own class."""
+
+    def part(batch):
+        if batch.class_axis is None:
+            return take(batch.classes, batch.labels)
+        own = _labels_here(batch)
+        rows = batch.classes[jnp.maximum(own, 0)]
+        return jax.lax.psum(jnp.where(own[:, None] < 0, 0, rows), batch.class_axis)
+
+    return _on_shards(part, batch)
+
+
+def cut_classes(count: int, each: int) -> Cut:
+    """Blocks of `count` classes with `each` similarities to one."""
+    return Cut(count, max(1, min(count, BLOCK_ELEMENTS // max(1, each))))
+
+
+def at(mat: Float[Array, "n c"], column: Int[Array, " n"]) -> Float[Array, " n"]:
+    """``mat[i, column[i]]``, and 0 where the column is negative."""
+    return jnp.where(column < 0, 0, pick(mat, jnp.maximum(column, 0))[:, 0])
+
+
+def _dealt(batch):
+    """The classes on this device dealt out to blocks, and labels as numbers of these, or -1."""
+    count = len(batch.classes) // batch.centers
+    cut = cut_classes(count, len(batch.labels) * batch.centers)
+    parts = cut(batch.classes.reshape(count, batch.centers * batch.classes.shape[1]))
+    return cut, parts, _labels_here(batch)
+
+
+def _rows(x, parts, k):
+    """The class weights of block k."""
+    return jax.lax.dynamic_index_in_dim(parts, k, 1, False).reshape(-1, x.shape[1])
+
+
+def _columns(cut, labels, k):
+    """Which class of block k is each sample's own, -1 for none; and which are others' ``[N, B]``"""
+    column = jnp.where(labels % cut.count == k, labels // cut.count, -1)
+    classes = _arange(cut.size)
+    real = classes * cut.count + k < cut.n
+    return column, real[None, :] & (column[:, None] != classes[None, :])
+
+
+def _arange(n):
+    return jnp.arange(n, dtype=jnp.int32)  # as labels are
+
+
+def _labels_here(batch):
+    """Labels as numbers of the classes on this device, -1 for those of others."""
+    if batch.class_axis is None:
+        return batch.labels
+    here = len(batch.classes) // batch.centers
+    labels = batch.labels - here * jax.lax.axis_index(batch.class_axis)
+    return jnp.where((labels >= 0) & (labels < here), labels, -1)
+
+
+def _alike(tree):
+    """All arrays varying over the same axes of `jax.shard_map`, so that gradients are summed once.
+
+    Otherwise they would be in every block.
+    """
+    varying = lambda x: getattr(jax.typeof(x).manual_axis_type, "varying", frozenset())
+    axes = frozenset().union(*map(varying, jax.tree.leaves(tree)))
+
+    def one(x):
+        missing = tuple(axes - varying(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(one, tree)
+
+
+def _on_shards(part, batch, *rows):
+    """``part(batch, *rows)``, on every device's own classes where these are explicitly sharded."""
+    axes = _mesh_axes(batch.classes)
+    if not axes:
+        return part(batch, *rows)
+
+    def run(classes, embeddings, labels, *rows):
+        local = {"classes": classes, "embeddings": embeddings, "labels": labels}
+        return part(batch._replace(**local, class_axis=axes), *rows)
+
+    samples = batch.embeddings, batch.labels, *rows
+    if set(axes) & set(_mesh_axes(batch.labels)):
+        samples = replicated(samples)
+    specs = jax.P(axes), *[jax.P()] * len(samples)
+    run = jax.shard_map(run, in_specs=specs, out_specs=jax.P(), axis_names=set(axes))
+    return jax.tree.map(lambda x: spread_as(x, batch.labels), run(batch.classes, *samples))
+
+
+def _mesh_axes(x):
+    """The mesh axes that the rows of `x` are explicitly sharded over."""
+    axes = jax.typeof(x).sharding.spec[0]
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
+def cross_entropy(batch: ClassBatch, target, rivals) -> LossTerm:
+    r"""Softmax cross-entropy of the logit `target` of the own class and `rivals`, of all others.
+
+    .. math:: \ell_i = w_i \log\Big(1 + e^{r_i - z_i}\Big)
+    """
+    return row_term(batch.mined * jax.nn.softplus(rivals - target), batch.weights)
 
 
 def similarities(distance: Distance, embeddings, weights) -> Float[Array, "n c"]:

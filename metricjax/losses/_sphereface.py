@@ -9,7 +9,7 @@ from metricjax.losses._classes import (
     cross_entropy,
     multiply_angle,
     norms,
-    of_target,
+    own_and_rivals,
     prepare_classes,
 )
 
@@ -24,6 +24,7 @@ def sphereface(
     margin: int = 4,
     scale: Scalar = 1.0,
     distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Large-margin softmax with class weights of norm 1.
 
@@ -50,6 +51,8 @@ def sphereface(
         margin: m, the factor of the angle, an integer of at least 1; static.
         scale: factor of all logits.
         distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -60,8 +63,9 @@ def sphereface(
     """
     check_distance("losses.sphereface", distance, CosineSimilarity)
     check_at_least("losses.sphereface", "margin", margin, 1)
-    batch = prepare_classes("losses.sphereface", embeddings, labels, weights, mined, where)
-    cosines = distance(batch.embeddings, weights)
-    target = multiply_angle(of_target(batch, cosines), int(margin))
+    batch = prepare_classes(
+        "losses.sphereface", embeddings, labels, weights, mined, where, class_axis=class_axis
+    )
     lengths = scale * norms(batch.embeddings)
-    return {"loss": cross_entropy(batch, lengths[:, None] * cosines, lengths * target)}
+    own, rivals = own_and_rivals(batch, distance, lengths)
+    return {"loss": cross_entropy(batch, lengths * multiply_angle(own, int(margin)), rivals)}
