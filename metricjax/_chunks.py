@@ -198,7 +198,8 @@ class Cut:
         """Arrays ``[n, ...]`` as ``[size, count, ...]``, with zeros at the end."""
 
         def one(x):
-            x = jnp.pad(x, [(0, self.size * self.count - self.n)] + [(0, 0)] * (x.ndim - 1))
+            if padding := self.size * self.count - self.n:
+                x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
             return x.reshape(self.size, self.count, *x.shape[1:])
 
         return jax.tree.map(one, replicated(tree))

@@ -13,20 +13,16 @@ def nearest(
     distance: Distance, embeddings, weights: Float[Array, "ck d"], centers: int
 ) -> Float[Array, "n c"]:
     """The largest similarity to the centers of each class; at a tie the first alone has it."""
-    mats = _by_center(distance, embeddings, weights, centers)
-    first = lambda a, b: jnp.where(b <= a, a, b)
-    return functools.reduce(first, (mats[:, k] for k in range(centers)))
+    by_class = weights.reshape(-1, centers, weights.shape[1])
+    mats = (distance(embeddings, by_class[:, k]) for k in range(centers))
+    return functools.reduce(lambda a, b: jnp.where(b <= a, a, b), mats)
 
 
 def softmax_mean(
     distance: Distance, embeddings, weights: Float[Array, "ck d"], centers: int, gamma
 ) -> Float[Array, "n c"]:
     """The mean similarity to the centers of each class, weighed by their softmax over `gamma`."""
-    mats = _by_center(distance, embeddings, weights, centers)
-    return jnp.sum(jax.nn.softmax(mats / gamma, 1) * mats, 1)
-
-
-def _by_center(distance, embeddings, weights, centers) -> Float[Array, "n k c"]:
     by_class = weights.reshape(-1, centers, weights.shape[1])
     mat = distance(embeddings, by_class.swapaxes(0, 1).reshape(weights.shape))
-    return mat.reshape(len(embeddings), centers, by_class.shape[0])
+    mats = mat.reshape(len(embeddings), centers, len(by_class))
+    return jnp.sum(jax.nn.softmax(mats / gamma, 1) * mats, 1)

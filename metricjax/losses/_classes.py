@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_embeddings, check_labels
 from metricjax._chunks import Cut
-from metricjax._masked import safe_norm, safe_sqrt, upcast
+from metricjax._masked import safe_divide, safe_norm, safe_sqrt, upcast
 from metricjax._refs import prepare, replicated, spread_as, take
 from metricjax._stream import zeros_like
 from metricjax._triplets import pick
@@ -23,11 +23,8 @@ from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
 from metricjax.losses._terms import row_term
 
-BLOCK_ELEMENTS = 2**20
+BLOCK_ELEMENTS = 2**21
 """A block of classes has at most so many similarities."""
-
-KEPT_ELEMENTS = 2**23
-"""Up to so many similarities in all are kept for the backward pass."""
 
 
 class ClassBatch(NamedTuple):
@@ -103,73 +100,64 @@ def own_and_rivals(
     The logarithm is the lowest number there is where there are no others.
     """
     scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
-    scale = spread_as(jnp.broadcast_to(scale, batch.labels.shape), batch.labels)
 
-    def part(batch, scale):
+    def part(batch):
         cut, parts, labels = _dealt(batch)
-        x, parts, labels, scale = _alike((batch.embeddings, parts, labels, scale))
-        fn, closed = jax.closure_convert(similarity, x, _rows(x, parts, 0))
-        own, rivals = _own_and_rivals(fn, cut, x, parts, labels, scale, closed)
+        x, parts, labels = _alike((batch.embeddings, parts, labels))
+        logits = lambda x, rows: scale * similarity(x, rows)
+        fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
+        own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
         if batch.class_axis is None:
             return own, rivals
         top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
         own, total = jax.lax.psum((own, jnp.exp(rivals - top)), batch.class_axis)
         return own, top + jnp.log(total)
 
-    return _on_shards(part, batch, scale)
+    own, rivals = _on_shards(part, batch)
+    return safe_divide(own, scale), rivals
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _own_and_rivals(similarity, cut, x, parts, labels, scale, closed):
-    return _forward(similarity, cut, x, parts, labels, scale, closed)[0]
+def _own_and_rivals(logits, cut, x, parts, labels, closed):
+    return _forward(logits, cut, x, parts, labels, closed)[0]
 
 
-def _forward(similarity, cut, x, parts, labels, scale, closed):
-    keep = len(x) * cut.n <= KEPT_ELEMENTS
-
+def _forward(logits, cut, x, parts, labels, closed):
     def step(carry, k):
-        own, top, total, weighted = carry
-        s = similarity(x, _rows(x, parts, k), *closed)
+        own, top, total = carry
+        z = logits(x, _rows(x, parts, k), *closed)
         column, rival = _columns(cut, labels, k)
-        own += at(s, column)
-        z = jnp.where(rival, scale[:, None] * s, -jnp.inf)
+        own += at(z, column)
+        z = jnp.where(rival, z, -jnp.inf)
         higher = jnp.maximum(top, jnp.max(z, 1))
-        e, fade = jnp.exp(z - higher[:, None]), jnp.exp(top - higher)
-        total, weighted = fade * total + jnp.sum(e, 1), fade * weighted + jnp.sum(e * s, 1)
-        return (own, higher, total, weighted), (e, higher) if keep else None
+        total = jnp.exp(top - higher) * total + jnp.sum(jnp.exp(z - higher[:, None]), 1)
+        return (own, higher, total), None
 
-    zero = zeros_like(jax.typeof(scale))
-    start = zero, zero + jnp.finfo(zero.dtype).min, zero, zero
-    (own, top, total, weighted), kept = jax.lax.scan(step, start, _arange(cut.count))
-    total = jnp.where(total == 0, 1, total)
-    rivals = top + jnp.log(total)
-    return (own, rivals), (x, parts, labels, scale, closed, rivals, weighted / total, kept)
+    zero = zeros_like(jax.typeof(upcast(x[:, 0])))
+    start = zero, zero + jnp.finfo(zero.dtype).min, zero
+    (own, top, total), _ = jax.lax.scan(step, start, _arange(cut.count))
+    rivals = top + jnp.log(jnp.where(total == 0, 1, total))
+    return (own, rivals), (x, parts, labels, closed, rivals)
 
 
-def _backward(similarity, cut, residuals, cotangents):
-    x, parts, labels, scale, closed, rivals, mean, kept = residuals
+def _backward(logits, cut, residuals, cotangents):
+    x, parts, labels, closed, rivals = residuals
     to_own, to_rivals = cotangents
 
-    def step(carry, block):
-        k, kept = block
-        s, pull = jax.vjp(similarity, x, _rows(x, parts, k), *closed)
+    def step(carry, k):
+        z, pull = jax.vjp(logits, x, _rows(x, parts, k), *closed)
         column, rival = _columns(cut, labels, k)
-        if kept is None:
-            e = jnp.exp(scale[:, None] * s - rivals[:, None])
-            slope = scale * to_rivals
-        else:
-            e, top = kept
-            slope = scale * to_rivals * jnp.exp(top - rivals)
+        to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
         own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
-        to_x, to_rows, *to_closed = pull(jnp.where(rival, slope[:, None] * e, own))
+        to_x, to_rows, *to_closed = pull(jnp.where(rival, to_rival, own))
         sums, to_parts = carry
         sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (to_x, to_closed))
         to_rows = to_rows.reshape(cut.size, -1)
         return (sums, jax.lax.dynamic_update_index_in_dim(to_parts, to_rows, k, 1)), None
 
     start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
-    ((to_x, to_closed), to_parts), _ = jax.lax.scan(step, start, (_arange(cut.count), kept))
-    return to_x.astype(x.dtype), to_parts, None, to_rivals * mean, to_closed
+    ((to_x, to_closed), to_parts), _ = jax.lax.scan(step, start, _arange(cut.count))
+    return to_x.astype(x.dtype), to_parts, None, to_closed
 
 
 _own_and_rivals.defvjp(_forward, _backward)
@@ -211,9 +199,11 @@ def own_rows(batch: ClassBatch) -> Float[Array, "n d"]:
     return _on_shards(part, batch)
 
 
-def cut_classes(count: int, each: int) -> Cut:
-    """Blocks of `count` classes with `each` similarities to one."""
-    return Cut(count, max(1, min(count, BLOCK_ELEMENTS // max(1, each))))
+def cut_classes(classes: int, each: int) -> Cut:
+    """Blocks of classes with `each` similarities to one; of equal size, where that is possible."""
+    count = -(-classes * each // BLOCK_ELEMENTS) or 1
+    count = next((k for k in range(count, 2 * count) if classes % k == 0), count)
+    return Cut(classes, max(1, -(-classes // count)))
 
 
 def at(mat: Float[Array, "n c"], column: Int[Array, " n"]) -> Float[Array, " n"]:
@@ -270,20 +260,20 @@ def _alike(tree):
     return jax.tree.map(one, tree)
 
 
-def _on_shards(part, batch, *rows):
-    """``part(batch, *rows)``, on every device's own classes where these are explicitly sharded."""
+def _on_shards(part, batch):
+    """``part(batch)``, on every device's own classes where these are explicitly sharded."""
     axes = _mesh_axes(batch.classes)
     if not axes:
-        return part(batch, *rows)
+        return part(batch)
 
-    def run(classes, embeddings, labels, *rows):
+    def run(classes, embeddings, labels):
         local = {"classes": classes, "embeddings": embeddings, "labels": labels}
-        return part(batch._replace(**local, class_axis=axes), *rows)
+        return part(batch._replace(**local, class_axis=axes))
 
-    samples = batch.embeddings, batch.labels, *rows
+    samples = batch.embeddings, batch.labels
     if set(axes) & set(_mesh_axes(batch.labels)):
         samples = replicated(samples)
-    specs = jax.P(axes), *[jax.P()] * len(samples)
+    specs = jax.P(axes), jax.P(), jax.P()
     run = jax.shard_map(run, in_specs=specs, out_specs=jax.P(), axis_names=set(axes))
     return jax.tree.map(lambda x: spread_as(x, batch.labels), run(batch.classes, *samples))
 

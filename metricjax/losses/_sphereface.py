@@ -3,8 +3,9 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_at_least, check_distance
+from metricjax._masked import safe_divide
 from metricjax._types import LossDict, Mined, Scalar
-from metricjax.distances import CosineSimilarity
+from metricjax.distances import CosineSimilarity, DotProductSimilarity, normalize
 from metricjax.losses._classes import (
     cross_entropy,
     multiply_angle,
@@ -66,6 +67,8 @@ def sphereface(
     batch = prepare_classes(
         "losses.sphereface", embeddings, labels, weights, mined, where, class_axis=class_axis
     )
-    lengths = scale * norms(batch.embeddings)
-    own, rivals = own_and_rivals(batch, distance, lengths)
-    return {"loss": cross_entropy(batch, lengths * multiply_angle(own, int(margin)), rivals)}
+    lengths = norms(batch.embeddings)
+    product = DotProductSimilarity(normalize_embeddings=False, precision=distance.precision)
+    own, rivals = own_and_rivals(batch, lambda x, w: product(x, normalize(w)), scale)
+    target = lengths * multiply_angle(safe_divide(own, lengths), int(margin))
+    return {"loss": cross_entropy(batch, scale * target, rivals)}
