@@ -1,11 +1,13 @@
 """Embeddings of a large batch, a chunk at a time, in the forward and the backward pass."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from metricjax._check import check_at_least, check_rows
-from metricjax._chunks import Cut
 
 
 def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray | None = None):
@@ -52,25 +54,53 @@ def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray
         raise ValueError(f"{name}: `inputs` must hold arrays with leading axis N.")
     n = len(leaves[0])
     check_rows(name, "inputs", inputs, "the first of them", n)
-    size = min(chunk_size, max(n, 1))
-    count = -(-n // size)
-
-    def chunk(k, rows):
-        out = apply(params, rows) if key is None else apply(params, rows, jax.random.fold_in(key, k))
-        for leaf in jax.tree.leaves(out):
-            if jnp.shape(leaf)[:1] != (size,):
-                raise ValueError(
-                    f"{name}: `apply` must return a row for each of {size} inputs, got shape "
-                    f"{jnp.shape(leaf)}. State, such as that of batch normalization, is not supported."
-                )
-        return out
+    devices = _devices(leaves[0])
+    local = n // devices
+    size = max(1, min(chunk_size // devices, local))
+    count = -(-local // size)
 
     def deal(x):
-        """Part k has the rows k, k + count, ...: some of every device, where x is sharded."""
-        x = x[jnp.minimum(jnp.arange(size * count), n - 1)] if size * count > n else x
-        return jnp.moveaxis(x.reshape(size, count, *x.shape[1:]), 1, 0)
+        """``[N, ...]`` as ``[count, devices, size, ...]``: each chunk has rows from all devices."""
+        x = _reshape_rows(x, 1, (devices, local))
+        if count * size > local:
+            x = x[:, jnp.minimum(jnp.arange(count * size), local - 1)]
+        return jnp.moveaxis(x.reshape(devices, size, count, *x.shape[2:]), 2, 0)
 
-    remat = jax.checkpoint(lambda args: chunk(*args), prevent_cse=False)
-    out = jax.lax.map(remat, (jnp.arange(count), jax.tree.map(deal, inputs)))
-    join = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])[:n]
+    def join(x):
+        x = jnp.moveaxis(x, 0, 2).reshape(devices, count * size, *x.shape[3:])
+        return _reshape_rows(x[:, :local], 2, (n,))
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def chunk(part):
+        k, rows = part
+        rows = jax.tree.map(lambda x: _reshape_rows(x, 2, (devices * size,)), rows)
+        own_key = () if key is None else (jax.random.fold_in(key, k),)
+        out = apply(params, rows, *own_key)
+        for shape in map(jnp.shape, jax.tree.leaves(out)):
+            if shape[:1] != (devices * size,):
+                raise ValueError(
+                    f"{name}: `apply` must return a row for each of {devices * size} inputs, got "
+                    f"{shape}. It cannot return state, such as that of batch normalization."
+                )
+        return jax.tree.map(lambda x: _reshape_rows(x, 1, (devices, size)), out)
+
+    out = jax.lax.map(chunk, (jnp.arange(count), jax.tree.map(deal, inputs)))
     return jax.tree.map(join, out)
+
+
+def _devices(x):
+    """How many parts the rows of `x` are explicitly sharded into."""
+    sharding = jax.typeof(x).sharding
+    axes = sharding.spec[0] or ()
+    axes = (axes,) if isinstance(axes, str) else axes
+    return math.prod(sharding.mesh.shape[axis] for axis in axes)
+
+
+def _reshape_rows(x, ndim, shape):
+    """`x` with its first `ndim` axes reshaped to `shape`; the first stays sharded as it is."""
+    sharding, rest = jax.typeof(x).sharding, x.shape[ndim:]
+    spec = sharding.spec
+    if all(axis is None for axis in spec):
+        return x.reshape(*shape, *rest)
+    spec = jax.P(spec[0], *[None] * (len(shape) - 1), *spec[ndim:])
+    return x.reshape(*shape, *rest, out_sharding=sharding.update(spec=spec))
