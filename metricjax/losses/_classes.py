@@ -26,6 +26,9 @@ from metricjax.losses._terms import row_term
 BLOCK_ELEMENTS = 2**21
 """A block of classes has at most so many similarities."""
 
+KEPT_ELEMENTS = 2**23
+"""Up to so many are one block, where it does not pay to compute blocks again."""
+
 
 class ClassBatch(NamedTuple):
     """A checked batch: each sample's class, its weight, and what `mined` weighs it by.
@@ -170,7 +173,7 @@ def sum_over_classes(batch: ClassBatch, fn):
     """
 
     def part(batch):
-        cut, parts, labels = _dealt(batch)
+        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
         x = batch.embeddings
         block = lambda k, rows: fn(x, rows, _columns(cut, labels, k)[0])
         total = jax.tree.map(lambda x: jnp.sum(x, 0), map_blocks(block, cut, parts))
@@ -180,7 +183,12 @@ def sum_over_classes(batch: ClassBatch, fn):
 
 
 def map_blocks(fn, cut: Cut, parts):
-    """``fn(k, part k)`` of every block of classes, stacked; computed again in the backward pass."""
+    """``fn(k, part k)`` of every block of classes, stacked.
+
+    Blocks are computed again in the backward pass, unless there is but one.
+    """
+    if cut.count == 1:
+        return jax.tree.map(lambda x: x[None], fn(0, cut.at(parts, 0)))
     block = jax.checkpoint(lambda args: fn(*args), prevent_cse=False)
     parts = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts)
     return jax.lax.map(block, (_arange(cut.count), parts))
@@ -190,19 +198,22 @@ def own_rows(batch: ClassBatch) -> Float[Array, "n d"]:
     """The class weights of each sample's own class."""
 
     def part(batch):
-        if batch.class_axis is None:
-            return take(batch.classes, batch.labels)
         own = _labels_here(batch)
-        rows = batch.classes[jnp.maximum(own, 0)]
+        rows = take(batch.classes, jnp.maximum(own, 0))
+        if batch.class_axis is None:
+            return rows
         return jax.lax.psum(jnp.where(own[:, None] < 0, 0, rows), batch.class_axis)
 
     return _on_shards(part, batch)
 
 
-def cut_classes(classes: int, each: int) -> Cut:
-    """Blocks of classes with `each` similarities to one; of equal size, where that is possible."""
-    count = -(-classes * each // BLOCK_ELEMENTS) or 1
-    count = next((k for k in range(count, 2 * count) if classes % k == 0), count)
+def cut_classes(classes: int, each: int, *, whole: int = 0) -> Cut:
+    """Blocks of classes with `each` similarities to one, of equal size where that is possible.
+
+    Up to `whole` similarities are one block.
+    """
+    count = -(-classes * each // BLOCK_ELEMENTS) if classes * each > whole else 1
+    count = next((k for k in range(count, 2 * count) if classes % k == 0), count) or 1
     return Cut(classes, max(1, -(-classes // count)))
 
 
@@ -211,10 +222,10 @@ def at(mat: Float[Array, "n c"], column: Int[Array, " n"]) -> Float[Array, " n"]
     return jnp.where(column < 0, 0, pick(mat, jnp.maximum(column, 0))[:, 0])
 
 
-def _dealt(batch):
+def _dealt(batch, whole=0):
     """The classes on this device dealt out to blocks, and labels as numbers of these, or -1."""
     count = len(batch.classes) // batch.centers
-    cut = cut_classes(count, len(batch.labels) * batch.centers)
+    cut = cut_classes(count, len(batch.labels) * batch.centers, whole=whole)
     parts = cut(batch.classes.reshape(count, batch.centers * batch.classes.shape[1]))
     return cut, parts, _labels_here(batch)
 

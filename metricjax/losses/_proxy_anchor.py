@@ -8,7 +8,7 @@ from metricjax._chunks import classwise
 from metricjax._masked import exists, logsumexp
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
-from metricjax.losses._classes import cut_classes, map_blocks, prepare_classes
+from metricjax.losses._classes import KEPT_ELEMENTS, cut_classes, map_blocks, prepare_classes
 from metricjax.losses._terms import row_term
 
 
@@ -80,7 +80,7 @@ def proxy_anchor(
         neg = logsumexp(push, other, axis=0, plus_one=True)
         return pos, neg, exists(own, 0)
 
-    cut = cut_classes(len(weights), len(batch.labels))
+    cut = cut_classes(len(weights), len(batch.labels), whole=KEPT_ELEMENTS)
     rows = map_blocks(block, cut, cut((weights, ids.astype(jnp.int32))))
     pos, neg, present = (cut.join(x.swapaxes(0, 1)) for x in rows)
     classes = (ids >= 0).astype(pos.dtype)
