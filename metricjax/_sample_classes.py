@@ -74,7 +74,7 @@ def sample_classes(
     here = (label >= 0) & (label < num_classes)
     counts = here if where is None else here & (where > 0)
     taken = replicated(jnp.where(counts, label, num_classes))
-    score = jax.random.uniform(jax.random.fold_in(key, device), num_classes, jnp.float32)
+    score = jax.random.uniform(jax.random.fold_in(key, device), (num_classes,))
     score = score.at[taken].set(1, mode="drop")  # above all others
     ids = jnp.sort(jax.lax.top_k(score, size)[1])
     places = jnp.full(num_classes, -1, jnp.int32).at[ids].set(jnp.arange(size, dtype=jnp.int32))

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from test_losses import cases
 
 import metricjax as mj
-from metricjax.losses import _classes, _proxy_anchor
+from metricjax.losses import _class_blocks, _proxy_anchor
 
 N, D, C = 24, 8, 14
 softmax = [c for c in CASES if c.centers and c.takes("class_axis")]
@@ -65,16 +65,16 @@ def test_classes_in_blocks_are_all_at_once(case, dtype, tolerance, monkeypatch):
     with jax.enable_x64(dtype == "float64"):
         args = batch(case, jnp.dtype(dtype), classes=7)
         want = jax.jit(step(case))(*args)
-        for module in (_classes, _proxy_anchor):
+        for module in (_class_blocks, _proxy_anchor):
             monkeypatch.setattr(module, "KEPT_ELEMENTS", 0)
-        monkeypatch.setattr(_classes, "BLOCK_ELEMENTS", 3 * N * case.centers)  # of 7 classes
+        monkeypatch.setattr(_class_blocks, "BLOCK_ELEMENTS", 3 * N * case.centers)  # of 7 classes
         close(jax.jit(step(case))(*args), want, tolerance)
 
 
 def test_blocks_are_of_equal_size_where_that_is_possible():
-    cut_classes = _classes.cut_classes
+    cut_classes = _class_blocks.cut_classes
     cut = cut_classes(1_000_000, 256)
-    assert cut.size * cut.count == 1_000_000 and 256 * cut.size <= _classes.BLOCK_ELEMENTS
+    assert cut.size * cut.count == 1_000_000 and 256 * cut.size <= _class_blocks.BLOCK_ELEMENTS
     assert cut_classes(5, 24).count == 1 and cut_classes(0, 24).count == 0
     cut = cut_classes(999_983, 256)  # a prime
     assert 999_983 <= cut.size * cut.count < 999_983 + cut.count
@@ -128,6 +128,21 @@ def test_classes_on_each_device_are_all_on_one(case):
         out_specs=jax.P(),
     )(e, w, y, floats)
     close(jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(e, w, floats), want)
+
+
+def test_proxies_on_each_device_are_all_on_one():
+    case = next(c for c in CASES if c.loss is mj.losses.proxy_anchor)
+    e, y, w = batch(case)
+    y = y % C
+    mesh = jax.make_mesh((2,), ("classes",), axis_types=(AxisType.Auto,))
+
+    def local(e, w):
+        ids = jnp.arange(len(w)) + len(w) * jax.lax.axis_index("classes")
+        return mj.reduce(case.loss(e, y, w, class_ids=ids), axis_name="classes")[0]
+
+    run = jax.shard_map(local, mesh=mesh, in_specs=(jax.P(), jax.P("classes")), out_specs=jax.P())
+    want = jax.value_and_grad(lambda e, w: mj.reduce(case.loss(e, y, w))[0], (0, 1))(e, w)
+    close(jax.jit(jax.value_and_grad(run, (0, 1)))(e, w), want)
 
 
 @some_class_losses

@@ -5,7 +5,8 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._check import check_distance
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
-from metricjax.losses._classes import add_angle, cross_entropy, own_and_rivals, prepare_classes
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
 
 
 def arcface(

@@ -5,7 +5,8 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._masked import upcast
 from metricjax._types import LossDict, Mined
-from metricjax.losses._classes import own_rows, prepare_classes
+from metricjax.losses._class_blocks import own_rows
+from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
 
 

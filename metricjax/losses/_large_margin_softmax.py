@@ -6,14 +6,8 @@ from metricjax._check import check_at_least, check_distance
 from metricjax._masked import safe_divide
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, DotProductSimilarity
-from metricjax.losses._classes import (
-    cross_entropy,
-    multiply_angle,
-    norms,
-    own_and_rivals,
-    own_rows,
-    prepare_classes,
-)
+from metricjax.losses._class_blocks import own_and_rivals, own_rows
+from metricjax.losses._classes import cross_entropy, multiply_angle, norms, prepare_classes
 
 
 def large_margin_softmax(

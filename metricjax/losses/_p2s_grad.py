@@ -8,7 +8,8 @@ from metricjax._check import check_distance
 from metricjax._masked import safe_divide, upcast
 from metricjax._types import LossDict, Mined
 from metricjax.distances import CosineSimilarity, normalize
-from metricjax.losses._classes import at, norms, prepare_classes, sum_over_classes
+from metricjax.losses._class_blocks import at, sum_over_classes
+from metricjax.losses._classes import norms, prepare_classes
 from metricjax.losses._terms import reduced_term
 
 
@@ -67,4 +68,4 @@ def p2s_grad(
     squares, own = sum_over_classes(batch, block)
     values = squares - own**2 + (1 - own) ** 2
     total = jnp.sum(batch.weights * batch.mined * values)
-    return {"loss": reduced_term(total, jnp.sum(batch.weights) * batch.count)}
+    return {"loss": reduced_term(total, jnp.sum(batch.weights) * batch.num_classes)}

@@ -8,7 +8,8 @@ from metricjax._chunks import classwise
 from metricjax._masked import exists, logsumexp
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
-from metricjax.losses._classes import KEPT_ELEMENTS, cut_classes, map_blocks, prepare_classes
+from metricjax.losses._class_blocks import KEPT_ELEMENTS, cut_classes, map_blocks
+from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
 
 
@@ -49,7 +50,8 @@ def proxy_anchor(
             the exponent, as PyTorch Metric Learning does.
         where: ``[N]`` sample weights, inside the sums; 0 is padding.
         class_ids: ``[C]``, the labels that the rows of `weights` stand for, when they are only
-            some of the classes; a negative one is padding. ``0, ..., C-1`` by default.
+            some of the classes; a negative one is padding. ``0, ..., C-1`` by default. With the
+            classes spread over devices, `reduce` over their axis.
         margin: delta, in the unit of `distance`.
         alpha: sharpness.
         distance: pairwise distance or similarity.

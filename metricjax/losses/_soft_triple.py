@@ -6,7 +6,8 @@ from metricjax._check import check_at_least, check_similarity
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._centers import softmax_mean
-from metricjax.losses._classes import cross_entropy, own_and_rivals, prepare_classes
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import cross_entropy, prepare_classes
 
 
 def soft_triple(

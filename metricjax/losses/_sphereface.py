@@ -6,13 +6,8 @@ from metricjax._check import check_at_least, check_distance
 from metricjax._masked import safe_divide
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, normalize
-from metricjax.losses._classes import (
-    cross_entropy,
-    multiply_angle,
-    norms,
-    own_and_rivals,
-    prepare_classes,
-)
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import cross_entropy, multiply_angle, norms, prepare_classes
 
 
 def sphereface(
