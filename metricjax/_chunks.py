@@ -136,7 +136,7 @@ def _by_anchor(
     paired, own_refs = takes(loss, "refs"), refs is None
     if paired:
         refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
-    cut = _Cut(n, size)
+    cut = Cut(n, size)
     parts = cut((embeddings, labels, where, refs and refs.self_index))
     if isinstance(mined, Mined) and getattr(pure(loss), "weighs_samples", not paired):
         own_refs &= not getattr(pure(loss), "anchors_only", False)
@@ -169,7 +169,7 @@ def _by_class(loss, size, embeddings, labels, weights=None, *params, where=None,
     known = (labels >= 0) & (labels < c)
     where = known if where is None else jnp.where(known, where, jnp.zeros_like(where))
     class_ids = options.pop("class_ids", None)
-    cut = _Cut(c, size)
+    cut = Cut(c, size)
     parts = cut((weights, jnp.arange(c) if class_ids is None else class_ids))
 
     def slab(k):
@@ -190,7 +190,7 @@ def _check_rows(name, term, size):
         )
 
 
-class _Cut:
+class Cut:
     """Deals n rows out to parts of `size`: part k has the rows k, k + count, k + 2 count, ...
 
     So each part has rows from every device when the batch is sharded, and all devices work on it.
@@ -203,7 +203,8 @@ class _Cut:
         """Arrays ``[n, ...]`` as ``[size, count, ...]``, with zeros at the end."""
 
         def one(x):
-            x = jnp.pad(x, [(0, self.size * self.count - self.n)] + [(0, 0)] * (x.ndim - 1))
+            if padding := self.size * self.count - self.n:
+                x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
             return x.reshape(self.size, self.count, *x.shape[1:])
 
         return jax.tree.map(one, replicated(tree))

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._masked import upcast
-from metricjax._refs import take
 from metricjax._types import LossDict, Mined
+from metricjax.losses._class_blocks import own_rows
 from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
 
@@ -17,6 +17,7 @@ def center(
     *,
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Pulls each sample to the center of its class; meant to be added to a softmax loss.
 
@@ -38,6 +39,8 @@ def center(
         weights: ``[C, D]``, a center for each class; `metricjax.nn.Center` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -46,6 +49,8 @@ def center(
         Wen et al., `A Discriminative Feature Learning Approach for Deep Face Recognition
         <https://doi.org/10.1007/978-3-319-46478-7_31>`_, 2016.
     """
-    batch = prepare_classes("losses.center", embeddings, labels, weights, mined, where)
-    gap = upcast(batch.embeddings) - take(upcast(weights), batch.labels)
+    batch = prepare_classes(
+        "losses.center", embeddings, labels, weights, mined, where, class_axis=class_axis
+    )
+    gap = upcast(batch.embeddings) - upcast(own_rows(batch))
     return {"loss": row_term(batch.mined * jnp.sum(gap**2, 1) / 2, batch.weights)}

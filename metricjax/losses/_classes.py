@@ -1,4 +1,4 @@
-"""What the losses with class weights share: labels that name a class, softmax over classes."""
+"""What the losses with class weights share: labels that name a class, softmax, angles."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_embeddings, check_labels
-from metricjax._masked import logsumexp, safe_norm, safe_sqrt, upcast
+from metricjax._masked import safe_norm, safe_sqrt, upcast
 from metricjax._refs import prepare
-from metricjax._triplets import pick
 from metricjax._types import LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
@@ -17,12 +16,23 @@ from metricjax.losses._terms import row_term
 
 
 class ClassBatch(NamedTuple):
-    """A checked batch: each sample's class, its weight, and what `mined` weighs it by."""
+    """A checked batch: each sample's class, its weight, and what `mined` weighs it by.
+
+    Attributes:
+        classes: ``[C * K, D]``, the class weights; with a `class_axis`, those on this device.
+        centers: K.
+        num_classes: how many there are on all devices.
+        class_axis: the `jax.shard_map` axis that the classes are spread over, if any.
+    """
 
     embeddings: Float[Array, "n d"]
     labels: Int[Array, " n"]
     weights: Float[Array, " n"]
     mined: Float[Array, " n"]
+    classes: Float[Array, "ck d"]
+    centers: int
+    num_classes: int
+    class_axis: str | None
 
 
 def prepare_classes(
@@ -34,6 +44,7 @@ def prepare_classes(
     where,
     *,
     centers=1,
+    class_axis=None,
     any_label=False,
     anchors_only=False,
 ) -> ClassBatch:
@@ -52,30 +63,25 @@ def prepare_classes(
             f"{function}: `weights` must have shape [{rows}, {d}] to match `embeddings`, "
             f"got {weights.shape}."
         )
+    num_classes = len(weights) // centers
+    if class_axis is not None:
+        num_classes *= jax.lax.axis_size(class_axis)
     labels, counts = batch.labels.astype(jnp.int32), batch.weights
     if not any_label:
-        known = (labels >= 0) & (labels < len(weights) // centers)
+        known = (labels >= 0) & (labels < num_classes)
         labels, counts = jnp.where(known, labels, 0), jnp.where(known, counts, 0)
     mined = mined_weights(function, mined, batch, self_refs=not anchors_only)
-    return ClassBatch(batch.embeddings, labels, counts, mined)
+    return ClassBatch(
+        batch.embeddings, labels, counts, mined, weights, centers, num_classes, class_axis
+    )
 
 
-def cross_entropy(batch: ClassBatch, logits, target_logit=None) -> LossTerm:
-    r"""Softmax cross-entropy, with `target_logit` ``[N]`` in the place of the class's own logit.
+def cross_entropy(batch: ClassBatch, target, rivals) -> LossTerm:
+    r"""Softmax cross-entropy of the logit `target` of the own class and `rivals`, of all others.
 
-    .. math:: \ell_i = w_i \log\Big(1 + \sum_{c \neq y_i} e^{z_{ic} - z_{iy}}\Big)
+    .. math:: \ell_i = w_i \log\Big(1 + e^{r_i - z_i}\Big)
     """
-    own = of_target(batch, logits) if target_logit is None else target_logit
-    classes = logits.shape[1]
-    others = batch.labels[:, None] != jnp.arange(classes, dtype=jnp.int32)[None, :]
-    rivals = logsumexp(logits, others)
-    values = jax.nn.softplus(rivals - own) if classes > 1 else own * 0
-    return row_term(batch.mined * values, batch.weights)
-
-
-def of_target(batch: ClassBatch, mat: Float[Array, "n c"]) -> Float[Array, " n"]:
-    """The entry of `mat` in each sample's own class."""
-    return pick(mat, batch.labels)[:, 0]
+    return row_term(batch.mined * jax.nn.softplus(rivals - target), batch.weights)
 
 
 def similarities(distance: Distance, embeddings, weights) -> Float[Array, "n c"]:

@@ -5,7 +5,8 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._check import check_distance
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
-from metricjax.losses._classes import cross_entropy, of_target, prepare_classes
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import cross_entropy, prepare_classes
 
 
 def cosface(
@@ -18,6 +19,7 @@ def cosface(
     margin: Scalar = 0.35,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Softmax over class centers, with a margin taken from the cosine to the sample's own.
 
@@ -41,6 +43,8 @@ def cosface(
         margin: in cosine units; the paper uses 0.25 to 0.45.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -50,7 +54,8 @@ def cosface(
         <https://arxiv.org/abs/1801.09414>`_, 2018.
     """
     check_distance("losses.cosface", distance, CosineSimilarity)
-    batch = prepare_classes("losses.cosface", embeddings, labels, weights, mined, where)
-    cosines = distance(batch.embeddings, weights)
-    target = of_target(batch, cosines) - margin
-    return {"loss": cross_entropy(batch, scale * cosines, scale * target)}
+    batch = prepare_classes(
+        "losses.cosface", embeddings, labels, weights, mined, where, class_axis=class_axis
+    )
+    own, rivals = own_and_rivals(batch, distance, scale)
+    return {"loss": cross_entropy(batch, scale * (own - margin), rivals)}

@@ -1,20 +1,13 @@
 """Large-margin softmax loss."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_at_least, check_distance
-from metricjax._masked import safe_divide, upcast
-from metricjax._refs import take
+from metricjax._masked import safe_divide
 from metricjax._types import LossDict, Mined, Scalar
-from metricjax.distances import CosineSimilarity
-from metricjax.losses._classes import (
-    cross_entropy,
-    multiply_angle,
-    norms,
-    of_target,
-    prepare_classes,
-)
+from metricjax.distances import CosineSimilarity, DotProductSimilarity
+from metricjax.losses._class_blocks import own_and_rivals, own_rows
+from metricjax.losses._classes import cross_entropy, multiply_angle, norms, prepare_classes
 
 
 def large_margin_softmax(
@@ -27,6 +20,7 @@ def large_margin_softmax(
     margin: int = 4,
     scale: Scalar = 1.0,
     distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Softmax over dot products with class weights; the angle to the sample's own is multiplied.
 
@@ -53,6 +47,8 @@ def large_margin_softmax(
         margin: m, the factor of the angle, an integer of at least 1; static.
         scale: factor of all logits.
         distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -64,10 +60,9 @@ def large_margin_softmax(
     name = "losses.large_margin_softmax"
     check_distance(name, distance, CosineSimilarity)
     check_at_least(name, "margin", margin, 1)
-    batch = prepare_classes(name, embeddings, labels, weights, mined, where)
-    x, w = upcast(batch.embeddings), upcast(weights)
-    products = jnp.matmul(x, w.T, precision=distance.precision)
-    lengths = norms(x) * take(norms(w), batch.labels)
-    cosine = safe_divide(of_target(batch, products), lengths)
-    target = lengths * multiply_angle(cosine, int(margin))
-    return {"loss": cross_entropy(batch, scale * products, scale * target)}
+    batch = prepare_classes(name, embeddings, labels, weights, mined, where, class_axis=class_axis)
+    product = DotProductSimilarity(normalize_embeddings=False, precision=distance.precision)
+    own, rivals = own_and_rivals(batch, product, scale)
+    lengths = norms(batch.embeddings) * norms(own_rows(batch))
+    target = lengths * multiply_angle(safe_divide(own, lengths), int(margin))
+    return {"loss": cross_entropy(batch, scale * target, rivals)}

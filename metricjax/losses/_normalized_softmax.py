@@ -4,6 +4,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, DotProductSimilarity, normalize
+from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
 
 
@@ -16,6 +17,7 @@ def normalized_softmax(
     where: Num[Array, " n"] | None = None,
     temperature: Scalar = 0.05,
     distance: Distance = DotProductSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Softmax over the similarities to class weights of norm 1.
 
@@ -38,6 +40,8 @@ def normalized_softmax(
         where: ``[N]`` sample weights; 0 is padding.
         temperature: divides the similarities, > 0.
         distance: distance or similarity; the norm of the weights is the one it uses.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -47,9 +51,9 @@ def normalized_softmax(
         <https://arxiv.org/abs/1811.12649>`_, 2018.
     """
     name = "losses.normalized_softmax"
-    batch = prepare_classes(name, embeddings, labels, weights, mined, where)
-    logits = softmax_logits(batch.embeddings, weights, temperature, distance)
-    return {"loss": cross_entropy(batch, logits)}
+    batch = prepare_classes(name, embeddings, labels, weights, mined, where, class_axis=class_axis)
+    logits = lambda x, w: softmax_logits(x, w, temperature, distance)
+    return {"loss": cross_entropy(batch, *own_and_rivals(batch, logits))}
 
 
 def softmax_logits(embeddings, weights, temperature, distance):

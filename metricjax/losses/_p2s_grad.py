@@ -8,7 +8,8 @@ from metricjax._check import check_distance
 from metricjax._masked import safe_divide, upcast
 from metricjax._types import LossDict, Mined
 from metricjax.distances import CosineSimilarity, normalize
-from metricjax.losses._classes import norms, of_target, prepare_classes
+from metricjax.losses._class_blocks import at, sum_over_classes
+from metricjax.losses._classes import norms, prepare_classes
 from metricjax.losses._terms import reduced_term
 
 
@@ -20,6 +21,7 @@ def p2s_grad(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Squared error of the cosines to the class weights, 1 wanted for the own class, 0 else.
 
@@ -43,6 +45,8 @@ def p2s_grad(
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": []}``, already reduced: the sum of squares, divided by ``N * C``.
@@ -52,12 +56,16 @@ def p2s_grad(
         <https://arxiv.org/abs/1905.02479>`_, 2019.
     """
     check_distance("losses.p2s_grad", distance, CosineSimilarity)
-    batch = prepare_classes("losses.p2s_grad", embeddings, labels, weights, mined, where)
-    lengths = jax.lax.stop_gradient(norms(weights))[:, None]
-    directions = safe_divide(upcast(weights), lengths)
-    cosines = jnp.matmul(normalize(batch.embeddings), directions.T, precision=distance.precision)
-    own = of_target(batch, cosines)
-    values = jnp.sum(cosines**2, 1) - own**2 + (1 - own) ** 2
+    batch = prepare_classes(
+        "losses.p2s_grad", embeddings, labels, weights, mined, where, class_axis=class_axis
+    )
+
+    def block(x, w, own):
+        directions = safe_divide(upcast(w), jax.lax.stop_gradient(norms(w))[:, None])
+        cosines = jnp.matmul(normalize(x), directions.T, precision=distance.precision)
+        return jnp.sum(cosines**2, 1), at(cosines, own)
+
+    squares, own = sum_over_classes(batch, block)
+    values = squares - own**2 + (1 - own) ** 2
     total = jnp.sum(batch.weights * batch.mined * values)
-    count = jnp.sum(batch.weights) * len(weights)
-    return {"loss": reduced_term(total, count)}
+    return {"loss": reduced_term(total, jnp.sum(batch.weights) * batch.num_classes)}

@@ -8,6 +8,7 @@ from metricjax._chunks import classwise
 from metricjax._masked import exists, logsumexp
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
+from metricjax.losses._class_blocks import KEPT_ELEMENTS, cut_classes, map_blocks
 from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
 
@@ -49,7 +50,8 @@ def proxy_anchor(
             the exponent, as PyTorch Metric Learning does.
         where: ``[N]`` sample weights, inside the sums; 0 is padding.
         class_ids: ``[C]``, the labels that the rows of `weights` stand for, when they are only
-            some of the classes; a negative one is padding. ``0, ..., C-1`` by default.
+            some of the classes; a negative one is padding. ``0, ..., C-1`` by default. With the
+            classes spread over devices, `reduce` over their axis.
         margin: delta, in the unit of `distance`.
         alpha: sharpness.
         distance: pairwise distance or similarity.
@@ -67,16 +69,24 @@ def proxy_anchor(
     ids: Array = jnp.arange(len(weights)) if class_ids is None else class_ids
     check_labels(name, "class_ids", ids, "weights", len(weights))
     batch = prepare_classes(name, embeddings, labels, weights, mined, where, any_label=some)
-    mat = distance(batch.embeddings, weights)
     bias = (batch.mined - 1)[:, None]
-    target = batch.labels[:, None] == ids.astype(jnp.int32)[None, :]
-    own, other = (jnp.where(mask, batch.weights[:, None], 0) for mask in (target, ~target))
-    pull = alpha * farther(distance, mat, margin) + bias
-    push = alpha * farther(distance, -margin, mat) + bias
-    pos = logsumexp(pull, own, axis=0, plus_one=True)
-    neg = logsumexp(push, other, axis=0, plus_one=True)
-    classes = (ids >= 0).astype(mat.dtype)
-    present = jnp.sum(jnp.where(exists(own, 0), classes, 0))
+
+    def block(_, part):
+        proxies, ids = part
+        mat = distance(batch.embeddings, proxies)
+        target = batch.labels[:, None] == ids[None, :]
+        own, other = (jnp.where(mask, batch.weights[:, None], 0) for mask in (target, ~target))
+        pull = alpha * farther(distance, mat, margin) + bias
+        push = alpha * farther(distance, -margin, mat) + bias
+        pos = logsumexp(pull, own, axis=0, plus_one=True)
+        neg = logsumexp(push, other, axis=0, plus_one=True)
+        return pos, neg, exists(own, 0)
+
+    cut = cut_classes(len(weights), len(batch.labels), whole=KEPT_ELEMENTS)
+    rows = map_blocks(block, cut, cut((weights, ids.astype(jnp.int32))))
+    pos, neg, present = (cut.join(x.swapaxes(0, 1)) for x in rows)
+    classes = (ids >= 0).astype(pos.dtype)
+    present = jnp.sum(jnp.where(present, classes, 0))
     return {
         "pos_loss": row_term(pos, classes, present),
         "neg_loss": row_term(neg, classes),

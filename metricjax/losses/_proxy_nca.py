@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._chunks import weighs_samples
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import Distance, LpDistance
+from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
 
 
@@ -18,6 +19,7 @@ def proxy_nca(
     where: Num[Array, " n"] | None = None,
     softmax_scale: Scalar = 1.0,
     distance: Distance = LpDistance(power=2),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Neighbourhood components analysis with a proxy for each class in the place of neighbours.
 
@@ -42,6 +44,8 @@ def proxy_nca(
         where: ``[N]`` sample weights; 0 is padding.
         softmax_scale: sigma, the factor of the distances.
         distance: distance or similarity.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -51,6 +55,8 @@ def proxy_nca(
         <https://arxiv.org/abs/1703.07464>`_, 2017.
     """
     name = "losses.proxy_nca"
-    batch = prepare_classes(name, embeddings, labels, weights, mined, where, anchors_only=True)
-    logits = softmax_scale * similarities(distance, batch.embeddings, weights)
-    return {"loss": cross_entropy(batch, logits)}
+    batch = prepare_classes(
+        name, embeddings, labels, weights, mined, where, class_axis=class_axis, anchors_only=True
+    )
+    own, rivals = own_and_rivals(batch, lambda x, w: similarities(distance, x, w), softmax_scale)
+    return {"loss": cross_entropy(batch, softmax_scale * own, rivals)}

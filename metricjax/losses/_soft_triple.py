@@ -6,7 +6,8 @@ from metricjax._check import check_at_least, check_similarity
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._centers import softmax_mean
-from metricjax.losses._classes import cross_entropy, of_target, prepare_classes
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import cross_entropy, prepare_classes
 
 
 def soft_triple(
@@ -21,6 +22,7 @@ def soft_triple(
     gamma: Scalar = 0.1,
     margin: Scalar = 0.01,
     distance: Distance = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Softmax over classes, each as close as its centers are, the nearest counting most.
 
@@ -50,6 +52,8 @@ def soft_triple(
         gamma: softness of the choice among a class's centers, > 0.
         margin: delta, taken from the similarity to the sample's own class.
         distance: a similarity.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -61,8 +65,9 @@ def soft_triple(
     name = "losses.soft_triple"
     check_similarity(name, distance)
     check_at_least(name, "centers_per_class", centers_per_class, 1)
+    k = centers_per_class
     batch = prepare_classes(
-        name, embeddings, labels, weights, mined, where, centers=centers_per_class
+        name, embeddings, labels, weights, mined, where, centers=k, class_axis=class_axis
     )
-    mat = softmax_mean(distance, batch.embeddings, weights, centers_per_class, gamma)
-    return {"loss": cross_entropy(batch, la * mat, la * (of_target(batch, mat) - margin))}
+    own, rivals = own_and_rivals(batch, lambda x, w: softmax_mean(distance, x, w, k, gamma), la)
+    return {"loss": cross_entropy(batch, la * (own - margin), rivals)}

@@ -3,15 +3,11 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_at_least, check_distance
+from metricjax._masked import safe_divide
 from metricjax._types import LossDict, Mined, Scalar
-from metricjax.distances import CosineSimilarity
-from metricjax.losses._classes import (
-    cross_entropy,
-    multiply_angle,
-    norms,
-    of_target,
-    prepare_classes,
-)
+from metricjax.distances import CosineSimilarity, DotProductSimilarity, normalize
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import cross_entropy, multiply_angle, norms, prepare_classes
 
 
 def sphereface(
@@ -24,6 +20,7 @@ def sphereface(
     margin: int = 4,
     scale: Scalar = 1.0,
     distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""Large-margin softmax with class weights of norm 1.
 
@@ -50,6 +47,8 @@ def sphereface(
         margin: m, the factor of the angle, an integer of at least 1; static.
         scale: factor of all logits.
         distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -60,8 +59,11 @@ def sphereface(
     """
     check_distance("losses.sphereface", distance, CosineSimilarity)
     check_at_least("losses.sphereface", "margin", margin, 1)
-    batch = prepare_classes("losses.sphereface", embeddings, labels, weights, mined, where)
-    cosines = distance(batch.embeddings, weights)
-    target = multiply_angle(of_target(batch, cosines), int(margin))
-    lengths = scale * norms(batch.embeddings)
-    return {"loss": cross_entropy(batch, lengths[:, None] * cosines, lengths * target)}
+    batch = prepare_classes(
+        "losses.sphereface", embeddings, labels, weights, mined, where, class_axis=class_axis
+    )
+    lengths = norms(batch.embeddings)
+    product = DotProductSimilarity(normalize_embeddings=False, precision=distance.precision)
+    own, rivals = own_and_rivals(batch, lambda x, w: product(x, normalize(w)), scale)
+    target = lengths * multiply_angle(safe_divide(own, lengths), int(margin))
+    return {"loss": cross_entropy(batch, scale * target, rivals)}

@@ -6,12 +6,8 @@ from metricjax._check import check_at_least, check_distance
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._centers import nearest
-from metricjax.losses._classes import (
-    add_angle,
-    cross_entropy,
-    of_target,
-    prepare_classes,
-)
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
 
 
 def subcenter_arcface(
@@ -25,6 +21,7 @@ def subcenter_arcface(
     margin: Scalar = 28.6,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
 ) -> LossDict:
     r"""ArcFace with several centers a class, of which the nearest counts: noisy labels find room.
 
@@ -53,6 +50,8 @@ def subcenter_arcface(
         margin: degrees, 0 to 180.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -64,7 +63,9 @@ def subcenter_arcface(
     name = "losses.subcenter_arcface"
     check_distance(name, distance, CosineSimilarity)
     check_at_least(name, "sub_centers", sub_centers, 1)
-    batch = prepare_classes(name, embeddings, labels, weights, mined, where, centers=sub_centers)
-    cosines = nearest(distance, batch.embeddings, weights, sub_centers)
-    target = add_angle(of_target(batch, cosines), margin)
-    return {"loss": cross_entropy(batch, scale * cosines, scale * target)}
+    batch = prepare_classes(
+        name, embeddings, labels, weights, mined, where, centers=sub_centers, class_axis=class_axis
+    )
+    cosine = lambda x, w: nearest(distance, x, w, sub_centers)
+    own, rivals = own_and_rivals(batch, cosine, scale)
+    return {"loss": cross_entropy(batch, scale * add_angle(own, margin), rivals)}

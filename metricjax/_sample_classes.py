@@ -1,0 +1,84 @@
+"""Partial FC: a softmax over the classes of the batch and a sample of all others."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Num, PRNGKeyArray
+
+from metricjax._check import check_at_least, check_labels, check_rows
+from metricjax._refs import replicated, take
+
+
+class SampledClasses(NamedTuple):
+    """Some of the classes.
+
+    Attributes:
+        ids: ``[size]``, rows of the class weights, in order, no two the same.
+        labels: ``[N]``, the labels as places among these; -1 for a class that is not there.
+    """
+
+    ids: Int[Array, " size"]
+    labels: Int[Array, " n"]
+
+
+def sample_classes(
+    key: PRNGKeyArray,
+    labels: Int[Array, " n"],
+    num_classes: int,
+    size: int,
+    *,
+    where: Num[Array, " n"] | None = None,
+    class_axis: str | None = None,
+) -> SampledClasses:
+    """`size` of the classes: all those in the batch, and of the others a uniform random sample.
+
+    A loss of the sampled rows of the class weights takes time and memory proportional to `size`,
+    and its gradient reaches no other rows. It is an estimate, and too low: it sums over fewer
+    classes. The paper finds a tenth of a million classes to be as good as all of them.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, metricjax as mj
+        >>> x, y, w = jnp.eye(3), jnp.array([7, 2, 7]), jnp.ones((10, 3))
+        >>> some = mj.sample_classes(jax.random.key(0), y, num_classes=10, size=4)
+        >>> terms = mj.losses.arcface(x, some.labels, w[some.ids])
+        >>> print(some.ids[some.labels])
+        [7 2 7]
+
+    Args:
+        key: a `jax.random.key`, another for each step.
+        labels: ``[N]`` integers.
+        num_classes: how many classes there are; with a `class_axis`, on each device.
+        size: how many to take (of each device); static. With fewer than there are classes in the
+            batch, some of these are left out, and a loss gives their samples weight 0.
+        where: ``[N]`` sample weights; the class of a sample of weight 0 need not be taken.
+        class_axis: the `jax.shard_map` axis over which the rows of the class weights are spread, as
+            in the losses; `labels` and `key` are the same on all its devices, `ids` are rows of
+            this device's weights.
+
+    Returns:
+        `SampledClasses`, for ``loss(embeddings, labels, weights[ids])``.
+
+    References:
+        An et al., `Killing Two Birds with One Stone: Efficient and Robust Training of Face
+        Recognition CNNs by Partial FC <https://arxiv.org/abs/2203.15565>`_, 2022.
+    """
+    name = "sample_classes"
+    check_labels(name, "labels", labels, "labels", len(labels))
+    check_rows(name, "where", where, "labels", len(labels))
+    check_at_least(name, "size", size, 1)
+    if size > num_classes:
+        raise ValueError(f"{name}: `size` must be at most {num_classes}, got {size}.")
+    device = jnp.int32(0) if class_axis is None else jax.lax.axis_index(class_axis)
+    label = labels.astype(jnp.int32) - device * num_classes
+    here = (label >= 0) & (label < num_classes)
+    counts = here if where is None else here & (where > 0)
+    taken = replicated(jnp.where(counts, label, num_classes))
+    score = jax.random.uniform(jax.random.fold_in(key, device), (num_classes,))
+    score = score.at[taken].set(1, mode="drop")  # above all others
+    ids = jnp.sort(jax.lax.top_k(score, size)[1])
+    places = jnp.full(num_classes, -1, jnp.int32).at[ids].set(jnp.arange(size, dtype=jnp.int32))
+    place = jnp.where(here, take(places, jnp.where(here, label, 0)), -1)
+    if class_axis is not None:  # at most one device has it
+        place = jax.lax.psum(jnp.where(place < 0, 0, place + device * size + 1), class_axis) - 1
+    return SampledClasses(ids, place)

@@ -1,0 +1,231 @@
+"""Sums over all classes, a block of them at a time: nothing is ever ``[N, C]`` if that is large.
+
+A block stays in cache, which is faster than a whole matrix even where there is memory for it.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from metricjax._chunks import Cut
+from metricjax._masked import safe_divide, upcast
+from metricjax._refs import replicated, spread_as, take
+from metricjax._stream import zeros_like
+from metricjax._triplets import pick
+from metricjax.losses._classes import ClassBatch
+
+BLOCK_ELEMENTS = 2**21
+"""A block has at most so many similarities."""
+
+KEPT_ELEMENTS = 2**23
+"""Up to so many are one block, where it does not pay to compute blocks again."""
+
+
+Similarity = Callable[[Array, Array], Float[Array, "n c"]]
+"""How close samples ``[N, D]`` are to classes ``[C * K, D]``."""
+
+
+def own_and_rivals(
+    batch: ClassBatch, similarity: Similarity, scale=1.0
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    r"""The similarity to the own class, and the logarithm of a sum over all the others.
+
+    .. math:: s_{iy} \qquad \log \sum_{c \neq y} e^{\sigma s_{ic}}
+
+    Where there are no others, the logarithm is the lowest number there is. The backward pass
+    computes each block again, from the logarithm, and puts its gradient into place.
+    """
+    scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
+
+    def part(batch):
+        cut, parts, labels = _dealt(batch)
+        x, parts, labels = _alike((batch.embeddings, parts, labels))
+        logits = lambda x, rows: scale * similarity(x, rows)
+        fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
+        own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
+        if batch.class_axis is None:
+            return own, rivals
+        top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
+        own, total = jax.lax.psum((own, jnp.exp(rivals - top)), batch.class_axis)
+        return own, top + jnp.log(total)
+
+    own, rivals = _on_shards(part, batch)
+    return safe_divide(own, scale), rivals
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _own_and_rivals(logits, cut, x, parts, labels, closed):
+    return _forward(logits, cut, x, parts, labels, closed)[0]
+
+
+def _forward(logits, cut, x, parts, labels, closed):
+    def step(carry, k):
+        own, top, total = carry
+        z = logits(x, _rows(x, parts, k), *closed)
+        column, rival = _columns(cut, labels, k)
+        own += at(z, column)
+        z = jnp.where(rival, z, -jnp.inf)
+        higher = jnp.maximum(top, jnp.max(z, 1))
+        total = jnp.exp(top - higher) * total + jnp.sum(jnp.exp(z - higher[:, None]), 1)
+        return (own, higher, total), None
+
+    zero = zeros_like(jax.typeof(upcast(x[:, 0])))
+    start = zero, zero + jnp.finfo(zero.dtype).min, zero
+    (own, top, total), _ = jax.lax.scan(step, start, _arange(cut.count))
+    rivals = top + jnp.log(jnp.where(total == 0, 1, total))
+    return (own, rivals), (x, parts, labels, closed, rivals)
+
+
+def _backward(logits, cut, residuals, cotangents):
+    x, parts, labels, closed, rivals = residuals
+    to_own, to_rivals = cotangents
+
+    def step(carry, k):
+        z, pull = jax.vjp(logits, x, _rows(x, parts, k), *closed)
+        column, rival = _columns(cut, labels, k)
+        to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
+        own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
+        to_x, to_rows, *to_closed = pull(jnp.where(rival, to_rival, own))
+        sums, to_parts = carry
+        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (to_x, to_closed))
+        to_rows = to_rows.reshape(cut.size, -1)
+        return (sums, jax.lax.dynamic_update_index_in_dim(to_parts, to_rows, k, 1)), None
+
+    start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
+    ((to_x, to_closed), to_parts), _ = jax.lax.scan(step, start, _arange(cut.count))
+    return to_x.astype(x.dtype), to_parts, None, to_closed
+
+
+_own_and_rivals.defvjp(_forward, _backward)
+
+
+def sum_over_classes(batch: ClassBatch, fn):
+    """The sum of ``fn(x, rows, own)`` over blocks of classes, to which rows of 0 add nothing.
+
+    `rows` are the class weights of a block; `own` ``[N]`` says which is the sample's own, or -1.
+    """
+
+    def part(batch):
+        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
+        x = batch.embeddings
+        block = lambda k, rows: fn(x, rows, _columns(cut, labels, k)[0])
+        total = jax.tree.map(lambda x: jnp.sum(x, 0), map_blocks(block, cut, parts))
+        return total if batch.class_axis is None else jax.lax.psum(total, batch.class_axis)
+
+    return _on_shards(part, batch)
+
+
+def map_blocks(fn, cut: Cut, parts):
+    """``fn(k, part k)`` of every block of classes, stacked.
+
+    Blocks are computed again in the backward pass, unless there is but one.
+    """
+    if cut.count == 1:
+        return jax.tree.map(lambda x: x[None], fn(0, cut.at(parts, 0)))
+    block = jax.checkpoint(lambda args: fn(*args), prevent_cse=False)
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts)
+    return jax.lax.map(block, (_arange(cut.count), parts))
+
+
+def own_rows(batch: ClassBatch) -> Float[Array, "n d"]:
+    """The class weights of each sample's own class."""
+
+    def part(batch):
+        own = _labels_here(batch)
+        rows = take(batch.classes, jnp.maximum(own, 0))
+        if batch.class_axis is None:
+            return rows
+        return jax.lax.psum(jnp.where(own[:, None] < 0, 0, rows), batch.class_axis)
+
+    return _on_shards(part, batch)
+
+
+def cut_classes(classes: int, each: int, *, whole: int = 0) -> Cut:
+    """Blocks of classes with `each` similarities to one, of equal size where that is possible.
+
+    Up to `whole` similarities are one block.
+    """
+    count = -(-classes * each // BLOCK_ELEMENTS) if classes * each > whole else 1
+    count = next((k for k in range(count, 2 * count) if classes % k == 0), count) or 1
+    return Cut(classes, max(1, -(-classes // count)))
+
+
+def at(mat: Float[Array, "n c"], column: Int[Array, " n"]) -> Float[Array, " n"]:
+    """``mat[i, column[i]]``, and 0 where the column is negative."""
+    return jnp.where(column < 0, 0, pick(mat, jnp.maximum(column, 0))[:, 0])
+
+
+def _dealt(batch, whole=0):
+    """The classes on this device dealt out to blocks, and labels as numbers of these, or -1."""
+    count = len(batch.classes) // batch.centers
+    cut = cut_classes(count, len(batch.labels) * batch.centers, whole=whole)
+    parts = cut(batch.classes.reshape(count, batch.centers * batch.classes.shape[1]))
+    return cut, parts, _labels_here(batch)
+
+
+def _rows(x, parts, k):
+    """The class weights of block k."""
+    return jax.lax.dynamic_index_in_dim(parts, k, 1, False).reshape(-1, x.shape[1])
+
+
+def _columns(cut, labels, k):
+    """Which class of block k is each sample's own, -1 for none; and which are others' ``[N, B]``"""
+    column = jnp.where(labels % cut.count == k, labels // cut.count, -1)
+    classes = _arange(cut.size)
+    real = classes * cut.count + k < cut.n
+    return column, real[None, :] & (column[:, None] != classes[None, :])
+
+
+def _arange(n):
+    return jnp.arange(n, dtype=jnp.int32)  # as labels are
+
+
+def _labels_here(batch):
+    """Labels as numbers of the classes on this device, -1 for those of others."""
+    if batch.class_axis is None:
+        return batch.labels
+    here = len(batch.classes) // batch.centers
+    labels = batch.labels - here * jax.lax.axis_index(batch.class_axis)
+    return jnp.where((labels >= 0) & (labels < here), labels, -1)
+
+
+def _alike(tree):
+    """All arrays varying over the same axes of `jax.shard_map`, so that gradients are summed once.
+
+    Otherwise they would be in every block.
+    """
+    varying = lambda x: getattr(jax.typeof(x).manual_axis_type, "varying", frozenset())
+    axes = frozenset().union(*map(varying, jax.tree.leaves(tree)))
+
+    def one(x):
+        missing = tuple(axes - varying(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(one, tree)
+
+
+def _on_shards(part, batch):
+    """``part(batch)``, on every device's own classes where these are explicitly sharded."""
+    axes = _mesh_axes(batch.classes)
+    if not axes:
+        return part(batch)
+
+    def run(classes, embeddings, labels):
+        local = {"classes": classes, "embeddings": embeddings, "labels": labels}
+        return part(batch._replace(**local, class_axis=axes))
+
+    samples = batch.embeddings, batch.labels
+    if set(axes) & set(_mesh_axes(batch.labels)):
+        samples = replicated(samples)
+    specs = jax.P(axes), jax.P(), jax.P()
+    run = jax.shard_map(run, in_specs=specs, out_specs=jax.P(), axis_names=set(axes))
+    return jax.tree.map(lambda x: spread_as(x, batch.labels), run(batch.classes, *samples))
+
+
+def _mesh_axes(x):
+    """The mesh axes that the rows of `x` are explicitly sharded over."""
+    axes = jax.typeof(x).sharding.spec[0]
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes

@@ -1,0 +1,261 @@
+"""Classes in blocks, on many devices, and only some of them: the losses stay what they are."""
+
+import subprocess
+import sys
+import textwrap
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from jax.sharding import AxisType, NamedSharding
+from test_losses import cases
+
+import metricjax as mj
+from metricjax.losses import _class_blocks, _proxy_anchor
+
+N, D, C = 24, 8, 14
+softmax = [c for c in CASES if c.centers and c.takes("class_axis")]
+quick = "arcface large_margin_softmax soft_triple p2s_grad center".split()
+some_class_losses = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, id=str(c), marks=[] if str(c) in quick else [pytest.mark.slow])
+        for c in softmax
+    ],
+)
+
+
+def batch(case, dtype=jnp.float32, classes=C):
+    e = jax.random.normal(jax.random.key(0), (N, D), dtype)
+    w = jax.random.normal(jax.random.key(1), (classes * case.centers, D), dtype)
+    y = jnp.arange(N, dtype=jnp.int32) * 5 % (classes + 1)  # one label is outside
+    return e, y, w
+
+
+def options_of(case):
+    """A float option that the similarities depend on, to be differentiated."""
+    return {name: x for name, x in {"scale": 8.0, "gamma": 0.3}.items() if case.takes(name)}
+
+
+def step(case):
+    """``(embeddings, labels, weights) -> loss, gradients``, of the float options, too."""
+    floats = options_of(case)
+
+    def total(e, w, y, floats):
+        return mj.reduce(case.loss(e, y, w, **floats))[0]
+
+    run = jax.value_and_grad(total, (0, 1, 3))
+    return lambda e, y, w: run(e, w, y, floats)
+
+
+def close(got, want, tolerance=1e-5):
+    size = max(float(np.abs(x).max(initial=0)) for x in jax.tree.leaves(want))
+    chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance * max(1, size))
+
+
+@cases(lambda c: c.centers and c.takes("labels"))
+@pytest.mark.parametrize(
+    "dtype, tolerance",
+    [("float64", 1e-10), pytest.param("float32", 1e-5, marks=pytest.mark.slow)],
+)
+def test_classes_in_blocks_are_all_at_once(case, dtype, tolerance, monkeypatch):
+    with jax.enable_x64(dtype == "float64"):
+        args = batch(case, jnp.dtype(dtype), classes=7)
+        want = jax.jit(step(case))(*args)
+        for module in (_class_blocks, _proxy_anchor):
+            monkeypatch.setattr(module, "KEPT_ELEMENTS", 0)
+        monkeypatch.setattr(_class_blocks, "BLOCK_ELEMENTS", 3 * N * case.centers)  # of 7 classes
+        close(jax.jit(step(case))(*args), want, tolerance)
+
+
+def test_blocks_are_of_equal_size_where_that_is_possible():
+    cut_classes = _class_blocks.cut_classes
+    cut = cut_classes(1_000_000, 256)
+    assert cut.size * cut.count == 1_000_000 and 256 * cut.size <= _class_blocks.BLOCK_ELEMENTS
+    assert cut_classes(5, 24).count == 1 and cut_classes(0, 24).count == 0
+    cut = cut_classes(999_983, 256)  # a prime
+    assert 999_983 <= cut.size * cut.count < 999_983 + cut.count
+
+
+@pytest.mark.parametrize("name", ["arcface", "proxy_anchor", "p2s_grad"])
+def test_nothing_is_samples_by_classes(name, optimized):
+    n, c, d = 512, 100_000, 16
+    loss = getattr(mj.losses, name)
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (c, d))]
+    total = lambda e, w: mj.reduce(loss(e, jnp.arange(n), w))[0]
+    compiled = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * n * c / 2
+
+
+@pytest.mark.slow
+def test_a_million_classes_take_less_than_two_gibibytes():
+    script = """
+        import resource, jax, jax.numpy as jnp, metricjax as mj
+        e = jax.random.normal(jax.random.key(0), (256, 64))
+        w = jax.random.normal(jax.random.key(1), (1_000_000, 64))
+        total = lambda e, w: mj.reduce(mj.losses.arcface(e, jnp.arange(256), w))[0]
+        loss, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(e, w)
+        assert jnp.isfinite(loss) and all(jnp.isfinite(g).all() for g in grads)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
+    )
+    assert int(out.stdout) * 1024 < 2 * 2**30
+
+
+# --- devices ----------------------------------------------------------------------------------
+
+
+@some_class_losses
+def test_classes_on_each_device_are_all_on_one(case):
+    e, y, w = batch(case)
+    want = jax.jit(step(case))(e, y, w)
+    mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(AxisType.Auto,) * 2)
+
+    def total(e, w, y, floats):
+        terms = case.loss(e, y, w, **floats, class_axis="classes")
+        return mj.reduce(terms, axis_name="data")[0]
+
+    floats = options_of(case)
+    whole = lambda e, w, floats: jax.shard_map(
+        total,
+        mesh=mesh,
+        in_specs=(jax.P("data"), jax.P("classes"), jax.P("data"), jax.P()),
+        out_specs=jax.P(),
+    )(e, w, y, floats)
+    close(jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(e, w, floats), want)
+
+
+def test_proxies_on_each_device_are_all_on_one():
+    case = next(c for c in CASES if c.loss is mj.losses.proxy_anchor)
+    e, y, w = batch(case)
+    y = y % C
+    mesh = jax.make_mesh((2,), ("classes",), axis_types=(AxisType.Auto,))
+
+    def local(e, w):
+        ids = jnp.arange(len(w)) + len(w) * jax.lax.axis_index("classes")
+        return mj.reduce(case.loss(e, y, w, class_ids=ids), axis_name="classes")[0]
+
+    run = jax.shard_map(local, mesh=mesh, in_specs=(jax.P(), jax.P("classes")), out_specs=jax.P())
+    want = jax.value_and_grad(lambda e, w: mj.reduce(case.loss(e, y, w))[0], (0, 1))(e, w)
+    close(jax.jit(jax.value_and_grad(run, (0, 1)))(e, w), want)
+
+
+@some_class_losses
+def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
+    """Batch and classes over the same axis: embeddings are gathered, weights are not."""
+    e, y, w = batch(case)
+    value, (to_e, to_w, _) = jax.jit(step(case))(e, y, w)
+    floats = options_of(case)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+
+    def local(e, w, y):
+        def total(e, w):
+            all_of = mj.gather_refs(e, y, "batch")
+            terms = case.loss(all_of.embeddings, all_of.labels, w, class_axis="batch", **floats)
+            return mj.reduce(terms, axis_name="batch")[0]
+
+        return jax.value_and_grad(total, (0, 1))(e, w)
+
+    spread = jax.P("batch")
+    specs = {"in_specs": spread, "out_specs": (jax.P(), (spread, spread))}
+    got = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(e, w, y)
+    close(got, (value, (to_e, to_w)))
+
+
+@some_class_losses
+@pytest.mark.parametrize("rows", ["classes", "data"])
+@pytest.mark.parametrize(
+    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
+)
+def test_sharded_class_weights_are_one_device(case, kind, rows):
+    """`rows`: the axis of the batch; the classes', or another."""
+    e, y, w = batch(case)
+    want = jax.jit(step(case))(e, y, w)
+    mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(kind,) * 2)
+    put = lambda x, axis: jax.device_put(x, NamedSharding(mesh, jax.P(axis)))
+    with jax.set_mesh(mesh):
+        got = jax.jit(step(case))(put(e, rows), put(y, rows), put(w, "classes"))
+        assert kind == AxisType.Auto or got[1][1].sharding.spec[0] == "classes"
+    close(jax.device_get(got), want)
+
+
+# --- some of the classes ----------------------------------------------------------------------
+
+
+def test_sampled_classes_hold_the_batch_and_others_evenly():
+    labels = jnp.array([3, 17, 3, 40, -1, 99])
+    draw = jax.jit(jax.vmap(lambda key: mj.sample_classes(key, labels, 50, 10)))
+    some = draw(jax.random.split(jax.random.key(0), 4000))
+    ids = np.asarray(some.ids)
+    assert (np.diff(ids, axis=1) > 0).all() and ids.min() >= 0 and ids.max() < 50
+    at = np.take_along_axis(ids, np.asarray(some.labels)[:, :4], 1)
+    assert (at == labels[:4][None, :]).all() and (some.labels[:, 4:] == -1).all()
+    counts = np.bincount(ids.ravel(), minlength=50)
+    own = [3, 17, 40]
+    assert (counts[own] == 4000).all()
+    others, p = np.delete(counts, own), 7 / 47
+    assert np.abs(others - 4000 * p).max() < 5 * np.sqrt(4000 * p * (1 - p))
+    pairs = (ids[:, :, None] == 1).any((1, 2)) & (ids[:, :, None] == 2).any((1, 2))
+    both = 4000 * p * 6 / 46
+    assert abs(pairs.sum() - both) < 5 * np.sqrt(both)
+
+
+def test_padding_and_too_many_classes():
+    labels = jnp.array([3, 17, 40, 5])
+    some = mj.sample_classes(jax.random.key(0), labels, 50, 2, where=jnp.array([1, 0, 0.5, 0]))
+    np.testing.assert_array_equal(some.ids, [3, 40])
+    np.testing.assert_array_equal(some.labels, [0, -1, 1, -1])
+    few = mj.sample_classes(jax.random.key(0), labels, 50, 2)
+    assert (few.labels >= 0).sum() == 2
+    everything = mj.sample_classes(jax.random.key(0), labels, 50, 50)
+    np.testing.assert_array_equal(everything.ids, np.arange(50))
+    np.testing.assert_array_equal(everything.labels, labels)
+
+
+def test_the_gradient_reaches_sampled_classes_only():
+    e, y, w = batch(CASES[1])
+    some = mj.sample_classes(jax.random.key(3), y, C, C - 1)
+
+    def total(w):
+        return mj.reduce(mj.losses.cosface(e, some.labels, w[some.ids]))[0]
+
+    grad = jax.grad(total)(w)
+    left_out = np.setdiff1d(np.arange(C), some.ids)
+    assert len(left_out) == 1 and not grad[left_out].any()
+    assert (jnp.abs(grad).sum(1) > 0).sum() == C - 1
+
+
+def test_each_device_samples_its_own_classes():
+    classes = 32
+    e = jax.random.normal(jax.random.key(0), (N, D))
+    w = jax.random.normal(jax.random.key(1), (classes, D))
+    y = jnp.arange(N) % 7 * 5
+    mesh = jax.make_mesh((4,), ("classes",), axis_types=(AxisType.Auto,))
+
+    def local(e, y, w):
+        some = mj.sample_classes(jax.random.key(2), y, 8, 6, class_axis="classes")
+        terms = mj.losses.arcface(e, some.labels, w[some.ids], class_axis="classes")
+        return mj.reduce(terms)[0], some.ids + 8 * jax.lax.axis_index("classes"), some.labels
+
+    spread = jax.P("classes")
+    specs = {"in_specs": (jax.P(), jax.P(), spread), "out_specs": (jax.P(), spread, jax.P())}
+    loss, ids, labels = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(e, y, w)
+    np.testing.assert_array_equal(ids[labels], y)
+    close(loss, mj.reduce(mj.losses.arcface(e, labels, w[ids]))[0])
+    drawn = [tuple(np.setdiff1d(np.arange(8), ids[6 * k : 6 * k + 6] - 8 * k)) for k in range(4)]
+    assert len(set(drawn)) > 1
+
+
+def test_wrong_arguments_to_sample_classes():
+    key, y = jax.random.key(0), jnp.arange(3)
+    with pytest.raises(ValueError, match="sample_classes: `size` must be at most 5, got 6"):
+        mj.sample_classes(key, y, 5, 6)
+    with pytest.raises(ValueError, match="sample_classes: `size` must be an integer"):
+        mj.sample_classes(key, y, 5, 0)
+    with pytest.raises(TypeError, match="sample_classes: `labels` must be integer"):
+        mj.sample_classes(key, y.astype("float32"), 5, 2)
