@@ -24,6 +24,7 @@ from metricjax._compose import objective as objective
 from metricjax._compose import reduce as reduce
 from metricjax._compose import self_supervised as self_supervised
 from metricjax._refs import gather_refs as gather_refs
+from metricjax._ring import ring as ring
 from metricjax._statistics import statistics as statistics
 from metricjax._types import LossDict as LossDict
 from metricjax._types import LossTerm as LossTerm
