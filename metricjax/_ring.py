@@ -70,9 +70,7 @@ def ring(loss):
         bound.apply_defaults()
         given = bound.arguments
         axis_name = given.pop("axis_name")
-        embeddings, labels, refs, where = map(
-            given.pop, ("embeddings", "labels", "refs", "where")
-        )
+        embeddings, labels, refs, where = map(given.pop, ("embeddings", "labels", "refs", "where"))
         refs = self_refs(embeddings, labels, where) if refs is None else refs
         block, self_index = refs._replace(self_index=None), refs.self_index
 
