@@ -152,7 +152,7 @@ class Ring(NamedTuple):
         return total(leaves, closed_over)
 
     def _around(self, step, leaves, done, cargo):
-        """Folds ``step(own, leaves, done, cargo) -> done, cargo``; the cargo goes with the leaves."""
+        """Folds ``step(own, leaves, done, cargo) -> done, cargo``; cargo goes with the leaves."""
         size = jax.lax.axis_size(self.axis_name)
         on = [(i, (i - 1) % size) for i in range(size)]
 

@@ -28,7 +28,7 @@ def rows(step, index=0, count=1):
 
 
 def train(kernel, weights, x, y, axis_name=None):
-    """Value, gradients and memory after two steps; of a device's part if there is an `axis_name`."""
+    """What two batches leave behind; on a device's part of them, if there is an `axis_name`."""
     bank = mj.memory.MemoryBank.create(48, D)
     encode = lambda kernel, x: jnp.tanh(x @ kernel)
     for _ in range(2):

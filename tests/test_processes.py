@@ -8,9 +8,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
-
 import processes
+import pytest
 
 SCRIPT = Path(processes.__file__)
 COUNT = 2
