@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import losses
-from metricjax._chunks import pure
 from metricjax._masked import exists, logsumexp, safe_divide
 from metricjax._refs import compare, prepare, self_refs
 from metricjax._stream import Stream, StreamedTerm, hoist, zeros_like
@@ -55,9 +54,8 @@ def ring(loss):
         ValueError: the loss cannot be computed so: it needs several references at once, as
             triplets and ranks do.
     """
-    name = getattr(pure(loss), "__name__", repr(loss))
-    known = getattr(losses, name, None) is pure(loss)
-    if not known or name not in _PAIRS | _ROWS.keys():
+    name = _name(loss)
+    if name not in _PAIRS | _ROWS.keys():
         raise ValueError(
             f"ring: `loss` must be one of {', '.join(sorted(_PAIRS | _ROWS.keys()))}, got {name}. "
             f"For others gather the references with `metricjax.gather_refs`."
@@ -88,9 +86,19 @@ def ring(loss):
     return fn
 
 
+def _name(loss):
+    """Of a function of `metricjax.losses`, or a `functools.partial` of it; else its type's."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return name if getattr(losses, name, None) is loss else f"another {name}"
+
+
 def _signature(loss):
     """The loss's own, with `axis_name` in the place of `mined`."""
     whole = inspect.signature(loss)
+    if whole.parameters["mined"].default is not None:
+        raise ValueError("ring: `mined` would be a matrix of all references; leave it out.")
     axis_name = inspect.Parameter("axis_name", inspect.Parameter.KEYWORD_ONLY, annotation=str)
     parameters = (axis_name if p.name == "mined" else p for p in whole.parameters.values())
     return whole.replace(parameters=list(parameters))

@@ -1,5 +1,7 @@
 """Losses whose references go around the devices: value and gradient of the whole batch."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -194,14 +196,18 @@ def test_no_device_holds_all_pairs_of_its_anchors(name, optimized):
 
 
 def test_other_losses_say_what_to_do():
-    for loss in (mj.losses.triplet_margin, mj.losses.arcface, lambda x, y: {}):
+    head = mj.nn.SigLIP()
+    for loss in (mj.losses.triplet_margin, mj.losses.arcface, head, lambda x, y: {}):
         with pytest.raises(ValueError, match="ring: `loss` must be one of .* got .*gather_refs"):
             mj.ring(loss)
+    mined = mj.tuples.all_pairs(Y)
+    with pytest.raises(ValueError, match="ring: `mined`"):
+        mj.ring(functools.partial(mj.losses.ntxent, mined=mined))
     loss = mj.ring(mj.losses.ntxent)
     with pytest.raises(TypeError, match="axis_name"):
         loss(E, Y)
     with pytest.raises(TypeError, match="mined"):
-        loss(E, Y, axis_name="batch", mined=mj.tuples.all_pairs(Y))
+        loss(E, Y, axis_name="batch", mined=mined)
 
 
 def test_rows_of_pairs_are_nowhere_whole():
@@ -213,3 +219,15 @@ def test_rows_of_pairs_are_nowhere_whole():
     show = lambda x, y: mj.ring(mj.losses.ntxent)(x, y, axis_name="batch")["loss"].dense()
     with pytest.raises(ValueError, match="never on one device"):
         jax.vmap(show, axis_name="batch")(E.reshape(4, 6, D), Y.reshape(4, 6))
+
+
+def test_half_precision_is_computed_in_single():
+    x = E.astype("bfloat16")
+    loss = functools.partial(mj.losses.ntxent, temperature=0.3)
+    part = lambda x, y: mj.reduce(mj.ring(loss)(x, y, axis_name="batch"), axis_name="batch")[0]
+    run = jax.shard_map(part, mesh=mesh(4), in_specs=jax.P("batch"), out_specs=jax.P())
+    value, grad = jax.jit(jax.value_and_grad(run))(x, Y)
+    want, want_grad = jax.jit(jax.value_and_grad(lambda x: mj.reduce(loss(x, Y))[0]))(x)
+    assert value.dtype == "float32" and grad.dtype == "bfloat16"
+    close(value, want, 1e-5)
+    close(grad.astype("float32"), want_grad.astype("float32"), 2e-2)
