@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from metricjax import losses
 from metricjax._masked import exists, logsumexp, safe_divide
-from metricjax._refs import compare, prepare, self_refs
+from metricjax._refs import compare, prepare
 from metricjax._stream import Stream, StreamedTerm, hoist, zeros_like
 from metricjax.distances import farther
 from metricjax.losses._pairs import pairs_of
@@ -69,15 +69,15 @@ def ring(loss):
         given = bound.arguments
         axis_name = given.pop("axis_name")
         embeddings, labels, refs, where = map(given.pop, ("embeddings", "labels", "refs", "where"))
-        refs = self_refs(embeddings, labels, where) if refs is None else refs
-        block, self_index = refs._replace(self_index=None), refs.self_index
+        batch = prepare(f"losses.{name}", embeddings, labels, refs, where)
+        block, self_index = batch.refs._replace(self_index=None), batch.refs.self_index
 
         def at(own, block):
             """The arguments that let the anchors meet this block."""
             if self_index is not None:  # in blocks of other devices an anchor is nowhere
                 nowhere = jnp.full_like(self_index, len(block.embeddings))
                 block = block._replace(self_index=jnp.where(own, self_index, nowhere))
-            return embeddings, labels, block, where
+            return batch.embeddings, batch.labels, block, batch.weights
 
         make = _by_row if name in _ROWS else _by_pair
         return make(name, at, Ring(block, axis_name), given)
