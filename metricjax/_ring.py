@@ -128,7 +128,7 @@ class Ring(NamedTuple):
         """
         leaves, tree = jax.tree.flatten(self.block)
         leaves = list(map(self._varying, leaves))
-        of_leaves = lambda own, *leaves: fn(own, tree.unflatten(leaves))
+        of_leaves = lambda own, *leaves: fn(own, jax.tree.unflatten(tree, leaves))
         part, closed_over = hoist(of_leaves, jnp.bool_(True), *leaves)
 
         def add_up(leaves, rest):
@@ -246,7 +246,7 @@ def _streamed(slab, ring):
     def total(fn, _):
         return ring.total(lambda own, block: fn((own, block)))
 
-    names: list[str] = []
+    names = []
     jax.eval_shape(lambda block: names.extend(part((jnp.bool_(True), block))), ring.block)
     stream = Stream(part, 0, total=total)
     return {name: StreamedTerm(stream, name) for name in names}
