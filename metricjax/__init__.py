@@ -25,6 +25,7 @@ from metricjax._compose import reduce as reduce
 from metricjax._compose import self_supervised as self_supervised
 from metricjax._embed import embed_in_chunks as embed_in_chunks
 from metricjax._refs import gather_refs as gather_refs
+from metricjax._ring import ring as ring
 from metricjax._sample_classes import sample_classes as sample_classes
 from metricjax._statistics import statistics as statistics
 from metricjax._types import LossDict as LossDict

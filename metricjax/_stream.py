@@ -17,13 +17,15 @@ class Stream(NamedTuple):
 
     A slab may close over traced arrays, which gradients reach, and may hold streamed terms itself.
     `rows(k)` are the anchors that the rows of slab k belong to, where these are not all of them in
-    order. `join` brings slabs stacked along axis 1 into the order of the whole term.
+    order. `join` brings slabs stacked along axis 1 into the order of the whole term. `total` adds
+    up ``fn(k)`` over all slabs, `sum_over` if not given; k is then whatever `total` calls it with.
     """
 
     slab: Callable[[Array], LossDict]
     steps: Array | int
     rows: Callable[[Array], Array] | None = None
     join: Callable[[Array], Array] = lambda x: x
+    total: Callable[[Callable[[Any], Any], Array | int], Any] | None = None
 
     def terms(self) -> LossDict:
         """The streamed loss dict: what a loss returns."""
@@ -43,6 +45,8 @@ class StreamedTerm:
 
     def dense(self) -> LossTerm:
         """The whole term as arrays. For looking at: outside `jit`, and not for large batches."""
+        if self.stream.total is not None:
+            raise ValueError(f"{self.name}: the parts of this term are never on one device.")
         steps = max(1, int(self.stream.steps))
         slabs = [self.stream.slab(jnp.int32(k))[self.name].dense() for k in range(steps)]
         values, weights, divisor, _, anchor_weights = zip(*slabs, strict=True)
@@ -88,7 +92,7 @@ def _fold_stream(stream, reducers, rows):
         terms = {name: term for name, term in stream.slab(k).items() if name in reducers}
         return fold(terms, reducers, _of(rows, stream.rows and stream.rows(k)))
 
-    return sum_over(part, stream.steps)
+    return (stream.total or sum_over)(part, stream.steps)
 
 
 def _of(rows, inner):
@@ -103,7 +107,7 @@ def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
     ``fn(k)``. Everything `fn` closes over is hoisted to arguments, so that gradients reach it; only
     those that were asked for are computed.
     """
-    fn, closed_over = _hoist(fn, jnp.int32(0))
+    fn, closed_over = hoist(fn, jnp.int32(0))
 
     @jax.custom_vjp
     def total(count, *args):
@@ -167,7 +171,7 @@ def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
-def _hoist(fn, *example):
+def hoist(fn, *example):
     """`fn` with every array it closes over as an explicit argument, integers included."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
     tree = jax.tree.structure(shape)
