@@ -393,7 +393,7 @@ def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     monkeypatch.setattr("metricjax._chunks.DENSE_ELEMENTS", N * 5 * 4)
     total = lambda e, p: mj.reduce(case.fn(e, y, *p, where=jnp.ones(N)))[0]
     close(jax.jit(jax.value_and_grad(total, (0, 1)))(e, p), want)
-    assert all(isinstance(t, StreamedTerm) for t in case.fn(e, y).values())
+    assert all(isinstance(t, StreamedTerm) or not t.values.ndim for t in case.fn(e, y).values())
 
 
 def mesh(kind):
