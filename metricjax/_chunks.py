@@ -83,7 +83,12 @@ Passes = Generator[Any, Any, T]
 """A loss in passes: it yields sums over its anchors, is sent those over all, and returns a T."""
 
 
-def in_passes(*, refs_first: bool = False, own_mined: Callable[..., Mined] | None = None):
+def in_passes(
+    *,
+    refs_first: bool = False,
+    own_mined: Callable[..., Mined] | None = None,
+    whole_on_devices: bool = True,
+):
     """Makes a loss of a generator: ``total = yield part`` adds up `part` over all anchors.
 
     A dense loss is sent what it yields. In blocks of anchors each `yield` is a pass over all of
@@ -93,6 +98,7 @@ def in_passes(*, refs_first: bool = False, own_mined: Callable[..., Mined] | Non
     Args:
         refs_first: the first total is that of the references among themselves.
         own_mined: ``(mined, n, where) -> mined``, for what was mined within the batch.
+        whole_on_devices: totals are not added up over devices; each takes the gathered batch.
     """
 
     def mark(loss: Callable[P, Passes[T]]) -> Callable[P, T]:
@@ -108,6 +114,7 @@ def in_passes(*, refs_first: bool = False, own_mined: Callable[..., Mined] | Non
             return _by_passes(fn, size, embeddings, labels, *params, refs=refs, **options)
 
         vars(fn).update(rows=_by_passes, refs_first=refs_first, own_mined=own_mined)
+        vars(fn).update(whole_on_devices=whole_on_devices)
         return fn  # type: ignore[return-value]
 
     return mark
@@ -147,7 +154,7 @@ def weighs_samples(*, anchors_only: bool = False):
 
 def needs_whole_batch(loss) -> bool:
     """Whether a device's part of the batch does not make a part of the loss."""
-    return _rows_of(loss) is not _by_anchor
+    return getattr(pure(loss), "whole_on_devices", _rows_of(loss) is not _by_anchor)
 
 
 def takes(loss, option: str) -> bool:

@@ -12,7 +12,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@in_passes()
+@in_passes(whole_on_devices=False)
 def sup_con(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -52,7 +52,7 @@ def sup_con(
 
     Returns:
         ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative
-        pair.
+        pair (among a device's anchors, if the batch is spread over devices).
 
     References:
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
