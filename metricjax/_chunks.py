@@ -2,15 +2,19 @@
 
 import functools
 import inspect
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from metricjax._check import check_embeddings
 from metricjax._refs import replicated, self_refs
-from metricjax._stream import Stream
+from metricjax._stream import Stream, sum_over
 from metricjax._types import LossTerm, Mined, Refs, TripletRule, Triplets
 from metricjax.tuples import sample_weights
+
+P, T = ParamSpec("P"), TypeVar("T")
 
 DENSE_ELEMENTS = 2**21
 """Pair and triplet losses hold at most this many (anchor, reference) pairs at once."""
@@ -59,15 +63,61 @@ def anchorwise(loss):
 
     @functools.wraps(loss)
     def fn(embeddings, labels=None, *params, refs=None, **options):
-        check_embeddings(f"losses.{loss.__name__}", "embeddings", jnp.asarray(embeddings))
-        n = len(embeddings)
-        m = len(refs.embeddings) if isinstance(refs, Refs) else n
-        if n * m <= DENSE_ELEMENTS:
+        size = _own_size(loss, embeddings, refs)
+        if size is None:
             return loss(embeddings, labels, *params, refs=refs, **options)
-        size = max(1, DENSE_ELEMENTS // (4 * m))
         return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
 
     return fn
+
+
+def _own_size(loss, embeddings, refs):
+    """How many anchors at a time a loss takes by itself; `None`: all."""
+    check_embeddings(f"losses.{loss.__name__}", "embeddings", jnp.asarray(embeddings))
+    n = len(embeddings)
+    m = len(refs.embeddings) if isinstance(refs, Refs) else n
+    return None if n * m <= DENSE_ELEMENTS else max(1, DENSE_ELEMENTS // (4 * m))
+
+
+Passes = Generator[Any, Any, T]
+"""A loss in passes: it yields sums over its anchors, is sent those over all, and returns a T."""
+
+
+def in_passes(
+    *,
+    refs_first: bool = False,
+    own_mined: Callable[..., Mined] | None = None,
+    whole_on_devices: bool = True,
+):
+    """Makes a loss of a generator: ``total = yield part`` adds up `part` over all anchors.
+
+    A dense loss is sent what it yields. In blocks of anchors each `yield` is a pass over all of
+    them; then the terms are streamed, unless they are numbers, which must come from totals alone.
+    A row of weight 0 must add 0.
+
+    Args:
+        refs_first: the first total is that of the references among themselves.
+        own_mined: ``(mined, n, where) -> mined``, for what was mined within the batch.
+        whole_on_devices: totals are not added up over devices; each takes the gathered batch.
+    """
+
+    def mark(loss: Callable[P, Passes[T]]) -> Callable[P, T]:
+        body: Callable[..., Any] = loss
+
+        @functools.wraps(loss)
+        def fn(embeddings, labels=None, *params, refs=None, block=False, **options):
+            if block:
+                return body(embeddings, labels, *params, refs=refs, **options)
+            size = _own_size(body, embeddings, refs)
+            if labels is None and options.get("mined") is None:
+                size = None
+            return _by_passes(fn, size, embeddings, labels, *params, refs=refs, **options)
+
+        vars(fn).update(rows=_by_passes, refs_first=refs_first, own_mined=own_mined)
+        vars(fn).update(whole_on_devices=whole_on_devices)
+        return fn  # type: ignore[return-value]
+
+    return mark
 
 
 def classwise(loss):
@@ -104,7 +154,7 @@ def weighs_samples(*, anchors_only: bool = False):
 
 def needs_whole_batch(loss) -> bool:
     """Whether a device's part of the batch does not make a part of the loss."""
-    return _rows_of(loss) is not _by_anchor
+    return getattr(pure(loss), "whole_on_devices", _rows_of(loss) is not _by_anchor)
 
 
 def takes(loss, option: str) -> bool:
@@ -120,18 +170,92 @@ def names(loss, option: str) -> bool:
 
 def pure(loss):
     """The function under a `functools.partial` or a module of `metricjax.nn`."""
+    loss = _unbound(loss)
+    return getattr(loss, "loss", loss)
+
+
+def _unbound(loss):
+    """The function or module under a `functools.partial`."""
     while isinstance(loss, functools.partial):
         loss = loss.func
-    return getattr(loss, "loss", loss)
+    return loss
 
 
 def _rows_of(loss):
     return getattr(pure(loss), "rows", _by_anchor)
 
 
-def _by_anchor(
+def _by_anchor(loss, size, embeddings, labels, *params, **options):
+    cut, block = _blocks(loss, size, embeddings, labels, *params, **options)
+
+    def slab(k):
+        terms = block(k)
+        for name, term in terms.items():
+            _check_rows(name, term, size)
+        return terms
+
+    return cut.stream(slab)
+
+
+def _by_passes(
     loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
 ):
+    """Sends a loss `in_passes` its totals; `size` anchors at a time, or all of them for `None`."""
+    if hasattr(_unbound(loss), "loss"):
+        raise TypeError(
+            f"chunked: give the pure function losses.{pure(loss).__name__}, not the module."
+        )
+    if refs is None and mined is not None and pure(loss).own_mined is not None:
+        mined = pure(loss).own_mined(mined, len(embeddings), where)
+    options |= {"block": True}
+    totals = []
+    if pure(loss).refs_first and isinstance(refs, Refs) and mined is None:
+        totals.append(_first_total(loss, size, refs, *params, **options))
+    options |= {"refs": refs, "where": where, "mined": mined}
+    if size is None:
+        return _sent(loss(embeddings, labels, *params, **options), totals, on=True)[0]
+    cut, block = _blocks(loss, size, embeddings, labels, *params, **options)
+    while True:
+        out, ended = _sent(block(jnp.int32(0)), totals)
+        if ended:
+            break
+        add_up = lambda k, sent=tuple(totals): _sent(block(k), sent)[0]
+        totals.append(sum_over(add_up, cut.count))
+    if not isinstance(out, dict) or all(term.values.ndim == 0 for term in out.values()):
+        return out
+    return cut.stream(lambda k: _sent(block(k), totals)[0])
+
+
+def _first_total(loss, size, refs, *params, **options):
+    """The first total of the references among themselves."""
+    batch = refs.embeddings, refs.labels, *params
+    options |= {"where": refs.where}
+    if size is None:
+        return next(loss(*batch, **options))
+    cut, block = _blocks(loss, size, *batch, **options)
+    return sum_over(lambda k: next(block(k)), cut.count)
+
+
+def _sent(passes, totals, *, on=False):
+    """What a loss yields after `totals`, or returns; and whether it returned.
+
+    To go `on`, it is sent what it yields.
+    """
+    try:
+        part = next(passes)
+        for total in totals:
+            part = passes.send(total)
+        while on:
+            part = passes.send(part)
+    except StopIteration as end:
+        return end.value, True
+    return part, False
+
+
+def _blocks(
+    loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
+):
+    """How the anchors are cut, and what the loss makes of the k-th of its blocks."""
     n = len(embeddings)
     paired, own_refs = takes(loss, "refs"), refs is None
     if paired:
@@ -143,7 +267,7 @@ def _by_anchor(
         mined = sample_weights(mined, n, self_refs=own_refs)
     mined_at = _cut_mined(cut, mined)
 
-    def slab(k):
+    def block(k):
         x, y, w, self_index = cut.at(parts, k)
         real = cut.rows(k) < n
         own = {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
@@ -151,12 +275,9 @@ def _by_anchor(
             own["refs"] = refs._replace(self_index=self_index)
         if mined is not None:
             own["mined"] = mined_at(k)
-        terms = loss(x, y, *params, **own, **options)
-        for name, term in terms.items():
-            _check_rows(name, term, size)
-        return terms
+        return loss(x, y, *params, **own, **options)
 
-    return cut.stream(slab)
+    return cut, block
 
 
 def _by_class(loss, size, embeddings, labels, weights=None, *params, where=None, **options):

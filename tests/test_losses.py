@@ -357,7 +357,7 @@ def test_chunked_takes_whatever_was_mined(case):
             for x in (loss, case.loss)
         )
         chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6, custom_message=name)
-        assert want[0] > 0
+        assert want[0] != 0
 
 
 @cases(lambda c: not c.whole, layouts=True)
@@ -393,7 +393,7 @@ def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     monkeypatch.setattr("metricjax._chunks.DENSE_ELEMENTS", N * 5 * 4)
     total = lambda e, p: mj.reduce(case.fn(e, y, *p, where=jnp.ones(N)))[0]
     close(jax.jit(jax.value_and_grad(total, (0, 1)))(e, p), want)
-    assert all(isinstance(t, StreamedTerm) for t in case.fn(e, y).values())
+    assert all(isinstance(t, StreamedTerm) or not t.values.ndim for t in case.fn(e, y).values())
 
 
 def mesh(kind):

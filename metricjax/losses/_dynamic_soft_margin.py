@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_at_least, check_euclidean
-from metricjax._chunks import whole_batch
+from metricjax._chunks import Passes, in_passes
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -15,7 +15,7 @@ from metricjax.losses._pairs import TripletSlab, sum_over_triplets, triplets_of
 from metricjax.losses._terms import reduced_term
 
 
-@whole_batch("its weights come from a histogram of all triplets")
+@in_passes()
 def dynamic_soft_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -29,7 +29,7 @@ def dynamic_soft_margin(
     num_bins: int = 10,
     momentum: Scalar = 0.01,
     distance: LpDistance = LpDistance(),
-) -> LossDict | tuple[LossDict, Float[Array, " b"]]:
+) -> Passes[LossDict | tuple[LossDict, Float[Array, " b"]]]:
     r"""Weighs each triplet by how many triplets were easier lately.
 
     .. math::
@@ -93,7 +93,8 @@ def dynamic_soft_margin(
         weights = jnp.atleast_2d(slab.weights)
         return jnp.sum(soft_histogram(position(u), weights, num_bins), 0)
 
-    state = jax.lax.stop_gradient(_updated(state.astype(mat.dtype), over(counts), momentum))
+    fresh = yield over(counts)
+    state = jax.lax.stop_gradient(_updated(state.astype(mat.dtype), fresh, momentum))
     cdf = jnp.cumsum(state)
 
     def total(slab: TripletSlab):
@@ -102,7 +103,7 @@ def dynamic_soft_margin(
         values = jnp.where(slab.weights > 0, take(cdf, k.astype(jnp.int32)) * u, 0)
         return jnp.sum(slab.weights * values), jnp.sum(slab.weights)
 
-    terms: LossDict = {"loss": reduced_term(*over(total))}
+    terms: LossDict = {"loss": reduced_term(*(yield over(total)))}
     return terms if histogram is None else (terms, state.astype(histogram.dtype))
 
 
@@ -117,7 +118,8 @@ def _aligned(name, batch, mat):
     """Row i of both sides belong together: a triplet for each, with the nearest of the others."""
     n, m = mat.shape
     if n != m:
-        raise ValueError(f"{name}: without labels there must be as many `refs`, got {n} and {m}.")
+        raise ValueError(f"{name}: without labels there must be as many `refs`, and no chunks, "
+            f"got {n} and {m}.")
     own = jnp.eye(n, dtype=bool)
     exists = (batch.weights[:, None] > 0) & (batch.refs.where[None, :] > 0)
     far = jnp.where(~own & exists, mat, jnp.inf)

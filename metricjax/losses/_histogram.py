@@ -1,20 +1,36 @@
 """Histogram loss."""
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_similarity
-from metricjax._chunks import whole_batch
+from metricjax._chunks import Passes, in_passes
 from metricjax._masked import exists, safe_divide
 from metricjax._refs import compare, prepare, replicated
-from metricjax._types import Labels, LossDict, Match, Mined, Refs
+from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._bins import soft_histogram
-from metricjax.losses._pairs import pairs_of
+from metricjax.losses._pairs import at_refs, pairs_of
 from metricjax.losses._terms import reduced_term
+from metricjax.tuples import as_pairs, check_mined
 
 
-@whole_batch("its histograms are of all pairs")
+def _both_ways(mined, n, where) -> Pairs:
+    """Pairs mined within a batch, of anchors that have both kinds, the other way round as well."""
+    name = "losses.histogram"
+    check_mined(name, mined)
+    pairs = replicated(as_pairs(mined, (n, n)))
+    if any(x.shape != (n, n) for x in pairs):
+        return pairs  # the loss says what is wrong
+    there = jnp.ones(n, bool) if where is None else replicated(jnp.asarray(where)) > 0
+    both = functools.reduce(jnp.logical_and, (exists(jnp.where(there, x, 0)) for x in pairs))
+    once = (jnp.where(both[:, None], jnp.minimum(x, 1), 0) for x in pairs)
+    return Pairs(*(jnp.maximum(x, x.T) for x in once))
+
+
+@in_passes(own_mined=_both_ways)
 def histogram(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -26,7 +42,7 @@ def histogram(
     n_bins: int | None = None,
     delta: float | None = None,
     distance: Distance = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""How probably a negative pair is more similar than a positive one, by two histograms.
 
     .. math:: L = \sum_r h^-_r \sum_{q \le r} h^+_q
@@ -65,19 +81,15 @@ def histogram(
     batch = prepare("losses.histogram", embeddings, labels, refs, where)
     pairs = pairs_of("losses.histogram", batch, mined, match, repeats=False)
     both = exists(pairs.positive) & exists(pairs.negative)
-    symmetric = refs is None and mined is None and match is None
-    counted = both[:, None] | replicated(both)[None, :] if symmetric else both[:, None]
+    counted = both[:, None] | ((yield at_refs(batch, both)) > 0)[None, :]
     position = (compare(distance, batch) + 1) * (bins / 2)
 
-    def density(weights):
-        weights = replicated(jnp.where(counted, weights * batch.weights[:, None], 0))
-        if refs is None and not symmetric:  # mined one way, perhaps, and counted once
-            weights = jnp.maximum(weights, weights.T)
-        return safe_divide(
-            jnp.sum(soft_histogram(position, weights, bins + 1), 0), jnp.sum(weights)
-        )
+    def counts(weights):
+        weights = jnp.where(counted, weights * batch.weights[:, None], 0)
+        return jnp.sum(soft_histogram(position, weights, bins + 1), 0), jnp.sum(weights)
 
-    positive, negative = density(pairs.positive), density(pairs.negative)
+    of_positive, of_negative = yield counts(pairs.positive), counts(pairs.negative)
+    positive, negative = safe_divide(*of_positive), safe_divide(*of_negative)
     return {"loss": reduced_term(jnp.sum(negative * jnp.cumsum(positive)))}
 
 

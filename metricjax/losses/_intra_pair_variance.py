@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import whole_batch
+from metricjax._chunks import Passes, in_passes
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -13,7 +13,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@whole_batch("its means are of all pairs")
+@in_passes()
 def intra_pair_variance(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -25,7 +25,7 @@ def intra_pair_variance(
     pos_eps: Scalar = 0.01,
     neg_eps: Scalar = 0.01,
     distance: Distance = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Draws positive pairs to their mean similarity, and negative pairs to theirs.
 
     .. math::
@@ -66,11 +66,12 @@ def intra_pair_variance(
     mat = compare(distance, batch)
     mat = mat if distance.is_similarity else -mat
 
-    def mean(weights):
+    def sums(weights):
         weights = weights * batch.weights[:, None]
-        return safe_divide(jnp.sum(weights * mat), jnp.sum(weights))
+        return jnp.sum(weights * mat), jnp.sum(weights)
 
-    pos, neg = mean(pairs.positive), mean(pairs.negative)
+    of_positive, of_negative = yield sums(pairs.positive), sums(pairs.negative)
+    pos, neg = safe_divide(*of_positive), safe_divide(*of_negative)
     sign = 1 if distance.is_similarity else -1
     short = jax.nn.relu((1 - sign * pos_eps) * pos - mat) ** 2
     over = jax.nn.relu(mat - (1 + sign * neg_eps) * neg) ** 2

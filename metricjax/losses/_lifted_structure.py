@@ -4,17 +4,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import whole_batch
+from metricjax._chunks import Passes, in_passes
 from metricjax._masked import exists, logsumexp
-from metricjax._refs import Batch, compare, prepare, replicated
-from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
+from metricjax._refs import compare, prepare
+from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
-from metricjax.losses._pairs import pairs_of
+from metricjax.losses._pairs import at_refs, pairs_of
 from metricjax.losses._terms import pair_term, term
-from metricjax.tuples import label_pairs
 
 
-@whole_batch("a pair meets the negatives of both its ends")
+@in_passes(refs_first=True)
 def lifted_structure(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -26,7 +25,7 @@ def lifted_structure(
     neg_margin: Scalar = 1.0,
     pos_margin: Scalar = 0.0,
     distance: Distance = LpDistance(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Compares each positive pair with the negatives of both its ends.
 
     .. math::
@@ -47,7 +46,8 @@ def lifted_structure(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
         refs: what to compare with; the batch itself by default. The negatives of a reference are
-            then the references of other labels; with `mined`, none are known.
+            then the references of other labels; with `mined`, those of the anchor that it is by
+            `self_index`, if any.
         mined: the pairs that count; all of them by default. Repeats count repeatedly, also in the
             sums. The negatives of an index are those mined for it as an anchor.
         where: ``[N]`` sample weights; 0 is padding.
@@ -67,34 +67,18 @@ def lifted_structure(
     batch = prepare("losses.lifted_structure", embeddings, labels, refs, where)
     pairs = pairs_of("losses.lifted_structure", batch, mined, match)
     mat = compare(distance, batch)
-    of_anchor, any_a = _pushes(distance, mat, neg_margin, pairs)
-    if refs is None:
-        of_positive, any_p = replicated((of_anchor, any_a))
-    elif mined is None:
-        others = _among_references(batch, match)
-        far = distance(batch.refs.embeddings, batch.refs.embeddings)
-        of_positive, any_p = _pushes(distance, far, neg_margin, others)
-    else:
-        of_positive, any_p = jnp.zeros(mat.shape[1], mat.dtype), jnp.zeros(mat.shape[1], bool)
-    a, p = of_anchor[:, None], of_positive[None, :]
-    twice = any_a[:, None] & any_p[None, :]
-    if refs is None:  # an index paired with itself has its negatives once
-        twice &= ~jnp.eye(len(mat), dtype=bool)
-        p = jnp.where(jnp.eye(len(mat), dtype=bool), 0, p)
+    closeness = farther(distance, neg_margin, mat)
+    of_anchor, any_a = logsumexp(closeness, pairs.negative), exists(pairs.negative)
+    of_positive, any_p = yield at_refs(batch, of_anchor), at_refs(batch, any_a)
+    negatives = yield jnp.sum(jnp.where(any_a, batch.weights, 0))
+
+    a, p = of_anchor[:, None], jnp.where(any_p > 0, of_positive, 0)[None, :]
+    twice = any_a[:, None] & (any_p > 0)[None, :]
+    if batch.refs.self_index is not None:  # an index paired with itself has its negatives once
+        own = batch.refs.self_index[:, None] == jnp.arange(mat.shape[1])[None, :]
+        twice &= ~own
+        p = jnp.where(own, 0, p)
     push = jnp.where(twice, jnp.logaddexp(a, p), a + p)  # one of them is 0 where it is empty
     values = jax.nn.relu(push + farther(distance, mat, pos_margin)) ** 2 / 2
-    values = jnp.where(jnp.any(any_a), values, 0)
+    values = jnp.where(negatives > 0, values, 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}
-
-
-def _pushes(distance, mat, neg_margin, pairs: Pairs):
-    """For each row, the log-sum-exp over its negatives, and whether there are any."""
-    closeness = farther(distance, neg_margin, mat)
-    return logsumexp(closeness, pairs.negative), exists(pairs.negative)
-
-
-def _among_references(batch: Batch, match):
-    """All pairs among the references."""
-    refs = batch.refs._replace(self_index=jnp.arange(len(batch.refs.embeddings)))
-    name, dtype = "losses.lifted_structure", batch.weights.dtype
-    return label_pairs(name, refs.labels, refs, match, dtype)

@@ -54,6 +54,14 @@ def with_itself(positive, refs):
     return jnp.where(own, refs.where[None, :], positive)
 
 
+def at_refs(batch: Batch, x):
+    """A vector ``[M]`` with the entries of `x` ``[N]`` where its anchors are references."""
+    x, weights, index = replicated((x, batch.weights, batch.refs.self_index))
+    x = jnp.where(weights > 0, x.astype(weights.dtype), 0)
+    nowhere = jnp.zeros(len(batch.refs.embeddings), x.dtype)
+    return nowhere if index is None else nowhere.at[index].add(x)
+
+
 class TripletSlab(NamedTuple):
     """Triplets side by side: listed ``[T]``, or each anchor's positive with all references.
 

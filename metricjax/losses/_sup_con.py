@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
+from metricjax._chunks import Passes, in_passes
 from metricjax._masked import exists, logsumexp, safe_divide
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -12,7 +12,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@anchorwise
+@in_passes(whole_on_devices=False)
 def sup_con(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -23,7 +23,7 @@ def sup_con(
     match: Match | None = None,
     temperature: Scalar = 0.1,
     distance: Distance = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Picks every positive out among all references, positives included.
 
     .. math::
@@ -51,8 +51,8 @@ def sup_con(
         distance: pairwise distance or similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative pair
-        (among a block's anchors, if the batch is chunked).
+        ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative
+        pair (among a device's anchors, if the batch is spread over devices).
 
     References:
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
@@ -63,6 +63,7 @@ def sup_con(
     logits = farther(distance, 0, mat) / temperature
     everything = logsumexp(logits, positive + negative)
     mean = safe_divide(jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
-    some = exists(positive) & exists(negative, None)
+    negatives = yield jnp.sum(negative * batch.weights[:, None])
+    some = exists(positive) & (negatives > 0)
     values = jnp.where(some, everything - mean, 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
-from metricjax._chunks import whole_batch
+from metricjax._chunks import Passes, in_passes
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -13,7 +13,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import reduced_term
 
 
-@whole_batch("it is the sum of two means over all pairs")
+@in_passes()
 def threshold_consistent_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -27,7 +27,7 @@ def threshold_consistent_margin(
     margin_plus: Scalar = 0.9,
     margin_minus: Scalar = 0.5,
     distance: CosineSimilarity = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Brings the hard pairs of all classes to the same thresholds; to be added to another loss.
 
     .. math::
@@ -69,10 +69,14 @@ def threshold_consistent_margin(
     pairs = pairs_of(name, batch, mined, match)
     mat = compare(distance, batch)
 
-    def mean(excess, weights):
+    def sums(excess, weights):
         weights = jnp.where(excess < 0, 0, weights) * batch.weights[:, None]
-        return safe_divide(jnp.sum(weights * jnp.where(weights > 0, excess, 0)), jnp.sum(weights))
+        return jnp.sum(weights * jnp.where(weights > 0, excess, 0)), jnp.sum(weights)
 
-    pos = mean(margin_plus - mat, pairs.positive)
-    neg = mean(mat - margin_minus, pairs.negative)
-    return {"loss": reduced_term(lambda_plus * pos + lambda_minus * neg)}
+    pos, neg = yield (
+        sums(margin_plus - mat, pairs.positive),
+        sums(mat - margin_minus, pairs.negative),
+    )
+    return {
+        "loss": reduced_term(lambda_plus * safe_divide(*pos) + lambda_minus * safe_divide(*neg))
+    }

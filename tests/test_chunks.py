@@ -1,0 +1,98 @@
+"""Losses that take more than one pass: in blocks, they are what they are at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import metricjax as mj
+from metricjax import losses
+
+IN_PASSES = [
+    losses.dynamic_soft_margin,
+    losses.histogram,
+    losses.intra_pair_variance,
+    losses.lifted_structure,
+    losses.sup_con,
+    losses.threshold_consistent_margin,
+]
+every_loss = pytest.mark.parametrize("loss", IN_PASSES, ids=lambda loss: loss.__name__)
+N, M, D = 10, 13, 4
+Y = np.array([0, 0, 1, 1, 1, 2, 2, 0, 3, 2])
+REF_Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 4])
+WHERE = np.array([1, 1, 1, 0, 1, 1, 0, 1, 1, 1.0])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def results(loss, how, x, size=None):
+    """Value and gradient, over a batch, over references, or of what was mined in the batch."""
+
+    def total(x):
+        e, others = x[:N], x[N:]
+        fn = mj.chunked(loss, size) if size else loss
+        where = jnp.asarray(WHERE, x.dtype)
+        if how == "refs":
+            terms = fn(e, Y, refs=mj.Refs(others, REF_Y), where=where)
+        elif how == "mined":
+            mined = mj.miners.multi_similarity(e, Y, epsilon=0.3)
+            terms = fn(e, Y, mined=mined, where=where)
+        else:
+            terms = fn(e, Y, where=where)
+        return mj.reduce(terms)[0]
+
+    return jax.value_and_grad(total)(x)
+
+
+@every_loss
+@pytest.mark.parametrize("how", ["self", "refs", "mined"])
+@pytest.mark.slow
+def test_chunked_is_dense_in_double_precision(loss, how):
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (N + M, D), jnp.float64)
+        got, want = results(loss, how, x, 3), results(loss, how, x)
+        assert want[0] != 0 and jnp.any(want[1] != 0)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@every_loss
+@pytest.mark.slow
+def test_chunked_may_be_mapped_over(loss):
+    x = jax.random.normal(jax.random.key(0), (2, N + M, D))
+    got = jax.vmap(lambda x: results(loss, "refs", x, 3))(x)
+    for i in range(2):
+        for a, b in zip(got, results(loss, "refs", x[i]), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
+
+
+def test_whether_there_are_negatives_goes_by_the_batch():
+    """Each block alone has no negative pair, or no positive one."""
+    e, y = jax.random.normal(jax.random.key(0), (4, D)), jnp.array([0, 0, 0, 1])
+    mined = mj.Pairs(jnp.eye(4)[::-1], jnp.zeros((4, 4)).at[3, 0].set(1))
+    for loss in losses.sup_con, losses.lifted_structure:
+        want = mj.reduce(loss(e, y, mined=mined))[0]
+        got = mj.reduce(mj.chunked(loss, 1)(e, y, mined=mined))[0]
+        assert want > 0
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_a_module_is_not_chunked_in_passes():
+    with pytest.raises(TypeError, match="chunked: give the pure function losses.dynamic_soft"):
+        mj.chunked(mj.nn.DynamicSoftMargin(), 2)(jnp.eye(4), jnp.array([0, 0, 1, 1]))
+
+
+@every_loss
+@pytest.mark.slow
+def test_memory_does_not_grow_with_pairs(loss):
+    n = 1024
+    x, y = jnp.zeros((n, 16)), jnp.arange(n) // 4
+    bytes_of = lambda fn: (
+        jax.jit(jax.grad(lambda x: mj.reduce(fn(x, y))[0]))
+        .lower(x)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
+    assert bytes_of(mj.chunked(loss, 64)) < bytes_of(loss) / 4
