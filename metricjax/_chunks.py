@@ -14,7 +14,8 @@ from metricjax._stream import Stream, sum_over
 from metricjax._types import LossTerm, Mined, Refs, TripletRule, Triplets
 from metricjax.tuples import sample_weights
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DENSE_ELEMENTS = 2**21
 """Pair and triplet losses hold at most this many (anchor, reference) pairs at once."""
