@@ -253,9 +253,7 @@ def _sent(passes, totals, *, on=False):
     return part, False
 
 
-def _blocks(
-    loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
-):
+def _blocks(loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options):
     """How the anchors are cut, and what the loss makes of the k-th of its blocks."""
     n = len(embeddings)
     paired, own_refs = takes(loss, "refs"), refs is None

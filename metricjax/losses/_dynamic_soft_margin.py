@@ -118,8 +118,9 @@ def _aligned(name, batch, mat):
     """Row i of both sides belong together: a triplet for each, with the nearest of the others."""
     n, m = mat.shape
     if n != m:
-        raise ValueError(f"{name}: without labels there must be as many `refs`, and no chunks, "
-            f"got {n} and {m}.")
+        raise ValueError(
+            f"{name}: without labels there must be as many `refs`, and no chunks, got {n} and {m}."
+        )
     own = jnp.eye(n, dtype=bool)
     exists = (batch.weights[:, None] > 0) & (batch.refs.where[None, :] > 0)
     far = jnp.where(~own & exists, mat, jnp.inf)
