@@ -9,7 +9,7 @@ BLOCK = re.compile(r"^( *)\.\. math::(.*\n(?:\1 +.*\n|\s*\n(?=\1 ))*)", re.M)
 INLINE = re.compile(r":math:`([^`]+)`")
 LINK = re.compile(r"`([^`<]+?)\s*<([^`>]+)>`_")
 BARE = re.compile(r"(?<![(<])\bhttps?://[^\s>)]+")
-NAME = re.compile(r"(?<!`)`(metricjax\.[\w.]+)`(?!`)")
+NAME = re.compile(r"(?<!`)`(metricjax\.\w+\.[\w.]+)`(?!`)")
 REFERENCES = re.compile(r"^References:\n((?:[ \t]+.*\n|\n)+)", re.M)
 
 
