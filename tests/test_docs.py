@@ -1,9 +1,11 @@
 """The snippets of every page in `docs/` run, code in the text is right, no loss is left out.
 
 The blocks of a page share a namespace, in order. What its text and tables quote as `mj. ...` is
-traced in the same namespace, and not run: that is quick, and finds wrong names and arguments.
+traced in the same namespace, and not run: that is quick, and finds wrong names and arguments. What
+works on the host cannot be traced, and runs. Every public name is on a page of the API.
 """
 
+import inspect
 import re
 from pathlib import Path
 
@@ -16,6 +18,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md"))}
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+ON_HOST = ("mj.evaluation.", "mj.inference.", "mj.pictures.", "mj.samplers.")
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +34,41 @@ def test_page_runs(name):
     for block in blocks:
         exec(block, scope)
     for line in re.findall(r"`(?:\w+=)?(mj\.[^`]*)`", FENCED.sub("", PAGES[name])):
-        jax.eval_shape(lambda line=line: [eval(line, scope)] and None)
+        if line.startswith(ON_HOST):
+            eval(line, scope)
+        else:
+            jax.eval_shape(lambda line=line: [eval(line, scope)] and None)
 
 
-def test_migration_names_every_loss():
-    named = set(re.findall(r"mj\.losses\.(\w+)", PAGES["migration.md"]))
-    assert named == {name for name in dir(mj.losses) if not name.startswith("_")}
+@pytest.mark.parametrize("module", [mj.losses, mj.miners], ids=lambda module: module.__name__)
+def test_migration_names_every_loss_and_miner(module):
+    name = module.__name__.removeprefix("metricjax.")
+    named = set(re.findall(rf"mj\.{name}\.(\w+)", PAGES["migration.md"]))
+    assert named == {name for name in vars(module) if not name.startswith("_")}
+
+
+def test_which_loss_has_a_row_for_every_loss():
+    rows = re.findall(r"^\| \[`(\w+)`\]", PAGES["which-loss.md"], re.M)
+    assert sorted(rows) == [name for name in dir(mj.losses) if not name.startswith("_")]
+
+
+def _public(module):
+    """What a package re-exports, or a module defines; not what it imports to use."""
+    package = hasattr(module, "__path__")
+    for name, value in vars(module).items():
+        own = package or getattr(value, "__module__", None) == module.__name__
+        if own and not name.startswith("_") and not inspect.ismodule(value):
+            yield f"{module.__name__}.{name}"
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "api").glob("*.md")), ids=lambda page: page.stem)
+def test_every_public_name_is_on_its_page_of_the_api(page):
+    module = mj if page.stem == "index" else getattr(mj, page.stem)
+    entries = re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    assert sorted(e for e in entries if "._" not in e) == sorted(_public(module))
+
+
+def test_every_public_module_has_a_page_of_the_api():
+    pages = {page.stem for page in (DOCS / "api").glob("*.md")} - {"index"}
+    modules = {name for name, value in vars(mj).items() if inspect.ismodule(value)}
+    assert pages == {name for name in modules if not name.startswith("_")} - {"demo"}
