@@ -335,7 +335,7 @@ class Cut:
 
     def rows(self, k):
         """The row numbers of part k; those from n on are padding."""
-        return jnp.arange(self.size) * self.count + k
+        return jnp.arange(self.size, dtype=jnp.int32) * self.count + k
 
     def join(self, x):
         """``[size, count, ...]`` as ``[n, ...]``."""
