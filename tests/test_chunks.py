@@ -20,8 +20,8 @@ IN_PASSES = [
 ]
 every_loss = pytest.mark.parametrize("loss", IN_PASSES, ids=lambda loss: loss.__name__)
 N, M, D = 10, 13, 4
-Y = np.array([0, 0, 1, 1, 1, 2, 2, 0, 3, 2])
-REF_Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 4])
+Y = np.array([0, 0, 1, 1, 1, 2, 2, 0, 3, 2], np.int32)
+REF_Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 4], np.int32)
 WHERE = np.array([1, 1, 1, 0, 1, 1, 0, 1, 1, 1.0])
 
 
