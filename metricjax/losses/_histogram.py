@@ -24,7 +24,11 @@ def _both_ways(mined, n, where) -> Pairs:
     pairs = replicated(as_pairs(mined, (n, n)))
     if any(x.shape != (n, n) for x in pairs):
         return pairs  # the loss says what is wrong
-    there = jnp.ones(n, bool) if where is None else replicated(jnp.asarray(where)) > 0
+    there = (
+        jnp.ones(n, bool)
+        if where is None
+        else replicated(jnp.asarray(where).astype(jnp.float32)) > 0
+    )
     both = functools.reduce(jnp.logical_and, (exists(jnp.where(there, x, 0)) for x in pairs))
     once = (jnp.where(both[:, None], jnp.minimum(x, 1), 0) for x in pairs)
     return Pairs(*(jnp.maximum(x, x.T) for x in once))
