@@ -287,7 +287,8 @@ def test_every_miner_mines_in_the_memory(miner):
     (x, y), key = batch(5), jax.random.key(0)
     random = {"key": key} if "key" in inspect.signature(miner).parameters else {}
     memory = CrossBatchMemory(LOSSES.triplet_margin, Q, D, miner=miner)
-    run = nnx.jit(lambda memory, x: nnx.value_and_grad(total, argnums=1)(memory, x, y, **random))
+    loss = lambda memory, x: total(memory, x, y, **random)
+    run = nnx.jit(nnx.value_and_grad(loss, argnums=1))
     chex.assert_tree_all_finite(run(memory, x))
     memory.bank.set_value(filled(2))
     value, _ = run(memory, x)
