@@ -5,11 +5,11 @@
 The sentences are made by a small grammar, as "the tired sailor helped the rich doctor" and "the
 wealthy physician was assisted by the weary seaman": each word has a synonym, and each sentence an
 active and a passive voice. A search by one should find the other among 500 sentences of meanings
-that were not trained on, half of which are the other half with the roles exchanged: who helped whom
+that were not trained on. Half of these are the other half with the roles exchanged: who helped whom
 matters, and a bag of words cannot know.
 
-The other sentences of a batch are the negatives. Hardly any of them has the same words, so a network
-need not look at the roles; with each meaning's exchanged twin in the batch, it has to.
+The other sentences of a batch are the negatives. Hardly any of them has the same words, so a
+network need not look at the roles; with each meaning's exchanged twin in the batch, it has to.
 """
 
 import itertools
@@ -23,19 +23,18 @@ from matplotlib.figure import Figure
 import metricjax as mj
 from examples import _shared
 
-NOUNS = [
-    ("dog", "hound"), ("cat", "feline"), ("doctor", "physician"), ("lawyer", "attorney"),
-    ("child", "kid"), ("thief", "burglar"), ("teacher", "instructor"), ("sailor", "seaman"),
-    ("king", "monarch"), ("woman", "lady"),
-]  # fmt: skip
-ADJECTIVES = [
-    ("big", "large"), ("small", "little"), ("angry", "furious"), ("happy", "cheerful"),
-    ("rich", "wealthy"), ("tired", "weary"),
-]  # fmt: skip
-VERBS = [
-    ("chased", "pursued"), ("helped", "assisted"), ("hit", "struck"), ("phoned", "called"),
-    ("found", "discovered"), ("praised", "lauded"), ("hired", "employed"), ("taught", "trained"),
-]  # fmt: skip
+synonyms = lambda text: [pair.split("/") for pair in text.split()]
+NOUNS = synonyms(
+    "dog/hound cat/feline doctor/physician lawyer/attorney child/kid thief/burglar "
+    "teacher/instructor sailor/seaman king/monarch woman/lady"
+)
+ADJECTIVES = synonyms(
+    "big/large small/little angry/furious happy/cheerful rich/wealthy tired/weary"
+)
+VERBS = synonyms(
+    "chased/pursued helped/assisted hit/struck phoned/called found/discovered praised/lauded "
+    "hired/employed taught/trained"
+)
 WORDS = ["", "the", "was", "by", *itertools.chain(*NOUNS, *ADJECTIVES, *VERBS)]
 CODES = {word: code for code, word in enumerate(WORDS)}
 LENGTH = 9  # words of the longest sentence
@@ -147,20 +146,27 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def heatmaps(encoders, queries, others):
     """The cosine of each query and each paraphrase; the right one is on the diagonal."""
-    picture, count = Figure((12, 6.6), layout="constrained"), len(queries)
-    spelled = lambda row: " ".join(WORDS[code] for code in row if code)
+    picture, count = Figure((12, 5), layout="constrained"), len(queries)
     panels = picture.subplots(1, len(encoders))
     for axes, (name, encode) in zip(panels, encoders.items(), strict=True):
         cosines = mj.distances.CosineSimilarity()(encode(queries), encode(others))
         shown = axes.imshow(cosines, cmap="RdBu_r", vmin=-1, vmax=1)
-        for (row, column), cosine in np.ndenumerate(cosines):
+        for (row, column), cosine in np.ndenumerate(np.round(cosines, 1) + 0.0):
             color = "white" if abs(cosine) > 0.6 else "black"
             axes.text(column, row, f"{cosine:.1f}", color=color, ha="center", va="center")
-        axes.set(title=name, yticks=[], xticks=range(count))
-        axes.set_xticklabels(map(spelled, others), rotation=40, ha="right", fontsize=8)
-    panels[0].set_yticks(range(count), map(spelled, queries), fontsize=8)
-    picture.suptitle("Cosines of sentences and paraphrases; each two have exchanged roles")
-    picture.colorbar(shown, ax=panels, shrink=0.6, label="cosine similarity")
+        axes.set(title=name, yticks=[], xlabel="paraphrase")
+        axes.set_xticks(range(count), range(1, count + 1))
+    panels[-1].yaxis.tick_right()
+    for axes, sentences in zip((panels[0], panels[-1]), (queries, others), strict=True):
+        spelled = (" ".join(WORDS[code] for code in row if code) for row in sentences)
+        names = [f"{i} {words}" for i, words in enumerate(spelled, start=1)]
+        axes.set_yticks(range(count), names, fontsize=8)
+    picture.suptitle(
+        "Cosines of sentences (left) and paraphrases (right): 1 and 2, 3 and 4, ... exchange roles"
+    )
+    picture.colorbar(
+        shown, ax=panels, location="bottom", shrink=0.3, aspect=30, label="cosine similarity"
+    )
     return picture
 
 
