@@ -36,7 +36,7 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 def load_numbers():
     """Numbers from 0 to 99, put together from two digits: ``[N, 8, 16, 1]``, and which they are.
 
-    70 numbers to train on, and the 30 others, of other people's digits, to search among.
+    70 numbers to train on, and the 30 others to search among, which share no image of a digit.
     """
     images, labels = load_digits()
     rng = np.random.default_rng(0)

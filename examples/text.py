@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def heatmaps(encoders, queries, others):
     """The cosine of each query and each paraphrase; the right one is on the diagonal."""
-    picture, count = Figure((12, 5), layout="constrained"), len(queries)
+    picture, count = Figure((13, 4.8), layout="constrained"), len(queries)
     panels = picture.subplots(1, len(encoders))
     for axes, (name, encode) in zip(panels, encoders.items(), strict=True):
         cosines = mj.distances.CosineSimilarity()(encode(queries), encode(others))
