@@ -150,8 +150,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         scores = mj.evaluation.retrieval_metrics(x, names)
         figures[f"{name}: recall@1"] = float(scores["precision_at_1"])
         pairs = mj.inference.pair_distances(x, names)
-        rate = mj.inference.equal_error_rate(*pairs, distance=EUCLIDEAN).rate
-        figures[f"{name}: equal error rate"] = rate
+        error = mj.inference.equal_error_rate(*pairs, distance=EUCLIDEAN)
+        figures[f"{name}: equal error rate"] = error.rate
 
     index = mj.inference.Index(found["trained"], labels=names, distance=EUCLIDEAN)
     queries = rng.choice(200, 6, replace=False) * 6  # the first picture of some strangers

@@ -146,7 +146,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def heatmaps(encoders, queries, others):
     """The cosine of each query and each paraphrase; the right one is on the diagonal."""
-    picture, count = Figure((13, 4.8), layout="constrained"), len(queries)
+    picture, count = Figure((13, 5.2)), len(queries)
+    picture.subplots_adjust(left=0.25, right=0.75, top=0.87, bottom=0.26, wspace=0.08)
     panels = picture.subplots(1, len(encoders))
     for axes, (name, encode) in zip(panels, encoders.items(), strict=True):
         cosines = mj.distances.CosineSimilarity()(encode(queries), encode(others))
@@ -164,9 +165,8 @@ def heatmaps(encoders, queries, others):
     picture.suptitle(
         "Cosines of sentences (left) and paraphrases (right): 1 and 2, 3 and 4, ... exchange roles"
     )
-    picture.colorbar(
-        shown, ax=panels, location="bottom", shrink=0.3, aspect=30, label="cosine similarity"
-    )
+    bar = picture.add_axes((0.4, 0.11, 0.2, 0.03))
+    picture.colorbar(shown, bar, orientation="horizontal", label="cosine similarity")
     return picture
 
 
