@@ -28,7 +28,7 @@ def step(model, slow, optimizer, queue, images, ids, momentum, key):
     queue = queue.enqueue(slow(other), ids)
 
     def total(model):
-        # The label of an image is its number: its own key is the positive, all others negatives.
+        # The label of an image is its number: its own keys are positives, all others negatives.
         return mj.reduce(mj.losses.ntxent(model(one), ids, refs=queue.refs(), temperature=0.1))
 
     (loss, _), grads = nnx.value_and_grad(total, has_aux=True)(model)
