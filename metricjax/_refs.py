@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_embeddings, check_rows
 from metricjax._masked import upcast
@@ -67,8 +67,14 @@ def gather_refs(
         `Refs` with ``M = N * axis size`` rows, in the order of the axis.
     """
     everything = jax.lax.all_gather((embeddings, labels, where), axis_name, tiled=True)
-    start = jax.lax.axis_index(axis_name) * len(embeddings)
-    return Refs(everything[0], everything[1], start + jnp.arange(len(embeddings)), everything[2])
+    here = numbered(len(embeddings), axis_name)
+    return Refs(everything[0], everything[1], here, everything[2])
+
+
+def numbered(n: int, axis_name: str) -> Int[Array, " n"]:
+    """The numbers of this device's n rows among those of all devices along an axis."""
+    rows = jnp.arange(n)
+    return rows + n * jax.lax.axis_index(axis_name).astype(rows.dtype)
 
 
 class Batch(NamedTuple):

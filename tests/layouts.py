@@ -87,7 +87,7 @@ def classes_on_devices(case, class_axis):
 
     def total(x, y, where, p):  # proxy_anchor, whose terms have a row for each class
         x, y, _, where = mj.gather_refs(x, y, "batch", where=where)
-        ids = jnp.arange(len(p[0])) + len(p[0]) * jax.lax.axis_index(class_axis)
+        ids = jnp.arange(len(p[0]), dtype=jnp.int32) + len(p[0]) * jax.lax.axis_index(class_axis)
         terms = case.loss(x, y, *p, where=where, class_ids=ids)
         return mj.reduce(terms, axis_name=tuple({"batch", class_axis}))[0]
 
