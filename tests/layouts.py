@@ -1,6 +1,7 @@
-"""The one table of layouts: a training step of every loss, on one device, in blocks and on many.
+"""The one table of layouts: a training step of every loss, on one device and on many.
 
-`test_layouts.py` runs them in one process, `processes.py` those over a mesh in several.
+`test_layouts.py` runs them in one process, `processes.py` in several. Many losses make one program,
+which takes half as long as many programs.
 """
 
 import dataclasses
@@ -8,10 +9,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import CASES
 from jax.sharding import AxisType, NamedSharding
 
 import metricjax as mj
@@ -89,7 +90,7 @@ def classes_on_devices(case, class_axis):
         x, y, _, where = mj.gather_refs(x, y, "batch", where=where)
         ids = jnp.arange(len(p[0]), dtype=jnp.int32) + len(p[0]) * jax.lax.axis_index(class_axis)
         terms = case.loss(x, y, *p, where=where, class_ids=ids)
-        return mj.reduce(terms, axis_name=tuple({"batch", class_axis}))[0]
+        return jax.lax.pmean(mj.reduce(terms, axis_name=class_axis)[0], "batch")
 
     return total
 
@@ -148,10 +149,10 @@ class Layout:
 
 
 everything = lambda case: True
+rings = lambda case: str(case) in RING
 apart = lambda case: not case.whole
 classes = lambda case: case.takes("class_axis") or case.takes("class_ids")
 over_the_batch = {"mapped": True, "params": jax.P("batch")}
-both = (("batch", 4), ("classes", 2))
 
 LAYOUTS = {
     "auto": Layout(everything, whole),
@@ -159,17 +160,13 @@ LAYOUTS = {
     "auto in chunks": Layout(apart, in_chunks),
     "explicit in chunks": Layout(apart, in_chunks, kind=AxisType.Explicit),
     "shard_map": Layout(everything, lambda c: step(local(c), "batch"), mapped=True),
-    "shard_map in chunks": Layout(
-        apart, lambda c: step(local(c, chunk=2), "batch"), mapped=True
-    ),
-    "ring": Layout(
-        lambda c: str(c) in RING, lambda c: step(local(c, ring=True), "batch"), mapped=True
-    ),
+    "shard_map in chunks": Layout(apart, lambda c: step(local(c, chunk=2), "batch"), mapped=True),
+    "ring": Layout(rings, lambda c: step(local(c, ring=True), "batch"), mapped=True),
     "classes over their axis": Layout(
         classes,
         lambda c: step(classes_on_devices(c, "classes"), "batch", 1),
         mapped=True,
-        axes=both,
+        axes=(("batch", 4), ("classes", 2)),
         params=jax.P("classes"),
     ),
     "classes over the batch's axis": Layout(
@@ -184,31 +181,64 @@ LAYOUTS = {
 }
 
 
-def on_mesh(layout, chosen, dtype):
-    """Results by name, of `chosen` losses in one program; its inputs are placed on the mesh."""
+def on_mesh(name, cases, dtype):
+    """Results of some losses by name, in a layout of the table."""
+    layout = LAYOUTS[name]
     mesh = layout.mesh()
-    args = {str(c): layout.place(mesh, batch(c, dtype)) for c in chosen}
+    runs = {str(c): layout.of(c, mesh) for c in cases}
+    args = {str(c): layout.place(mesh, batch(c, dtype)) for c in cases}
     with jax.set_mesh(mesh):
-        runs = {str(c): layout.of(c, mesh) for c in chosen}
-        return jax.jit(lambda args: {name: runs[name](*args[name]) for name in runs})(args)
+        return jax.jit(lambda args: {loss: runs[loss](*args[loss]) for loss in runs})(args)
 
 
-def mapped_by_pmap(case, dtype, *, own_classes=False):
-    """The step by `jax.pmap`, where each device has all class weights, or its own."""
-    kernel, params, *samples = batch(case, dtype)
+def on_one_device(run, cases, dtype):
+    """The same without a mesh, of ``run(case)``, a step."""
+    args = {str(c): batch(c, dtype) for c in cases}
+    runs = {str(c): run(c) for c in cases}
+    return jax.jit(lambda args: {loss: runs[loss](*args[loss]) for loss in runs})(args)
+
+
+def by_pmap(own_classes, cases, dtype):
+    """The same by `jax.pmap`, where each device has all class weights, or its own."""
     split = lambda x: x.reshape(8, -1, *x.shape[1:])
-    total = classes_on_devices(case, "batch") if own_classes else local(case)
-    run = jax.pmap(
-        step(total, "batch", 8 if own_classes else None),
-        axis_name="batch",
-        in_axes=(None, 0 if own_classes else None, 0, 0, 0),
-    )
-    given = jax.tree.map(split, params) if own_classes else params
-    value, to_kernel, to_params = run(kernel, given, *map(split, samples))
     join = (lambda x: x.reshape(-1, D)) if own_classes else (lambda x: x[0])
-    return value[0], to_kernel[0], jax.tree.map(join, to_params)
+    total = (lambda c: classes_on_devices(c, "batch")) if own_classes else local
+    runs = {str(c): step(total(c), "batch", 8 if own_classes else None) for c in cases}
+    shared, own = {}, {}
+    for c in cases:
+        kernel, params, *samples = batch(c, dtype)
+        shared[str(c)] = kernel, None if own_classes else params
+        own[str(c)] = jax.tree.map(split, (params if own_classes else None, samples))
+
+    def run(shared, own):
+        out = {}
+        for loss in runs:
+            (kernel, params), (own_params, samples) = shared[loss], own[loss]
+            out[loss] = runs[loss](kernel, own_params if own_classes else params, *samples)
+        return out
+
+    out = jax.pmap(run, axis_name="batch", in_axes=(None, 0))(shared, own)
+    return {
+        loss: (value[0], to_kernel[0], jax.tree.map(join, to_params))
+        for loss, (value, to_kernel, to_params) in out.items()
+    }
 
 
-def chosen_by(name):
-    """The losses that a layout of the table has."""
-    return [case for case in CASES if LAYOUTS[name].has(case)]
+@functools.cache
+def wanted(cases, dtype):
+    """What every layout must give: the whole batch at once, on one device."""
+    results = jax.device_get(on_one_device(whole, cases, dtype))
+    for loss, (value, *grads) in results.items():
+        assert value.dtype == dtype and abs(value) > 1e-3, loss
+        assert all(np.abs(g).max() > 1e-4 for g in jax.tree.leaves(grads)), loss
+    return results
+
+
+def check(got, cases, dtype):
+    """`got` is what is wanted of these losses."""
+    want, tolerance = wanted(cases, dtype), TOLERANCES[dtype]
+    for loss, results in got.items():
+        size = max(1, *(np.abs(x).max() for x in jax.tree.leaves(want[loss])))
+        chex.assert_trees_all_close(
+            results, want[loss], rtol=tolerance, atol=tolerance * size, custom_message=loss
+        )

@@ -2,69 +2,54 @@
 
 import functools
 
-import chex
 import jax
-import numpy as np
 import pytest
 from cases import CASES
-from layouts import LAYOUTS, RING, TOLERANCES, batch, in_chunks, mapped_by_pmap, on_mesh, whole
+from layouts import LAYOUTS, RING, TOLERANCES, by_pmap, check, in_chunks, on_mesh, on_one_device
 
 import metricjax as mj
 
 QUICK = "contrastive arcface proxy_anchor triplet_margin smooth_ap lifted_structure vicreg".split()
-
-
-@functools.cache
-def on_one_device(case, dtype):
-    value, to_kernel, to_params = jax.jit(whole(case))(*batch(case, dtype))
-    assert value.dtype == dtype
-    assert abs(value) > 1e-3 and all(
-        np.abs(g).max() > 1e-4 for g in jax.tree.leaves((to_kernel, to_params))
-    )
-    return jax.device_get((value, to_kernel, to_params))
-
-
-def in_blocks(case, dtype):
-    return jax.jit(in_chunks(case))(*batch(case, dtype))
-
-
 HOW = {
-    "chunked": (LAYOUTS["auto in chunks"].has, in_blocks),
-    **{
-        name: (layout.has, lambda c, dtype, layout=layout: on_mesh(layout, [c], dtype)[str(c)])
-        for name, layout in LAYOUTS.items()
-    },
-    "pmap": (LAYOUTS["shard_map"].has, mapped_by_pmap),
+    "chunked": (LAYOUTS["auto in chunks"].has, functools.partial(on_one_device, in_chunks)),
+    **{name: (layout.has, functools.partial(on_mesh, name)) for name, layout in LAYOUTS.items()},
+    "pmap": (LAYOUTS["shard_map"].has, functools.partial(by_pmap, False)),
     "pmap, classes over its axis": (
         LAYOUTS["classes over the batch's axis"].has,
-        functools.partial(mapped_by_pmap, own_classes=True),
+        functools.partial(by_pmap, True),
     ),
 }
-QUICK_HOW = "chunked", "explicit", "shard_map", "classes over the batch's axis"
-CELLS = [
-    pytest.param(
-        case,
-        how,
-        dtype,
-        id=f"{case}-{how}-{dtype}",
-        marks=[]
-        if dtype == "float32" and (str(case) in QUICK and how in QUICK_HOW)
-        else [pytest.mark.slow],
-    )
-    for case in CASES
-    for how, (has, _) in HOW.items()
-    if has(case)
-    for dtype in TOLERANCES
-]
 
 
-@pytest.mark.parametrize("case, how, dtype", CELLS)
-def test_a_layout_is_one_device(case, how, dtype):
+def check_layout(how, cases, dtype):
+    has, run = HOW[how]
     with jax.enable_x64(dtype == "float64"):
-        got = jax.device_get(HOW[how][1](case, dtype))
-        want, tolerance = on_one_device(case, dtype), TOLERANCES[dtype]
-        size = max(1, *(np.abs(x).max() for x in jax.tree.leaves(want)))
-        chex.assert_trees_all_close(got, want, rtol=tolerance, atol=tolerance * size)
+        check(jax.device_get(run([c for c in cases if has(c)], dtype)), cases, dtype)
+
+
+@pytest.mark.parametrize("how", ["chunked", "explicit", "shard_map"])
+def test_some_losses_are_those_of_one_device(how):
+    check_layout(how, tuple(c for c in CASES if str(c) in QUICK), "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("how", HOW)
+def test_every_loss_is_that_of_one_device(how, dtype):
+    check_layout(how, tuple(CASES), dtype)
+
+
+def test_every_loss_has_every_layout_that_it_can_have():
+    """Losses of the whole batch have no chunks, those without class weights no spread classes."""
+    lacking = {how: {str(c) for c in CASES if not has(c)} for how, (has, _) in HOW.items()}
+    whole = {str(c) for c in CASES if c.whole}
+    spread = {str(c) for c in CASES if c.centers and c.takes("labels")}
+    assert whole == {"barlow_twins", "infonce", "manifold", "n_pairs", "vicreg"}
+    for how, losses in lacking.items():
+        if "classes" in how:
+            assert {str(c) for c in CASES} - losses == spread
+        elif how != "ring":
+            assert losses == (whole if "chunk" in how else set())
 
 
 def test_rings_are_those_of_the_library():
