@@ -35,8 +35,8 @@ def sample_classes(
     """Some of the classes: all those in the batch, and of the others a uniform random sample.
 
     A loss of the sampled rows of the class weights takes time and memory in proportion to
-    `sample_rate`, and its gradient reaches no other rows. It is an estimate, and too low: it sums over fewer
-    classes. The paper finds a tenth of a million classes to be as good as all of them.
+    `sample_rate`, and its gradient reaches no other rows. It is an estimate, and too low: it sums
+    over fewer classes. The paper finds a tenth of a million classes to be as good as all of them.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
