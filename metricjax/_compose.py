@@ -127,8 +127,9 @@ def objective(
         weight_regularizer: applied to the first of `params`, or to a module's weights, as the term
             ``weight_reg_loss``.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. References are
-            gathered (for losses that need it, the whole batch is) and totals summed over it. A loss
-            with an argument `axis_name`, as `metricjax.nn.CrossBatchMemory`, gathers by itself.
+            gathered and totals summed over it. For losses that need the whole batch, and for class
+            weights spread over the same axis by `class_axis`, the batch is gathered. A loss with an
+            argument `axis_name`, as `metricjax.nn.CrossBatchMemory`, gathers by itself.
         **options: of the loss; their names are checked here, and `data` may override them.
 
     Returns:

@@ -55,7 +55,8 @@ def gather_refs(
     """The batches of all devices along a `jax.shard_map` or `pmap` axis, as references.
 
     Gradients flow back to the device an embedding came from. With ``reduce(axis_name=...)`` the
-    loss and its gradient are those of the whole batch on one device.
+    loss and its gradient are those of the whole batch on one device. A loss that has an argument
+    `axis_name` takes sums over all anchors first, and must be given it, too.
 
     Args:
         embeddings: ``[N, D]``, this device's part of the batch.

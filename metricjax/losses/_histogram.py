@@ -66,7 +66,8 @@ def histogram(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
         refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once.
+        mined: the pairs that count; all of them by default. Repeats count once. Without `refs` they
+            become ``[N, N]`` masks, in chunks, too.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         n_bins: how finely similarities from -1 to 1 are told apart; 100 by default; static.
