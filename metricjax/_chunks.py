@@ -148,15 +148,15 @@ def weighs_samples(*, anchors_only: bool = False):
     return mark
 
 
-def needs_whole_batch(loss, *, mining: bool = False) -> bool:
-    """Whether a device's part of the batch does not make a part of the loss."""
-    of_batch = mining and getattr(pure(loss), "own_mined", None) is not None
+def needs_whole_batch(loss, *, mined: bool = False) -> bool:
+    """Whether a device's part of the batch, or what is `mined` in it, makes no part of the loss."""
+    of_batch = mined and getattr(pure(loss), "own_mined", None) is not None
     return of_batch or _rows_of(loss) in (None, _by_class)
 
 
-def gathers(loss, *, mining: bool = False) -> bool:
-    """Whether a loss gathers its references along an `axis_name`, and need not share them."""
-    return names(loss, "axis_name") and not (mining and _rows_of(loss) is _by_passes)
+def gathers(loss, *, mined: bool = False) -> bool:
+    """Whether a loss gathers its references by itself, and need not share them with a miner."""
+    return names(loss, "axis_name") and not (mined and _rows_of(loss) is _by_passes)
 
 
 def given(loss, option: str):
@@ -229,10 +229,15 @@ def _by_passes(
     totals = []
     if pure(loss).refs_first and isinstance(refs, Refs) and mined is None:
         totals.append(_first_total(loss, size, refs, *params, **options))
+    if refs is None and mined is not None and pure(loss).own_mined is not None:
+        if axis_name is not None:
+            raise ValueError(
+                f"losses.{pure(loss).__name__}: `mined` must be that of the whole batch, and "
+                f"`axis_name` left out: gather the batch, or use `metricjax.objective`."
+            )
+        mined = pure(loss).own_mined(mined, len(embeddings), where)
     if refs is None and axis_name is not None:
         refs = gather_refs(embeddings, labels, axis_name, where=where)
-    elif refs is None and mined is not None and pure(loss).own_mined is not None:
-        mined = pure(loss).own_mined(mined, len(embeddings), where)
     if size is None and not (labels is None and mined is None):
         size = _own_size(loss, embeddings, refs)
     options |= {"refs": refs, "where": where, "mined": mined}

@@ -150,9 +150,8 @@ def objective(
         if miner is None and key is not None and names(loss, "key"):
             data["key"] = key
         if axis_name is not None:
-            embeddings, labels, data = _spread(
-                loss, embeddings, labels, data, axis_name, mining=miner is not None
-            )
+            mined = miner is not None or data.get("mined") is not None
+            embeddings, labels, data = _spread(loss, embeddings, labels, data, axis_name, mined)
         if miner is not None:
             if data.get("mined") is not None:
                 raise ValueError("objective: give either `miner` or `mined`.")
@@ -228,15 +227,15 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
     return fn
 
 
-def _spread(loss, embeddings, labels, data, axis_name, *, mining=False):
+def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     """Anchors, labels and data of a loss over a batch of which each device has a part."""
     if names(loss, "axis_name"):
         data = data | {"axis_name": axis_name}
-    if data.get("refs") is not None or gathers(loss, mining=mining):
+    if data.get("refs") is not None or gathers(loss, mined=mined):
         return embeddings, labels, data
     everything = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
     class_axis = data.get("class_axis") or given(loss, "class_axis")
-    if needs_whole_batch(loss, mining=mining) or class_axis == axis_name:
+    if needs_whole_batch(loss, mined=mined) or class_axis == axis_name:
         data = {n: x for n, x in data.items() if n != "axis_name"}
         return everything.embeddings, everything.labels, data | {"where": everything.where}
     refs = {"refs": everything} if takes(loss, "refs") else {}

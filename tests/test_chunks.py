@@ -151,6 +151,18 @@ def test_totals_are_added_up_over_devices(loss, how, size):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_pairs_mined_within_a_batch_are_not_those_of_a_device():
+    """A histogram has them both ways, so a recipe gathers the batch that they are of."""
+    x = jax.random.normal(jax.random.key(0), (N, D))
+    mined = mj.miners.multi_similarity(x, Y, epsilon=0.3)
+    recipe = mj.objective(losses.histogram, axis_name="batch")
+    run = spread(lambda x, y, _, mined: recipe(x, y, mined=mined)[0])
+    got = jax.jit(run)(x, jnp.asarray(Y), x[:, 0], mined)
+    np.testing.assert_allclose(got, mj.reduce(losses.histogram(x, Y, mined=mined))[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="losses.histogram: `mined` must be that of the whole"):
+        losses.histogram(x, Y, mined=mined, axis_name="batch")
+
+
 def test_the_running_histogram_is_that_of_all_devices():
     x = jax.random.normal(jax.random.key(0), (N, D))
     state = jax.random.uniform(jax.random.key(1), (10,))

@@ -1,5 +1,6 @@
 """Classes in blocks, on many devices, and only some of them: the losses stay what they are."""
 
+import functools
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from test_losses import cases
 
@@ -165,6 +167,19 @@ def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
     specs = {"in_specs": spread, "out_specs": (jax.P(), (spread, spread))}
     got = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(e, w, y)
     close(got, (value, (to_e, to_w)))
+
+
+def test_a_recipe_gathers_where_classes_are_spread_as_the_batch_is():
+    e, y, w = batch(CASES[1])
+    split = lambda x: x.reshape(2, -1, *x.shape[1:])
+    head = mj.nn.ArcFace(C // 2, D, class_axis="batch", rngs=nnx.Rngs(0))
+    own = functools.partial(mj.losses.arcface, class_axis="batch")
+    weights = jnp.concatenate([head.weights[...]] * 2)
+    for loss, params, whole in ((own, (w,), w), (head, (), weights)):
+        recipe = mj.objective(loss, axis_name="batch")
+        run = jax.vmap(lambda *args, recipe=recipe: recipe(*args)[0], axis_name="batch")
+        want = mj.reduce(mj.losses.arcface(e, y, whole))[0]
+        close(run(*map(split, (e, y, *params))), jnp.stack([want] * 2))
 
 
 @some_class_losses
