@@ -242,7 +242,9 @@ def bound(step, args):
 def check_environment(path, environment):
     """Ends the program if a file has rows that `environment` cannot be added to."""
     undated = lambda environment: {k: v for k, v in environment.items() if k != "date"}
-    if path.exists() and undated(json.loads(path.read_text())["environment"]) != undated(environment):
+    if path.exists() and undated(json.loads(path.read_text())["environment"]) != undated(
+        environment
+    ):
         sys.exit(f"{path} is of another machine or other versions: remove it, or write another.")
 
 

@@ -125,9 +125,10 @@ def speedups(rows):
         return ""
     speedup = {row["loss"]: row["ratio"][1] for row in sorted(rows, key=lambda row: row["m"])}
     slowest = min(speedup, key=speedup.get)
+    mean = statistics.geometric_mean(speedup.values())
     return (
         f"N={CLASS_SIZE}, the most classes: {len(speedup)} losses, geometric mean of the speedups "
-        f"{statistics.geometric_mean(speedup.values()):.1f}, least {speedup[slowest]:.2f} ({slowest})"
+        f"{mean:.1f}, least {speedup[slowest]:.2f} ({slowest})"
     )
 
 
