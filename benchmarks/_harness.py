@@ -250,6 +250,7 @@ def check_environment(path, environment):
 
 def write_json(path, environment, rows, keys):
     """Puts rows into a file, in the place of those with the same values of `keys`."""
+    check_environment(path, environment)
     key = lambda row: [str(row.get(name, "")).zfill(9) for name in keys]
     new = [key(row) for row in rows]
     old = json.loads(path.read_text())["rows"] if path.exists() else []

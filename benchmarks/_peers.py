@@ -72,6 +72,7 @@ def torch_compile(case, *batch):
     import torch
 
     torch.compiler.reset()
+    torch.compiler.config.force_disable_caches = True
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     step, _ = pml(case, *batch, wrap=torch.compile)
     start = time.perf_counter()

@@ -105,6 +105,7 @@ def measure(name, n, classes, rounds, peers, too_slow):
         if (name, peer) not in DIFFERENT and not abs(ours - theirs) <= 1e-4 * abs(theirs) + 1e-5:
             raise SystemExit(f"{name}, N={n}: the loss is {ours}, but that of {peer} is {theirs}.")
     key = {"loss": name, "n": n, "m": len(batch[2]) if case.centers else n}
+    key |= {} if classes is None or name == "manifold" else {"classes": classes}
     return [key | {"who": who} | more | found.get(who, {}) for who, more in about.items()]
 
 
@@ -183,6 +184,7 @@ def main(argv=None):
         sys.exit("benchmarks.losses: pip install 'metricjax[bench]' first, or --peers floor,optax")
     if args.out:
         check_environment(args.out, about)
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are a result
     rows = []
     for name in args.losses:
         for n, classes in shapes(name, sorted(args.sizes), sorted(args.classes)):

@@ -1,0 +1,71 @@
+"""Results as text: what the report is made of."""
+
+import collections
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def results(kind):
+    """``{device: (environment, rows)}`` of one benchmark."""
+    out = {}
+    for path in sorted(RESULTS.glob(f"{kind}-*.json")):
+        found = json.loads(path.read_text())
+        out[path.stem.removeprefix(f"{kind}-")] = found["environment"], found["rows"]
+    return out
+
+
+def machine(environment):
+    """A line on what a run was made with."""
+    device = environment["device"]
+    device = environment["cpu"] if device == "cpu" else device
+    about = ("date", "python", "device", "cpu", "cores")
+    versions = ", ".join(f"{k} {v}" for k, v in environment.items() if k not in about)
+    return (
+        f"{device}, {environment['cores']} CPU cores; Python {environment['python']}, {versions}; "
+        f"{environment['date'][:10]}"
+    )
+
+
+def table(rows):
+    """Markdown of dicts with the same keys."""
+    line = lambda cells: "| " + " | ".join(cells) + " |"
+    head = [line(rows[0]), line(["---"] + ["---:"] * (len(rows[0]) - 1))]
+    return "\n".join(head + [line(row.values()) for row in rows])
+
+
+def number(x):
+    """Three digits, or all of them before the point."""
+    if x is None:
+        return ""
+    if x >= 100:
+        return f"{x:,.0f}"
+    return f"{x:.2g}" if x < 1 else f"{x:.3g}"
+
+
+def duration(ms):
+    if ms is None:
+        return ""
+    return f"{number(ms)} ms" if ms < 1000 else f"{number(ms / 1000)} s"
+
+
+def size(mib):
+    if mib is None:
+        return ""
+    return f"{number(mib)} MiB" if mib < 1024 else f"{number(mib / 1024)} GiB"
+
+
+def memory(row):
+    """MiB: what the process grew by, or XLA's temporaries where memory was there already."""
+    found = [row[key] for key in ("peak_mib", "temp_mib") if key in row]
+    return max(found) if found else None
+
+
+def grouped(rows, *keys):
+    """``{values of keys: {who: row}}``, in the order of the rows."""
+    out = collections.defaultdict(dict)
+    for row in rows:
+        out[tuple(row[key] for key in keys)][row["who"]] = row
+    return out
