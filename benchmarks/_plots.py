@@ -3,22 +3,25 @@
 import math
 from html import escape
 
-COLORS = ("#5c6bc0", "#e8710a", "#00897b", "#c2185b", "#8d6e63")
+COLORS = ("#5c6bc0", "#e8710a", "#00897b", "#c2185b")
 """Of the series, in order: between light and dark, so that they show on either."""
 GRAY = "#808080"
+"""All else, and a last series, which is a bound."""
 WIDTH, HEIGHT, COLUMNS = 190, 150, 3
-LEFT, RIGHT, TOP, BOTTOM = 62, 84, 34, 46
+LEFT, RIGHT, TOP, BOTTOM = 80, 92, 34, 46
 LINE = 13
 """Pixels between two names."""
 
 
-def loglog(panels, series, x_label, y_label):
+def loglog(panels, series, x_label, shown):
     """An SVG.
 
     Args:
         panels: ``{title: {name: [(x, y), ...]}}``, positive numbers.
-        series: names in the order of their colors; the first one is drawn on top, and thicker.
-        x_label, y_label: what the numbers are, with units.
+        series: names in the order of their colors; the first one is drawn on top, and thicker, the
+            last one dashed and gray.
+        x_label: what x is.
+        shown: y as text, with its unit.
     """
     points = [p for lines in panels.values() for line in lines.values() for p in line]
     xs = sorted({x for x, _ in points})
@@ -32,11 +35,10 @@ def loglog(panels, series, x_label, y_label):
     for i, (title, lines) in enumerate(panels.items()):
         left, top = LEFT + width * (i % columns), TOP + height * (i // columns)
         own = sorted({x for line in lines.values() for x, _ in line})
-        drawn = _panel(title, lines, series, across, down, own, decades)
+        drawn = _panel(title, lines, series, across, down, own, decades, shown)
         axis = _text(WIDTH / 2, HEIGHT + 36, x_label, "middle", GRAY)
         parts.append(f'<g transform="translate({left} {top})">{drawn}{axis}</g>')
-    total = width * columns, height * math.ceil(len(panels) / columns) + 20
-    parts.append(_text(6, total[1] - 6, f"vertical: {y_label}", "start", GRAY))
+    total = width * columns, height * math.ceil(len(panels) / columns)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total[0]} {total[1]}" '
         'font-family="system-ui, sans-serif" font-size="12">\n' + "\n".join(parts) + "\n</svg>\n"
@@ -47,24 +49,26 @@ def _share(x, low, high):
     return 0.5 if low == high else (x - low) / (high - low)
 
 
-def _panel(title, lines, series, across, down, xs, decades):
+def _panel(title, lines, series, across, down, xs, decades, shown):
     """Grid and numbers, then the lines and their names."""
     out = [_text(0, -12, title, "start", GRAY, bold=True)]
     for decade in decades:
         y = down(10.0**decade)
-        out += [_rule(0, y, WIDTH, y), _text(-6, y + 4, _number(10.0**decade), "end", GRAY)]
+        out += [_rule(0, y, WIDTH, y), _text(-6, y + 4, shown(10.0**decade), "end", GRAY)]
     for x in xs:
         at = across(x)
         out += [_rule(at, 0, at, HEIGHT), _text(at, HEIGHT + 18, _number(x), "middle", GRAY)]
-    color = dict(zip(series, COLORS, strict=False))
+    color = dict(zip(series, COLORS, strict=False)) | {series[-1]: GRAY}
     ends = {}
     for name in reversed([name for name in series if lines.get(name)]):
         line = [(across(x), down(y)) for x, y in sorted(lines[name])]
         ends[name] = line[-1]
         thick = 2.5 if name == series[0] else 1.5
+        dashes = ' stroke-dasharray="4 3"' if name == series[-1] else ""
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
         out.append(
-            f'<polyline points="{path}" fill="none" stroke="{color[name]}" stroke-width="{thick}"/>'
+            f'<polyline points="{path}" fill="none" stroke="{color[name]}" '
+            f'stroke-width="{thick}"{dashes}/>'
         )
         fill = f'r="2.5" fill="{color[name]}"'
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" {fill}/>' for x, y in line]
@@ -89,9 +93,7 @@ def _apart(heights):
 
 
 def _number(value):
-    if value >= 1e4 and value % 1000 == 0:
-        return f"{value / 1000:,.0f}k"
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+    return f"{value // 1000}k" if value >= 10_000 and value % 1000 == 0 else f"{value:,}"
 
 
 def _rule(x1, y1, x2, y2):

@@ -2,6 +2,8 @@
 
 import collections
 import json
+import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,16 +19,21 @@ def results(kind):
     return out
 
 
-def machine(environment):
+def machine(environment, versions=True):
     """A line on what a run was made with."""
+    cpu = f"{environment['cpu']}, {environment['cores']} CPU cores"
     device = environment["device"]
-    device = environment["cpu"] if device == "cpu" else device
-    about = ("date", "python", "device", "cpu", "cores")
-    versions = ", ".join(f"{k} {v}" for k, v in environment.items() if k not in about)
-    return (
-        f"{device}, {environment['cores']} CPU cores; Python {environment['python']}, {versions}; "
-        f"{environment['date'][:10]}"
-    )
+    about = ("date", "device", "cpu", "cores")
+    named = [f"{name} {x}" for name, x in environment.items() if name not in about]
+    parts = [cpu if device == "cpu" else f"{device}, {cpu}", *(named if versions else ())]
+    return ", ".join([*parts, environment["date"][:10]])
+
+
+def paragraph(text):
+    """Prose in lines of 100 characters; code, tables and pictures as they are."""
+    prose = not re.match(r"```|\||!\[|#", text)
+    fill = lambda text: textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+    return fill(text) if prose else text
 
 
 def table(rows):

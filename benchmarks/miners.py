@@ -71,16 +71,17 @@ def too_much(rows, name, n, limit):
     return f"about {seconds[-1]:.0f} s" if seconds and seconds[-1] > limit else None
 
 
-def measure(name, n, rounds, skipped):
-    """Our row and that of PML, unless there is a reason to leave it out."""
+def measure(name, n, rounds, skipped, alone):
+    """Our row and, unless `alone`, that of PML, or the reason to leave it out."""
     case, (x, y) = CASES[name], make_batch("contrastive", n)
     args = [jnp.asarray(x), jnp.asarray(y)]
     run, seconds, temporaries = compiled(ours(case), *args)
     contestants = {"ours": bound(run, args)}
     about = {"ours": {"temp_mib": temporaries / 2**20, "compile_s": seconds}}
-    about["pml"] = {"skipped": skipped} if skipped else {}
-    if not skipped:
-        contestants["pml"] = pml(case, x, y)
+    if not alone:
+        about["pml"] = {"skipped": skipped} if skipped else {}
+        if not skipped:
+            contestants["pml"] = pml(case, x, y)
     found, results = compared(contestants, rounds)
     if "pml" in results and not case.random:
         mine, theirs = (counted(results[who]) for who in ("ours", "pml"))
@@ -121,8 +122,9 @@ def parse(argv):
         help="of the batch; default: 128,512,2048",
     )  # fmt: skip
     parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
+    parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
     parser.add_argument(
-        "--limit", type=integer(0), default=20,
+        "--limit", type=integer(1), default=20,
         help="seconds; PML is left out where a smaller size says that a call takes longer",
     )  # fmt: skip
     parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
@@ -131,14 +133,15 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    about = environment(*TORCH)
+    about = environment(*TORCH * (not args.no_pml))
     if args.out:
         check_environment(args.out, about)
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are a result
     rows = []
     for name in args.miners:
         for n in sorted(args.sizes):
-            new = measure(name, n, args.rounds, too_much(rows, name, n, args.limit))
+            skipped = too_much(rows, name, n, args.limit)
+            new = measure(name, n, args.rounds, skipped, args.no_pml)
             rows += new
             print(*(" ".join(cells(row).values()) for row in new), sep="\n", file=sys.stderr)
             if args.out:

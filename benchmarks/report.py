@@ -21,6 +21,7 @@ from benchmarks._text import (
     machine,
     memory,
     number,
+    paragraph,
     results,
     size,
     table,
@@ -83,7 +84,7 @@ def headline():
             f"beside PyTorch Metric Learning (PML) in one run: of {len(faster)} losses the "
             f"geometric mean of the speedups is {mean}, the least {number(faster[slowest])} "
             f"(`{slowest}`). The products are the three matrix products that no implementation can "
-            f"avoid. ({machine(environment)})"
+            f"avoid. {machine(environment, versions=False)}."
         )
         shown = {loss: by_loss[loss] for loss in HEADLINE if loss in by_loss}
         parts.append(table([
@@ -102,7 +103,7 @@ def headline():
         "[All losses, sizes, miners and scales](docs/benchmarks.md); your own run is "
         "`pip install '.[bench]' && python -m benchmarks.losses`."
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(map(paragraph, parts))
 
 
 def every_loss():
@@ -184,13 +185,13 @@ def plots():
         ):
             name = f"losses-{by}-{{}}-{device}.svg"
             time = lines(rows, names, by, lambda row: row.get("ms"))
-            out[name.format("time")] = loglog(time, labels, axis, "ms, forward and backward")
+            out[name.format("time")] = loglog(time, labels, axis, duration)
             mib = lines(rows, names, by, memory)
-            out[name.format("memory")] = loglog(mib, labels, axis, "MiB, at the peak of a step")
+            out[name.format("memory")] = loglog(mib, labels, axis, lambda mib: f"{mib:,g} MiB")
     for device, (_, rows) in results("miners").items():
         names = sorted({row["miner"] for row in rows})
         time = lines(rows, names, "n", lambda row: row.get("ms"), "miner")
-        out[f"miners-{device}.svg"] = loglog(time, labels, "samples in the batch", "ms")
+        out[f"miners-{device}.svg"] = loglog(time, labels, "samples in the batch", duration)
     return out
 
 
@@ -261,7 +262,7 @@ def measured():
         for (_, _, m), ways in sorted(scale("devices").items())
     ]
     n = next(iter(scale("devices")))[1]
-    return "\n\n".join([
+    parts = [
         "Value and gradient, 64 features. Memory is that of XLA's temporaries, or that of a whole "
         "process where it says so; *at most* is the bound that it is held to. *At once* has no "
         "blocks at all, and no time where it was only compiled. From `python -m benchmarks.scale`: "
@@ -270,7 +271,8 @@ def measured():
         f"`ntxent`, N = {n:,}, temporaries on each device, and time. The devices share one CPU, so "
         "more of them cannot be faster here:",
         table(spread),
-    ])  # fmt: skip
+    ]
+    return "\n\n".join(map(paragraph, parts))
 
 
 SNIPPET = """```python
@@ -301,9 +303,10 @@ def page():
         "## Losses",
         f"`python -m benchmarks.losses`: forward and backward, 128 features, four samples of a "
         f"class, N = {N}, the most classes. *Products* are the three matrix products that no "
-        "implementation can avoid, done at once; a loss in blocks can beat them.",
+        "implementation can avoid, done at once; a loss in blocks can beat them. In the plots a "
+        "line ends where its side no longer runs.",
     ]
-    parts += [f"- {name}: {machine(about)}" for name, (about, _) in results("losses").items()]
+    parts += [f"{name}: {machine(about)}." for name, (about, _) in results("losses").items()]
     parts.append(every_loss())
     for name, (_, rows) in results("losses").items():
         parts += [
@@ -328,7 +331,7 @@ def page():
         parts += [
             f"## Miners: {name}",
             "`python -m benchmarks.miners`. Ours end in the weights of all pairs, PML's in lists; "
-            f"PML's time comes after ours. {machine(about)}",
+            f"PML's time comes after ours. {machine(about)}.",
             image(f"miners-{name}.svg", "time of the miners by the size of the batch"),
             table([
                 {"": f"`{miner}`"} | {f"{n:,}": beside(by_size[miner, n]) for n in heads}
@@ -340,7 +343,7 @@ def page():
             f"## Training: {name}",
             "`python -m benchmarks.training`: the demo's network, batches and optimizer on both "
             "sides, from the same first weights. The time to a MAP@R on held-out images is that of "
-            f"the steps, ours with compilation. {machine(about)}",
+            f"the steps, ours with compilation. {machine(about)}.",
             training(rows),
         ]
     if results("scale"):
@@ -354,7 +357,7 @@ def page():
         parts += [
             f"## Evaluation: {name}",
             f"`python -m benchmarks.evaluation`; more is in [evaluation](evaluation.md). "
-            f"{machine(about)}",
+            f"{machine(about)}.",
             table([
                 {
                     "": row["contestant"],
@@ -364,7 +367,7 @@ def page():
                 for row in rows
             ]),
         ]  # fmt: skip
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(map(paragraph, parts)) + "\n"
 
 
 def training(rows):

@@ -22,15 +22,14 @@ from benchmarks._harness import (
     Parser,
     bound,
     check_environment,
+    compared,
     compiled,
     environment,
     in_own_process,
     integer,
-    interleaved,
     json_file,
     names,
     print_table,
-    quartiles,
     write_json,
 )
 from benchmarks.losses import CASES, CLASS_SIZE, make_batch, our_step
@@ -50,6 +49,7 @@ MIDDLE_BATCH = 4096
 HUGE_BATCH = 65536
 PEAK_BOUND = 2048
 """MiB, of a process."""
+CLASSES = (10_000, 100_000)
 DEVICES = (1, 2, 4, 8)
 KEYS = ("part", "what", "n", "m", "how")
 
@@ -84,12 +84,10 @@ def measured(key, ways, args, rounds, only_compiled=()):
     """A row for each way to do the same."""
     made = {how: compiled(step, *args) for how, step in ways.items()}
     runs = {how: bound(run, args) for how, (run, *_) in made.items() if how not in only_compiled}
-    times = interleaved(runs, rounds)
+    found, _ = compared(runs, rounds)
     return [
-        key
-        | {"how": how, "temp_mib": temporaries / 2**20, "compile_s": seconds}
-        | ({"ms": 1e3 * quartiles(times[how])[1], "rounds": len(times[how])} if how in runs else {})
-        for how, (_, seconds, temporaries) in made.items()
+        key | {"how": how, "temp_mib": temporaries / 2**20} | found.get(how, {})
+        for how, (*_, temporaries) in made.items()
     ]
 
 
@@ -130,9 +128,9 @@ def chunks(rounds, n=MIDDLE_BATCH):
     yield from measured(key, ways, batch_of("ntxent", n), rounds)
 
 
-def classes(rounds, counts=(10_000, 100_000)):
+def classes(rounds):
     """Classes in blocks, and all at once."""
-    for c in counts:
+    for c in CLASSES:
         fn = CASES["arcface"].fn
         ways = {"as it is": our_step(fn), "dense": at_once(fn)}
         key = {"part": "classes", "what": "arcface", "n": CLASS_SIZE, "m": c}
@@ -155,9 +153,9 @@ def embedding(rounds, n=MIDDLE_BATCH, chunk=CHUNK):
     yield from measured(key, ways, (params, x), rounds)
 
 
-def devices(rounds, n=MIDDLE_BATCH, counts=DEVICES):
+def devices(rounds, n=MIDDLE_BATCH):
     """The same batch over more and more devices, each number of them in a process of its own."""
-    for count in counts:
+    for count in DEVICES:
         flags = ("--own", "spread", "--count", count, "--batch", n, "--rounds", rounds)
         yield from in_own_process("scale", *flags)
 
@@ -189,9 +187,9 @@ def huge(rounds, n=HUGE_BATCH):
     yield in_own_process("scale", "--own", "huge", "--batch", n)
 
 
-def million(rounds, c=1_000_000):
+def million(rounds):
     """A million classes, in a process of their own."""
-    yield in_own_process("scale", "--own", "million", "--count", c)
+    yield in_own_process("scale", "--own", "million", "--batch", 256, "--count", 1_000_000)
 
 
 def alone(name, n, count):
@@ -201,12 +199,11 @@ def alone(name, n, count):
         step, args = our_step(mj.chunked(mj.losses.ntxent, CHUNK)), (x, y)
         row = {"what": "ntxent", "n": n, "m": n, "how": f"chunked({CHUNK})"}
     else:
-        n = 256
         shapes = ((n, FEATURES), (count, FEATURES))
         x, w = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
         step, args = our_step(mj.losses.arcface), (x, jnp.arange(n) % count, w)
         row = {"what": "arcface", "n": n, "m": count, "how": "as it is"}
-    run, seconds, temporaries = compiled(step, *args)
+    run, _, temporaries = compiled(step, *args)
     start = time.perf_counter()
     jax.block_until_ready(run(*args))
     return {
@@ -215,7 +212,6 @@ def alone(name, n, count):
         "ms": 1e3 * (time.perf_counter() - start),
         "rounds": 1,
         "temp_mib": temporaries / 2**20,
-        "compile_s": seconds,
         "process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
         "process_bound_mib": PEAK_BOUND,
     }
