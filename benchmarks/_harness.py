@@ -71,7 +71,7 @@ def compiled(step, *args):
     return run, seconds, run.memory_analysis().temp_size_in_bytes
 
 
-SLOW = 2.0
+SLOW = 1.0
 """Seconds. A contestant whose first call takes longer is not called again."""
 
 
@@ -126,7 +126,7 @@ def _memory(name):
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
 
 
-def interleaved(contestants, rounds, max_seconds=30):
+def interleaved(contestants, rounds, max_seconds=10):
     """Seconds per call of each contestant, by round; all contestants take part in each round.
 
     A round calls a contestant for about 0.1 s, after a pause in which the worker threads of the one
@@ -149,7 +149,7 @@ def interleaved(contestants, rounds, max_seconds=30):
 
 def _calls(run, seconds=0.1):
     """How many calls take that long, judged by the second one; 1 where the first is slow."""
-    return 1 if _seconds(run, 1) > 1 else max(1, int(seconds / _seconds(run, 1)))
+    return 1 if _seconds(run, 1) > SLOW else max(1, int(seconds / _seconds(run, 1)))
 
 
 def _seconds(run, calls):
@@ -248,13 +248,18 @@ def check_environment(path, environment):
         sys.exit(f"{path} is of another machine or other versions: remove it, or write another.")
 
 
+def read_rows(path):
+    """The rows of a file of results; none where there is no file."""
+    return json.loads(path.read_text())["rows"] if path and path.exists() else []
+
+
 def write_json(path, environment, rows, keys):
     """Puts rows into a file, in the place of those with the same values of `keys`."""
     check_environment(path, environment)
     key = lambda row: [str(row.get(name, "")).zfill(9) for name in keys]
     new = [key(row) for row in rows]
-    old = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = sorted([row for row in old if key(row) not in new] + _rounded(rows), key=key)
+    old = [row for row in read_rows(path) if key(row) not in new]
+    rows = sorted(old + _rounded(rows), key=key)
     path.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
 
 

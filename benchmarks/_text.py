@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+N = 512
+"""The size of the batch at which losses are told apart."""
 
 
 def results(kind):
@@ -76,3 +78,39 @@ def grouped(rows, *keys):
     for row in rows:
         out[tuple(row[key] for key in keys)][row["who"]] = row
     return out
+
+
+def losses():
+    """The results of the losses alone."""
+    found = results("losses").items()
+    return {
+        device: (about, [row for row in rows if row["loss"] != "ceiling"])
+        for device, (about, rows) in found
+    }
+
+
+def usual(rows):
+    """The rows at N=512 and the most classes, by loss."""
+    groups = sorted(grouped(rows, "loss", "n", "m").items())
+    return {loss: by for (loss, n, m), by in groups if n == N}
+
+
+def speedups(by_loss):
+    """PML's time to ours, the least first."""
+    found = {loss: by["pml"].get("ratio") for loss, by in by_loss.items() if "pml" in by}
+    return dict(sorted(((k, v[1]) for k, v in found.items() if v), key=lambda item: item[1]))
+
+
+def against(row):
+    """What a peer took, or why it did not run."""
+    if row is None:
+        return ""
+    return row.get("skipped") or duration(row["ms"])
+
+
+def times(row, spread=True):
+    """The ratio to ours, and its quartiles where there were several rounds."""
+    if row is None or "ratio" not in row:
+        return ""
+    low, middle, high = map(number, row["ratio"])
+    return f"{middle} ({low} to {high})" if spread and row["rounds"] > 1 else middle

@@ -121,7 +121,7 @@ def parse(argv):
         "--sizes", type=integers(SAMPLES_PER_CLASS), default=[128, 512, 2048],
         help="of the batch; default: 128,512,2048",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
+    parser.add_argument("--rounds", type=integer(1), default=5, help="default: 5")
     parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
     parser.add_argument(
         "--limit", type=integer(1), default=20,

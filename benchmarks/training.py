@@ -193,7 +193,7 @@ def parse(argv):
     parser.add_argument("--target", type=float, default=0.9, help="MAP@R; default: 0.9")
     parser.add_argument("--steps", type=integer(1), default=300, help="at most; default: 300")
     parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
-    parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
+    parser.add_argument("--rounds", type=integer(1), default=5, help="default: 5")
     parser.add_argument("--seed", type=integer(0), default=0, help="default: 0")
     parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
     return parser.parse_args(argv)
