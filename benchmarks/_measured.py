@@ -5,7 +5,7 @@ import collections
 from benchmarks._text import duration, machine, paragraph, results, size, table
 
 
-def scale(part, what=None):
+def scale(part):
     """``{(what, n, m): {how: row}}`` of a part of the first device's results."""
     _, rows = next(iter(results("scale").values()))
     out = collections.defaultdict(dict)
@@ -53,17 +53,13 @@ def measured():
         for how, row in ways.items():
             if how != "whole batch":
                 found.append(tool(f"a transformer, N = {n:,}", code(how), row, ways["whole batch"]))
+    took = lambda row: f"{size(row['temp_mib'])}, {duration(row['ms'])}"
     spread = [
         {
             "devices": str(m),
-            **{
-                title: f"{size(ways[how]['temp_mib'])}, {duration(ways[how]['ms'])}"
-                for how, title in (
-                    ("jit", "`jit` over a mesh"),
-                    ("gather_refs", "`gather_refs`"),
-                    ("ring", "`ring`"),
-                )
-            },
+            "`jit` over a mesh": took(ways["jit"]),
+            "`gather_refs`": took(ways["gather_refs"]),
+            "`ring`": took(ways["ring"]),
         }
         for (_, _, m), ways in sorted(scale("devices").items())
     ]

@@ -6,6 +6,7 @@ import re
 from benchmarks._measured import code, scale
 from benchmarks._plots import loglog
 from benchmarks._text import (
+    MOST_CLASSES,
     N,
     against,
     duration,
@@ -167,9 +168,9 @@ def page():
         SNIPPET,
         "## Losses",
         f"`python -m benchmarks.losses`: forward and backward, 128 features, four samples of a "
-        f"class, N = {N}, the most classes. *Products* are the three matrix products that no "
-        "implementation can avoid, done at once; a loss in blocks can beat them. In the plots a "
-        "line ends where its side no longer runs.",
+        f"class, N = {N}, up to {MOST_CLASSES:,} classes. *Products* are the three matrix products "
+        "that no implementation can avoid, done at once; a loss in blocks can beat them. In the "
+        "plots a line ends where its side no longer runs.",
     ]
     parts += [f"{name}: {machine(about)}.{rates(name)}" for name, (about, _) in losses().items()]
     parts.append(every_loss())

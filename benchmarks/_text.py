@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-N = 512
-"""The size of the batch at which losses are told apart."""
+N, MOST_CLASSES = 512, 10_000
+"""Where losses are told apart."""
 
 
 def results(kind):
@@ -90,9 +90,9 @@ def losses():
 
 
 def usual(rows):
-    """The rows at N=512 and the most classes, by loss."""
-    groups = sorted(grouped(rows, "loss", "n", "m").items())
-    return {loss: by for (loss, n, m), by in groups if n == N}
+    """The rows at N=512 and the most classes up to 10,000, by loss."""
+    rows = [row for row in rows if row["n"] == N and row.get("classes", 0) <= MOST_CLASSES]
+    return {loss: by for (loss, _), by in sorted(grouped(rows, "loss", "m").items())}
 
 
 def speedups(by_loss):
