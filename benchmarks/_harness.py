@@ -212,7 +212,9 @@ def environment(*packages):
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *packages)},
         "device": jax.devices()[0].device_kind,
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
     }
 
 

@@ -29,7 +29,7 @@ def tool(problem, name, row, at_once=None):
     return {
         "what is large": problem,
         "tool": name,
-        "time": duration(row["ms"]),
+        "time": duration(row.get("ms")),
         "memory": held,
         "at most": size(bound) if bound else "",
         "at once": other,

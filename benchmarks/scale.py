@@ -46,7 +46,7 @@ IN_PASSES = (
     "threshold_consistent_margin",
 )  # fmt: skip
 MIDDLE_BATCH = 4096
-HUGE_BATCH = 65536
+HUGE_BATCH, HUGE_CHUNK = 65536, 16
 PEAK_BOUND = 2048
 """MiB, of a process."""
 CLASSES = (10_000, 100_000)
@@ -196,8 +196,8 @@ def alone(name, n, count):
     """A single step, and the peak memory of this process."""
     if name == "huge":
         x, y = jax.random.normal(jax.random.key(0), (n, FEATURES)), jnp.arange(n) // 4
-        step, args = our_step(mj.chunked(mj.losses.ntxent, CHUNK)), (x, y)
-        row = {"what": "ntxent", "n": n, "m": n, "how": f"chunked({CHUNK})"}
+        step, args = our_step(mj.chunked(mj.losses.ntxent, HUGE_CHUNK)), (x, y)
+        row = {"what": "ntxent", "n": n, "m": n, "how": f"chunked({HUGE_CHUNK})"}
     else:
         shapes = ((n, FEATURES), (count, FEATURES))
         x, w = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))

@@ -189,7 +189,7 @@ def cells(row):
 def parse(argv):
     parser = Parser("benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--recipes", type=names(RECIPES), default=list(RECIPES))
-    parser.add_argument("--per-class", type=integers(2), default=[8, 64], help="of 7; 8,64")
+    parser.add_argument("--per-class", type=integers(2), default=[8, 32], help="of 7; 8,32")
     parser.add_argument("--target", type=float, default=0.9, help="MAP@R; default: 0.9")
     parser.add_argument("--steps", type=integer(1), default=300, help="at most; default: 300")
     parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
