@@ -47,7 +47,7 @@ def measured():
     for part in ("large", "huge", "passes", "classes", "million"):
         for (what, n, m), ways in sorted(scale(part).items()):
             problem = f"`{what}`, N = {n:,}" + (f", C = {m:,}" if m != n else "")
-            for how in sorted(ways.keys() - {"dense"}, reverse=True):
+            for how in sorted(ways.keys() - {"dense"}):
                 found.append(tool(problem, code(how), ways[how], ways.get("dense")))
     for (_, n, _), ways in scale("embedding").items():
         for how, row in ways.items():

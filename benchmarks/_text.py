@@ -23,7 +23,7 @@ def results(kind):
 
 def machine(environment, versions=True):
     """A line on what a run was made with."""
-    cpu = f"{environment['cpu']}, {environment['cores']} CPU cores"
+    cpu = f"{environment['cpu']}, {environment['cores']} CPU core{'s' * (environment['cores'] > 1)}"
     device = environment["device"]
     about = ("date", "device", "cpu", "cores")
     named = [f"{name} {x}" for name, x in environment.items() if name not in about]
@@ -34,15 +34,19 @@ def machine(environment, versions=True):
 def paragraph(text):
     """Prose in lines of 100 characters; code, tables and pictures as they are."""
     prose = not re.match(r"```|\||!\[|#", text)
-    fill = lambda text: textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
-    return fill(text) if prose else text
+    if not prose:
+        return text
+    whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, 100, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def table(rows):
-    """Markdown of dicts with the same keys."""
+    """Markdown of dicts with the same keys; columns of numbers are aligned to the right."""
     line = lambda cells: "| " + " | ".join(cells) + " |"
-    head = [line(rows[0]), line(["---"] + ["---:"] * (len(rows[0]) - 1))]
-    return "\n".join(head + [line(row.values()) for row in rows])
+    numbers = lambda key: any(row[key][:1].isdigit() for row in rows)
+    rule = line("---:" if numbers(key) else "---" for key in rows[0])
+    return "\n".join([line(rows[0]), rule, *(line(row.values()) for row in rows)])
 
 
 def number(x):
