@@ -258,7 +258,8 @@ def read_rows(path):
 def write_json(path, environment, rows, keys):
     """Puts rows into a file, in the place of those with the same values of `keys`."""
     check_environment(path, environment)
-    key = lambda row: [str(row.get(name, "")).zfill(9) for name in keys]
+    text = lambda value: f"{value:09}" if isinstance(value, int) else str(value)
+    key = lambda row: [text(row.get(name, "")) for name in keys]
     new = [key(row) for row in rows]
     old = [row for row in read_rows(path) if key(row) not in new]
     rows = sorted(old + _rounded(rows), key=key)

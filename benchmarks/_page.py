@@ -256,7 +256,8 @@ def training(rows):
 
 
 def chunk_sizes():
-    order = lambda item: int((re.findall(r"\d+", item[0]) or ["0"])[0])
+    size_in = lambda how: int((re.findall(r"\d+", how) or ["0"])[0])
+    order = lambda item: (item[0] == "dense", size_in(item[0]))
     return table([
         {
             f"N = {n:,}": code(how),
