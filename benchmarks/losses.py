@@ -182,8 +182,8 @@ def parse(argv):
     )  # fmt: skip
     parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
     parser.add_argument(
-        "--limit", type=integer(1), default=20,
-        help="seconds; PML is left out where a smaller size says that a call takes longer",
+        "--limit", type=integer(1), default=40,
+        help="seconds; PML is left out where a smaller size says that a call takes longer; 40",
     )  # fmt: skip
     parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
     return parser.parse_args(argv)
