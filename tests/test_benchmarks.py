@@ -34,12 +34,14 @@ def test_losses(tmp_path, capsys):
     out = tmp_path / "losses.json"
     flags = ["--losses", "ntxent,arcface", "--sizes", "8,16", "--classes", "5", "--rounds", "1"]
     losses.main([*flags, "--peers", "floor,optax", "--out", str(out)])
-    rows = json.loads(out.read_text())["rows"]
+    every = json.loads(out.read_text())["rows"]
+    rows = [row for row in every if row["loss"] != "ceiling"]
     assert {(row["loss"], row["n"], row["m"], row["who"]) for row in rows} == {
         *(("ntxent", n, n, who) for n in (8, 16) for who in ("ours", "floor", "optax")),
         *(("arcface", 512, 5, who) for who in ("ours", "floor")),
     }
     assert all(row["ms"] > 0 and row["temp_mib"] > 0 for row in rows)
+    assert len(every) == len(rows) + 2
     assert capsys.readouterr().out.count("\n") == len(rows) + 1
 
 
@@ -57,6 +59,7 @@ def test_a_peer_is_left_out_by_the_time_of_a_smaller_size():
     assert losses.estimates(rows, "ntxent", 512, 512, 20) == {"pml": "about 64 s"}
     assert not losses.estimates(rows, "ntxent", 512, 512, 70)
     assert not losses.estimates(rows, "contrastive", 512, 512, 20)
+    assert not losses.estimates(rows, "ntxent", 64, 64, 0)
 
 
 def test_the_other_scripts(tmp_path):
@@ -112,10 +115,10 @@ def test_rows_join_those_of_the_same_environment(tmp_path):
 def test_what_is_slow_has_one_call():
     calls = []
     found, results = _harness.compared(
-        {"ours": lambda: calls.append(1), "slow": lambda: _harness.time.sleep(2.1) or 7}, 3
+        {"ours": lambda: calls.append(1), "slow": lambda: _harness.time.sleep(1.1) or 7}, 3
     )
     assert found["slow"]["rounds"] == 1 and found["ours"]["rounds"] == 3
-    assert results["slow"] == 7 and found["slow"]["ratio"][1] > 1000
+    assert results["slow"] == 7 and len(found["slow"]["ratio"]) == 3
 
 
 def test_names_in_a_plot_are_apart():
