@@ -38,6 +38,7 @@ def dynamic_soft_margin(
 
     The distribution of :math:`u` is a running histogram, constant for the gradient. Without labels,
     reference i is the positive of anchor i, and its negative is the nearest to either of the two.
+
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
         >>> x, y = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), jnp.array([0, 0, 1])
