@@ -1,5 +1,6 @@
 """Hard-aware miner."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
@@ -67,11 +68,37 @@ def hdc(
 
 
 def _first(fraction, weights, ease):
-    """The first of all entries by `ease` that make up a fraction of all weight; NaN before all."""
-    order = jnp.argsort(jnp.where(jnp.isnan(ease), -jnp.inf, ease), axis=None)
-    sorted_weights = weights.ravel()[order]
-    up_to = jnp.cumsum(sorted_weights)
-    count = jnp.sum(weights)
-    left = jnp.ceil(fraction * count) - (up_to - sorted_weights)
-    kept = jnp.clip(left, 0, sorted_weights)
-    return jnp.zeros_like(weights).ravel().at[order].set(kept).reshape(weights.shape)
+    """The first of all entries by `ease` that make up a fraction of all weight; NaN before all.
+
+    Equals go by their place. No sort: two bisections, over the bits of the floats and the places.
+    """
+    wanted = jnp.ceil(fraction * jnp.sum(weights))
+    rank = _ranks(jnp.where(jnp.isnan(ease), -jnp.inf, ease))
+    edge, left = _edge(rank, weights, wanted)
+    place = jnp.arange(ease.size, dtype=rank.dtype).reshape(ease.shape)
+    tied = jnp.where(rank == edge, weights, 0)
+    last, left = _edge(place, tied, left)
+    tied = jnp.where(place < last, tied, jnp.where(place == last, jnp.minimum(left, tied), 0))
+    return jnp.where(rank < edge, weights, tied)
+
+
+def _ranks(x):
+    """Integers in the order of the floats, -0 and 0 the same."""
+    bits = jnp.finfo(x.dtype).bits
+    rank = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), f"int{bits}")
+    return jnp.where(rank < 0, rank ^ jnp.iinfo(rank.dtype).max, rank)
+
+
+def _edge(order, weights, wanted):
+    """The least place in an order up to which there is enough weight, and what is left for it."""
+    limits = jnp.iinfo(order.dtype)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low & high) + ((low ^ high) >> 1)
+        enough = jnp.sum(jnp.where(order <= middle, weights, 0)) >= wanted
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    bounds = jnp.array(limits.min, order.dtype), jnp.array(limits.max, order.dtype)
+    _, edge = jax.lax.fori_loop(0, limits.bits, halve, bounds)
+    return edge, wanted - jnp.sum(jnp.where(order < edge, weights, 0))
