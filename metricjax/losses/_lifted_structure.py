@@ -81,7 +81,8 @@ def lifted_structure(
         own = batch.refs.self_index[:, None] == jnp.arange(mat.shape[1])[None, :]
         twice &= ~own
         p = jnp.where(own, 0, p)
-    push = a + jnp.where(twice, softplus(p - a), p)  # one of them is 0 where it is empty
+    # one of them is 0 where it is empty
+    push = jnp.where(twice, a + softplus(p - a), a + p)
     values = jax.nn.relu(push + farther(distance, mat, pos_margin)) ** 2 / 2
     values = jnp.where(negatives > 0, values, 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}
