@@ -31,8 +31,8 @@ OPTIMIZER = optax.partition(
 def network(params, x, key, variables):
     """Dropout, a running mean and a layer in half precision."""
     x = x * jax.random.bernoulli(key, 0.8, x.shape)
-    y = jnp.tanh(x @ params["kernel"].astype(jnp.float32) + params["bias"])
-    return y - variables, 0.9 * variables + 0.1 * y.mean(0)
+    y = jnp.tanh(x @ params["kernel"].astype(jnp.float32) + params["bias"][None])
+    return y - variables[None], 0.9 * variables + 0.1 * y.mean(0)
 
 
 def begin():
@@ -42,9 +42,7 @@ def begin():
         "loss": jax.random.normal(jax.random.key(2), (CLASSES, SIZE)),
     }
     variables = jnp.zeros(SIZE)
-    return mj.training.State.create(
-        params, OPTIMIZER, variables=variables, key=jax.random.key(3)
-    )
+    return mj.training.State.create(params, OPTIMIZER, variables=variables, key=jax.random.key(3))
 
 
 def step():

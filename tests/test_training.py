@@ -62,9 +62,7 @@ def test_metric_loss_only_trains_class_weights_with_an_optimizer_of_their_own():
     got, metrics, _ = after_one(step, params, optimizer=optimizer)
     total = lambda params: loss(linear(params["network"], X), Y, params["loss"])[0]
     grads = jax.jit(jax.grad(total))(params)
-    chex.assert_trees_all_close(
-        got, grads | {"loss": 10 * grads["loss"]}, rtol=1e-4, atol=1e-5
-    )
+    chex.assert_trees_all_close(got, grads | {"loss": 10 * grads["loss"]}, rtol=1e-4, atol=1e-5)
     norm = np.sqrt(sum(np.sum(np.square(x)) for x in jax.tree.leaves(grads)))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
     assert metrics["loss"] == metrics["metric_loss"] == metrics["metric_loss/loss"]
@@ -137,7 +135,7 @@ def test_cascaded_parts_are_mined_from_what_the_part_before_has_mined():
 
     same_gradient(got, total, params)
     with pytest.raises(ValueError, match="must give 3 features.*got 4"):
-        after_one(training.cascaded(linear, stages[:2], SGD), params | {"loss_2": None})
+        after_one(training.cascaded(linear, stages[:2], SGD), dict(list(params.items())[:2]))
 
 
 def test_two_streams_compare_anchors_with_the_others_alone():
@@ -235,8 +233,7 @@ def over_devices(step, state, batch):
 @pytest.mark.parametrize("way", ["shard_map", "pmap"])
 def test_devices_together_do_the_step_of_one(scheme, way):
     batch = {"two_streams": (X, X[::-1], Y)}.get(scheme, (X, Y))
-    params = {"network": KERNEL} | {"classifier": jnp.ones((4, 3))} * (scheme == "with_classifier") \
-        if False else {"network": KERNEL}
+    params = {"network": KERNEL}
     if scheme == "with_classifier":
         params["classifier"] = jax.random.normal(jax.random.key(2), (4, 3))
     networks = [linear] * len(params)
@@ -274,10 +271,9 @@ def test_a_batch_on_a_mesh_gives_the_step_of_one_device(scheme, kind):
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(kind,))
     place = lambda tree, spec: jax.device_put(tree, jax.NamedSharding(mesh, spec))
     got = jax.jit(step)(place(state, jax.P()), place(batch, jax.P("batch")))
-    got, want = (x[:1] + (x[1],) for x in (got, want))
-    for one, other in zip(got, want, strict=True):
-        drop = lambda x: x._replace(key=None) if isinstance(x, training.State) else x
-        chex.assert_trees_all_close(drop(one), drop(other), rtol=1e-4, atol=1e-5)
+    (got, got_metrics), (want, metrics) = got, want
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-4, atol=1e-5)
+    close((got.params, got_metrics), (want.params, metrics))
 
 
 @pytest.mark.parametrize(
@@ -364,3 +360,259 @@ def test_an_error_in_a_batch_loses_nothing(at, tmp_path):
     chex.assert_trees_all_equal(killed.named(got), killed.named(want))
     logs = [(tmp_path / name / "log.csv").read_text() for name in ("whole", "parts")]
     assert logs[0] == logs[1]
+
+
+def fit_small(folder=None, *, params=KERNEL, batches=lambda i: (X, Y), optimizer=SGD, **options):
+    step = options.pop("step", None) or training.metric_loss_only(linear, CONTRASTIVE, optimizer)
+    state = training.State.create({"network": params}, optimizer)
+    return training.fit(step, state, batches, folder=folder, **({"steps": 6} | options))
+
+
+def test_fit_does_the_steps_and_leaves_the_first_state_alone():
+    step = training.metric_loss_only(linear, CONTRASTIVE, SGD)
+    state = first = training.State.create({"network": KERNEL}, SGD)
+    batches = [(X + i, Y) for i in range(3)]
+    for batch in batches:
+        state, _ = jax.jit(step)(state, batch)
+    done = training.fit(step, first, batches, steps=3)
+    chex.assert_trees_all_close(done.state, state, rtol=1e-5)
+    assert not any(x.is_deleted() for x in jax.tree.leaves(first))
+    assert done[1:] == (None, None, False)
+
+
+# --- fit: what is not finite -------------------------------------------------------------------
+
+
+def steps_in(folder):
+    return sorted(int(path.name) for path in Path(folder).iterdir())
+
+
+@pytest.mark.parametrize("save_every", [1, 4])
+def test_a_nan_stops_in_its_step_and_is_not_saved(save_every, tmp_path):
+    asked = []
+
+    def batches(i):
+        asked.append(i)
+        return X.at[0, 0].set(jnp.nan if i == 4 else 0.0), Y
+
+    with pytest.raises(FloatingPointError) as stop:
+        fit_small(tmp_path, batches=batches, save_every=save_every)
+    message = str(stop.value)
+    assert "step 5, with batch 4: " in message
+    for name in ("loss", "metric_loss/pos_loss", "metric_loss/neg_loss", "grad_norm"):
+        assert f"{name} is nan" in message
+    assert message.endswith(f"The last good checkpoint is {tmp_path / '4'}.")
+    assert steps_in(tmp_path) == [4] and max(asked) <= 5
+    state = training.State.create({"network": KERNEL}, SGD)
+    good = training.restore(tmp_path, state)
+    assert good.step == 4 and jnp.isfinite(good.params["network"]).all()
+
+
+def test_a_finite_loss_with_a_nan_gradient_stops_in_the_same_step(tmp_path):
+    def objective(params, state, batch, key):
+        x = jnp.sum(params["network"])
+        return jnp.where(state.step == 2, jnp.sqrt(x * 0), x), ({}, None)
+
+    step = training.make_step(objective, SGD)
+    with pytest.raises(FloatingPointError, match="step 3, with batch 2: grad_norm is nan"):
+        fit_small(tmp_path, step=step, save_every=3)
+    assert steps_in(tmp_path) == []
+    with pytest.raises(FloatingPointError, match="`folder` was not given"):
+        fit_small(step=step)
+
+
+def test_parameters_that_overflow_are_not_saved(tmp_path):
+    optimizer = optax.sgd(lambda i: jnp.where(i == 2, 3e38, 0.0))
+    loss = lambda x, y: (100 * jnp.sum(x), {})
+    step = training.metric_loss_only(linear, loss, optimizer)
+    options = {"step": step, "optimizer": optimizer, "save_every": 1}
+    with pytest.raises(FloatingPointError, match="after step 3: params/network. The last.*/2"):
+        fit_small(tmp_path, **options)
+    assert steps_in(tmp_path) == [2]
+
+
+# --- fit: evaluation ---------------------------------------------------------------------------
+
+
+def scored(values):
+    return lambda state: {"score": values[int(state.step) - 1]}
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "best", "last"),
+    [
+        ([1, 2, 1, 1, 3, 3], 1, 2, 4),  # as in PML: a second one that is not better
+        ([1, 2, 1, 3, 1, 1], 1, 4, 6),
+        ([2, 2, 3, 3, 3, 3], 0, 1, 2),  # equal is not better
+        ([NAN, 1, NAN, NAN, 2, 2], 2, 5, 6),
+        ([NAN] * 6, 2, None, 3),
+    ],
+)
+def test_patience_and_the_best_state(values, patience, best, last, tmp_path):
+    options = {"evaluate": scored(values), "evaluate_every": 1, "score": "score"}
+    options |= {"patience": patience}
+    got = [fit_small(tmp_path, **options), fit_small(tmp_path, **options)]  # and again: no step
+    for done in got:
+        assert (done.best_step, int(done.state.step), done.stopped_early) == (best, last, last < 6)
+        assert done.best_score == (None if best is None else values[best - 1])
+    assert steps_in(tmp_path) == sorted({best, last} - {None})
+    like = got[0].state
+    if best is None:
+        with pytest.raises(FileNotFoundError, match="best state"):
+            training.restore(tmp_path, like, best=True)
+    else:
+        assert training.restore(tmp_path, like, best=True).step == best
+    assert training.restore(tmp_path, like).step == last
+
+
+def test_it_is_evaluated_and_logged_when_due_and_at_the_end(capsys, tmp_path):
+    seen, evaluated = [], []
+
+    def evaluate(state):
+        evaluated.append(int(state.step))
+        return {"a": jnp.float32(1.0)}
+
+    fit_small(
+        evaluate=evaluate, evaluate_every=4, log_every=3, steps=10, progress=True,
+        loggers=[lambda step, numbers: seen.append((step, "eval/a" in numbers, numbers["loss"]))],
+    )  # fmt: skip
+    assert evaluated == [4, 8, 10]
+    assert [x[:2] for x in seen] == [
+        (3, False), (4, True), (6, False), (8, True), (9, False), (10, True),
+    ]  # fmt: skip
+    assert all(type(x[2]) is float for x in seen)
+    bar = capsys.readouterr().err
+    assert "10/10" in bar and "loss=" in bar and "eval/a=1" in bar
+
+
+# --- fit: checkpoints --------------------------------------------------------------------------
+
+
+def test_shardings_and_dtypes_come_back_and_the_rest_is_bit_for_bit(tmp_path):
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, everywhere = jax.NamedSharding(mesh, jax.P("batch")), jax.NamedSharding(mesh, jax.P())
+    optimizer = optax.adam(1e-2)
+    kernel = jax.device_put(
+        jnp.zeros((8, 4), jnp.bfloat16), jax.NamedSharding(mesh, jax.P("batch", None))
+    )
+    state = training.State.create(
+        {"network": kernel + 0.5}, optimizer, key=jax.random.key(0, impl="rbg")
+    )
+    state = jax.tree.map(lambda x: x if x.shape == (8, 4) else jax.device_put(x, everywhere), state)
+    x = np.random.default_rng(0).normal(size=(4, 12, 8)).astype(np.float32)
+    batches = lambda i: jax.device_put((x[i], np.asarray(Y).repeat(1)), rows)
+    network = lambda params, x: x @ params.astype(jnp.float32)
+    step = training.metric_loss_only(network, CONTRASTIVE, optimizer)
+    run = functools.partial(training.fit, step, state, batches, save_every=1)
+    whole = run(steps=4).state
+    run(steps=2, folder=tmp_path)
+    resumed = run(steps=4, folder=tmp_path).state
+    chex.assert_trees_all_equal(killed.named(resumed), killed.named(whole))
+    for a, b in zip(*map(jax.tree.leaves, (resumed, state)), strict=True):
+        assert a.sharding == b.sharding and a.dtype == b.dtype
+
+
+def test_a_state_that_was_not_placed_may_still_go_to_a_mesh(tmp_path):
+    fit_small(tmp_path, steps=2)
+    mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.device_put((X, Y), jax.NamedSharding(mesh, jax.P("batch")))
+    assert fit_small(tmp_path, batches=lambda i: batch).state.step == 6
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    fit_small(tmp_path, steps=1)
+    with pytest.raises(ValueError, match="training.fit: `folder` must hold.*step 1"):
+        fit_small(tmp_path, params=KERNEL[:, :2])
+    with pytest.raises(FileNotFoundError, match="must hold a state"):
+        training.restore(tmp_path / "nothing", training.State.create(KERNEL, SGD))
+
+
+# --- fit: loggers ------------------------------------------------------------------------------
+
+
+def test_a_table_replaces_later_rows_and_half_rows_and_takes_new_names(tmp_path):
+    path = tmp_path / "new" / "log.csv"
+    log = training.CsvLog(path)
+    for step in (1, 2, 3):
+        log(step, {"a": step / 4} | ({"b": 7.0} if step == 2 else {}))
+    with open(path, "a") as file:
+        file.write("1,0.")  # a half of step 10, say
+    log = training.CsvLog(path)
+    log(3, {"a": 9.0})
+    log.close()
+    log(4, {"a": 1.0})
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    assert [tuple(row.values()) for row in rows] == [
+        ("1", "0.25", ""), ("2", "0.5", "7.0"), ("3", "9.0", ""), ("4", "1.0", ""),
+    ]  # fmt: skip
+
+
+def events(folder):
+    """Of all files in turn: (step, name, value), and ("purge", step)."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted(Path(folder).iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            if event.HasField("session_log"):
+                yield "purge", event.step
+            for value in event.summary.value:
+                yield event.step, value.tag, value.simple_value
+            data = data[16 + length :]
+
+
+def test_scalars_for_tensorboard_hide_what_is_done_again(tmp_path):
+    log = training.TensorBoardLog(tmp_path)
+    fit_small(steps=2, log_every=1, loggers=[log])
+    log(2, {"loss": 0.5})
+    log.close()
+    written = list(events(tmp_path))
+    assert [x[0] for x in written if x[1] == "loss"] == [1, 2, 2]
+    assert [x for x in written if x[0] == "purge"] == [("purge", 1), ("purge", 2)]
+    assert (2, "loss", 0.5) in written
+
+
+# --- packages and arguments --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "call"),
+    [
+        ("orbax.checkpoint", lambda: fit_small("folder")),
+        ("tqdm", lambda: fit_small(progress=True)),
+        ("tensorboardX", lambda: training.TensorBoardLog("folder")),
+    ],
+)
+def test_missing_packages_are_named(package, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"training\..*pip install 'metricjax\[train\]'"):
+        call()
+
+
+def test_importing_metricjax_imports_none_of_them():
+    check = "import sys, metricjax; print({'orbax', 'tqdm', 'tensorboardX'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"steps": 0}, "`steps` must be an integer >= 1"),
+        ({"save_every": 0}, "`save_every`"),
+        ({"patience": -1}, "`patience`"),
+        ({"patience": 1}, "`patience` needs `score`"),
+        ({"score": "a"}, "`score` needs `evaluate`"),
+        ({"evaluate": lambda state: {"b": 1.0}, "score": "a"}, "got 'a'; it gives b"),
+        ({"step": lambda s, b: (s._replace(step=s.step + 1), {"x": X})}, "'x' of shape"),
+    ],
+)
+def test_wrong_arguments_are_named(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        fit_small(**options)

@@ -8,7 +8,7 @@ import optax
 
 from metricjax._compose import objective as bound
 from metricjax._compose import reduce
-from metricjax._refs import take
+from metricjax._refs import replicated, take
 from metricjax._types import LossTerm, Scalar
 from metricjax.distances import normalize
 from metricjax.losses import triplet_margin
@@ -112,6 +112,7 @@ def deep_adversarial(
             run.add("classifier_loss", classifier_loss(classification, logits, labels), real)
 
         *rows, where = random_triplets(run.new_key(), labels, triplets_per_anchor)
+        features, labels = replicated((features, labels))
         a, p, n = (take(features, i) for i in rows)
         synthetic = run.network("generator", generator, jnp.concatenate([a, p, n], 1))
         x = run.network("embedder", embedder, jnp.concatenate([a, p, synthetic]))
