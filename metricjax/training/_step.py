@@ -1,5 +1,6 @@
 """From an objective to a step, and what the schemes' objectives share."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from metricjax._chunks import names, takes
+from metricjax._chunks import takes
 from metricjax._masked import upcast
 from metricjax._types import Scalar
 from metricjax.training._state import State
@@ -110,8 +111,9 @@ class Run:
 
     def network(self, name: str, apply: Callable, inputs):
         """What a network gives. It is told the key and the variables if it has such arguments."""
-        given: dict[str, Any] = {"key": self.new_key()} if names(apply, "key") else {}
-        if not names(apply, "variables"):
+        options = list(inspect.signature(apply).parameters)[2:]  # Linen calls the first variables
+        given: dict[str, Any] = {"key": self.new_key()} if "key" in options else {}
+        if "variables" not in options:
             return apply(self.params[name], inputs, **given)
         out, self.variables = apply(self.params[name], inputs, variables=self.variables, **given)
         return out
