@@ -46,7 +46,8 @@ class Checkpoints:
         """Goes on in the background once the state is copied."""
         self._tidy()
         args = self._ocp.args
-        items = {"state": args.StandardSave(state), "progress": args.JsonSave(progress._asdict())}
+        about = {"progress": progress._asdict(), "leaves": _described(state)}
+        items = {"state": args.StandardSave(state), "about": args.JsonSave(about)}
         self._manager.save(int(state.step), args=args.Composite(**items))
         self._progress = progress
 
@@ -55,20 +56,22 @@ class Checkpoints:
         if self.last is None:
             return None
         args = self._ocp.args
-        found = self._manager.restore(self.last, args=args.Composite(progress=args.JsonRestore()))
-        self._progress = Progress(**found.progress)
+        read = lambda step, **items: self._manager.restore(step, args=args.Composite(**items))
+        about = read(self.last, about=args.JsonRestore()).about
+        self._progress = Progress(**about["progress"])
         step = self._progress.best_step if best else self.last
         if step is None:
             return None
         like = jax.tree.map(settled, like)
-        target = args.StandardRestore(jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like))
-        try:
-            state = self._manager.restore(step, args=args.Composite(state=target)).state
-        except (ValueError, KeyError, TypeError) as error:
+        stored, wanted = about["leaves"].items(), _described(like).items()
+        if stored != wanted:
             raise ValueError(
-                f"{self.function}: `folder` must hold states of this shape, got {self.folder}, "
-                f"step {step}: {error}"
-            ) from error
+                f"{self.function}: `folder` must hold states like the one given, with "
+                f"{dict(sorted(wanted - stored))}; {self.folder} has {dict(sorted(stored - wanted))} "
+                f"instead. Give another folder, or the model that it was written with."
+            )
+        target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
+        state = read(step, state=args.StandardRestore(target)).state
         return jax.tree.map(_free, state, like), self._progress
 
     def close(self) -> None:
@@ -103,6 +106,12 @@ def restore(folder: str | os.PathLike, like: State, *, best: bool = False) -> St
             f"training.restore: `folder` must hold a {'best ' * best}state of `fit`, got {folder}."
         )
     return found[0]
+
+
+def _described(state):
+    """The dtype and the shape of every leaf, by its path."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(p): f"{x.dtype}{list(x.shape)}" for p, x in jax.tree.leaves_with_path(state)}
 
 
 def _free(x, like):

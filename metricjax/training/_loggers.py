@@ -87,7 +87,8 @@ class TensorBoardLog:
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         if self._writer is None:
-            self._writer = self._create(self.folder, purge_step=step)
+            own = f".{step}.{os.getpid()}"  # files of the same second have the same name
+            self._writer = self._create(self.folder, purge_step=step, filename_suffix=own)
         for name, x in metrics.items():
             self._writer.add_scalar(name, x, step)
 
