@@ -67,8 +67,8 @@ class Checkpoints:
         if stored != wanted:
             raise ValueError(
                 f"{self.function}: `folder` must hold states like the one given, with "
-                f"{dict(sorted(wanted - stored))}; {self.folder} has {dict(sorted(stored - wanted))} "
-                f"instead. Give another folder, or the model that it was written with."
+                f"{dict(sorted(wanted - stored))}, got {self.folder} with "
+                f"{dict(sorted(stored - wanted))}. Give another folder, or the model of that one."
             )
         target = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
         state = read(step, state=args.StandardRestore(target)).state
