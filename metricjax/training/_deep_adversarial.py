@@ -51,7 +51,7 @@ def deep_adversarial(
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj, optax
         >>> linear = lambda params, x: x @ params
-        >>> of = lambda active: optax.conditionally_mask(optax.adam(1e-3), active)
+        >>> of = lambda active: optax.conditionally_mask(optax.sgd(0.1, momentum=0.9), active)
         >>> network, generator = of(lambda i: (i < 5) | (i >= 8)), of(lambda i: i >= 5)
         >>> names = {"trunk": "network", "embedder": "network", "generator": "generator"}
         >>> optimizer = optax.partition({"network": network, "generator": generator}, names)

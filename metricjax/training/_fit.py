@@ -141,7 +141,7 @@ def fit(
                 if score is not None:
                     reached = _judged(reached, i + 1, score, scores)
             if scores or (checkpoints is not None and due(i + 1, save_every)):
-                settle(*waiting, scores)
+                settle(*waiting, scores=scores)
                 waiting = None
                 if checkpoints is not None:
                     if bad := _unsound(state):
