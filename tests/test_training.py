@@ -120,7 +120,7 @@ def test_cascaded_parts_are_mined_from_what_the_part_before_has_mined():
     params = {"network": KERNEL, "classifier_1": jnp.ones((2, 3)), "loss_2": jnp.eye(3, 1)}
     weights = {"metric_loss_1": 3.0}
     step = training.cascaded(linear, stages, SGD, weights=weights)
-    got, metrics, _ = after_one(step, params)
+    got, metrics, _ = after_one(step, params, key=jax.random.key(0))  # which nothing here takes
 
     def total(params):
         x = linear(params["network"], X)
@@ -142,7 +142,8 @@ def test_two_streams_compare_anchors_with_the_others_alone():
     loss = mj.objective(mj.losses.contrastive, miner=mj.miners.batch_hard)
     params = {"network": KERNEL}
     others = X[::-1] + 0.1
-    got, _, _ = after_one(training.two_streams(linear, loss, SGD), params, (X, others, Y))
+    step, batch = training.two_streams(linear, loss, SGD), (X, others, Y)
+    got, _, _ = after_one(step, params, batch, key=jax.random.key(0))  # which nothing here takes
 
     def total(params):
         anchors, positives = linear(params["network"], X), linear(params["network"], others)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from metricjax._check import check_at_least
 from metricjax.training._checkpoints import Checkpoints, Progress
 from metricjax.training._state import State, is_key, settled
-from metricjax.training._step import Step
+from metricjax.training._step import Metrics, Step
 
 
 class Fitted(NamedTuple):
@@ -114,7 +114,7 @@ def fit(
         found = checkpoints and checkpoints.restore(state)
         state, reached = found or (jax.tree.map(jnp.copy, state), Progress())
         start = int(state.step)
-        waiting: tuple[Any, ...] | None = None
+        waiting: tuple[int, Metrics, jax.Array] | None = None
         log = _joined(stack, loggers, progress, start, steps)
 
         def check(done, metrics, finite):
@@ -130,10 +130,10 @@ def fit(
         for i in range(start, steps):
             if patience is not None and reached.since_best > patience:
                 break
-            state, *results = advance(state, batch_of(i))
+            state, metrics, finite = advance(state, batch_of(i))
             if waiting is not None:  # one step late: the device is never waited for
                 settle(*waiting)
-            waiting = i + 1, *results
+            waiting = i + 1, metrics, finite
             scores = {}
             if evaluate is not None and due(i + 1, evaluate_every):
                 check(*waiting)
@@ -141,7 +141,7 @@ def fit(
                 if score is not None:
                     reached = _judged(reached, i + 1, score, scores)
             if scores or (checkpoints is not None and due(i + 1, save_every)):
-                settle(*waiting, scores=scores)
+                settle(*waiting, scores)
                 waiting = None
                 if checkpoints is not None:
                     if bad := _unsound(state):
