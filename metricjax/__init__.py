@@ -17,6 +17,7 @@ from metricjax import reducers as reducers
 from metricjax import regularizers as regularizers
 from metricjax import relations as relations
 from metricjax import samplers as samplers
+from metricjax import training as training
 from metricjax import tuples as tuples
 from metricjax._chunks import chunked as chunked
 from metricjax._compose import merge as merge

@@ -156,7 +156,7 @@ def objective(
             if data.get("mined") is not None:
                 raise ValueError("objective: give either `miner` or `mined`.")
             shared = {n: data[n] for n in ("refs", "where", "match") if n in data}
-            if key is not None:
+            if key is not None and takes(miner, "key"):
                 shared["key"] = key
             data["mined"] = miner(embeddings, labels, **shared)
         terms = loss(embeddings, labels, *params, **data)

@@ -1,0 +1,104 @@
+"""Several embeddings in one, each mined harder."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import optax
+
+from metricjax._chunks import takes
+from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
+
+
+class Stage(NamedTuple):
+    """A part of the embedding, and how it is trained.
+
+    Attributes:
+        size: how many features it has.
+        loss: of `metricjax.objective`.
+        miner: one of `metricjax.miners`. One that takes ``mined``, as `metricjax.miners.hdc` does,
+            chooses from what the stage before mined. A loss alone may also have its miner bound by
+            `metricjax.objective`; then nothing goes to the next stage.
+        classifier: ``(params, embeddings) -> logits``.
+    """
+
+    size: int
+    loss: Callable
+    miner: Callable | None = None
+    classifier: Callable | None = None
+
+
+def cascaded(
+    network: Callable,
+    stages: Sequence[Stage],
+    optimizer: optax.GradientTransformation,
+    *,
+    classification: Callable = optax.softmax_cross_entropy_with_integer_labels,
+    weights: Weights | None = None,
+) -> Step:
+    """Cuts the embedding into parts, and trains each with a loss and a miner of its own.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, metricjax as mj, optax
+        >>> loss = mj.objective(mj.losses.contrastive)
+        >>> stages = [mj.training.Stage(2, loss), mj.training.Stage(1, loss, mj.miners.hdc)]
+        >>> optimizer = optax.sgd(0.1)
+        >>> step = jax.jit(mj.training.cascaded(lambda params, x: x @ params, stages, optimizer))
+        >>> state = mj.training.State.create({"network": jnp.ones((3, 3))}, optimizer)
+        >>> state, metrics = step(state, (jnp.eye(3), jnp.array([0, 1, 1])))
+        >>> print([name for name in sorted(metrics) if name.startswith("metric_loss_1")])
+        ['metric_loss_1', 'metric_loss_1/neg_loss', 'metric_loss_1/pos_loss']
+
+    Args:
+        network, optimizer: see `metric_loss_only`; the network gives as many features as there are
+            in all stages.
+        stages: from the first to the last. Stage i may have ``params["loss_i"]``, class weights,
+            and has ``params["classifier_i"]`` if it has a classifier.
+        classification: see `with_classifier`.
+        weights: factors of ``metric_loss_i`` and ``classifier_loss_i``, as in `with_classifier`.
+
+    Returns:
+        ``step(state, (inputs, labels)) -> (state, metrics)``, not yet compiled.
+
+    References:
+        Yuan et al., `Hard-Aware Deeply Cascaded Embedding <https://arxiv.org/abs/1611.05720>`_,
+        2017.
+    """
+    name = "cascaded"
+    heads = [f"classifier_{i}" for i, stage in enumerate(stages) if stage.classifier is not None]
+    losses = [f"loss_{i}" for i in range(len(stages))]
+    known = [f"metric_{x}" for x in losses] + [x.replace("_", "_loss_") for x in heads]
+    weights = check_weights(name, weights, known)
+    size = sum(stage.size for stage in stages)
+
+    def objective(params, state, batch, key):
+        inputs, labels = batch
+        run = Run(name, params, state, key, weights, ["network", *heads], losses)
+        embeddings = run.network("network", network, inputs)
+        if embeddings.shape[1] != size:
+            raise ValueError(
+                f"training.{name}: `network` must give {size} features, the sizes of all stages, "
+                f"got {embeddings.shape[1]}."
+            )
+        mined, start = None, 0
+        for i, stage in enumerate(stages):
+            part = embeddings[:, start : start + stage.size]
+            start += stage.size
+            mined = _mine(run, stage.miner, part, labels, mined)
+            given = {} if mined is None else {"mined": mined}
+            run.metric_loss(f"metric_loss_{i}", stage.loss, part, labels, **given)
+            if stage.classifier is not None:
+                logits = run.network(f"classifier_{i}", stage.classifier, part)
+                value = classifier_loss(classification, logits, labels)
+                run.add(f"classifier_loss_{i}", value)
+        return run.result()
+
+    return make_step(objective, optimizer)
+
+
+def _mine(run, miner, embeddings, labels, before):
+    if miner is None:
+        return None
+    given = {"mined": before} if before is not None and takes(miner, "mined") else {}
+    if takes(miner, "key"):
+        given["key"] = run.new_key()
+    return miner(embeddings, labels, **given)

@@ -1,0 +1,99 @@
+"""Where `fit` writes its numbers."""
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from metricjax.inference._file import replacing
+
+
+def print_metrics(step: int, metrics: dict[str, float]) -> None:
+    """One line on the standard output.
+
+    Example:
+        >>> from metricjax import training
+        >>> training.print_metrics(20, {"loss": 0.12345678, "grad_norm": 3.0})
+        step 20: loss 0.12346, grad_norm 3
+    """
+    print(
+        f"step {step}: " + ", ".join(f"{name} {x:.5g}" for name, x in metrics.items()), flush=True
+    )
+
+
+class CsvLog:
+    """A table, one row for each step that is logged and one column for each name.
+
+    Rows of steps that a killed run has done, and this one does again, are replaced.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._names: list[str] = []
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        row: dict[str, Any] = {"step": step} | metrics
+        if row.keys() <= {*self._names}:
+            with open(self.path, "a", newline="") as file:
+                self._table(file).writerow(row)
+        else:
+            self._begin(row)
+
+    def close(self) -> None:
+        """The next row is the first one of another run."""
+        self._names = []
+
+    def _begin(self, row):
+        """Writes the earlier rows again, with room for the names of this one."""
+        before = []
+        if self.path.exists():
+            whole, _, _ = self.path.read_text().rpartition("\n")  # a killed run may leave a half
+            before = [x for x in csv.DictReader(whole.splitlines()) if int(x["step"]) < row["step"]]
+        self._names = list(dict.fromkeys([*(before[0] if before else ()), *row]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path) as file:
+            text = io.TextIOWrapper(file, newline="", write_through=True)
+            table = self._table(text)
+            table.writeheader()
+            table.writerows([*before, row])
+            text.detach()
+
+    def _table(self, file):
+        return csv.DictWriter(file, self._names, lineterminator="\n")
+
+
+class TensorBoardLog:
+    """Scalars for TensorBoard, by tensorboardX: ``tensorboard --logdir FOLDER`` shows them.
+
+    Those of steps that a killed run has done, and this one does again, are hidden.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "training.TensorBoardLog needs tensorboardX: pip install 'metricjax[train]'"
+            ) from error
+        self._create, self.folder = SummaryWriter, os.fspath(folder)
+        self._writer: Any = None
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        if self._writer is None:
+            own = f".{step}.{os.getpid()}"  # files of the same second have the same name
+            self._writer = self._create(self.folder, purge_step=step, filename_suffix=own)
+        for name, x in metrics.items():
+            self._writer.add_scalar(name, x, step)
+
+    def close(self) -> None:
+        """Writes what is still waiting."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None

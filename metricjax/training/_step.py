@@ -1,0 +1,162 @@
+"""From an objective to a step, and what the schemes' objectives share."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from metricjax._chunks import takes
+from metricjax._masked import upcast
+from metricjax._types import Scalar
+from metricjax.training._state import State
+
+Metrics = dict[str, Float[Array, ""]]
+Step = Callable[[State, Any], tuple[State, Metrics]]
+Weights = dict[str, Scalar | optax.Schedule]
+
+
+def make_step(
+    objective: Callable, optimizer: optax.GradientTransformation, *, axis_name: str | None = None
+) -> Step:
+    """A training step of any objective: gradient, optimizer, and the next state.
+
+    The schemes of this module are objectives written for you. Write your own for what they lack.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, metricjax as mj, optax
+        >>> loss = mj.objective(mj.losses.contrastive)
+        >>> def objective(params, state, batch, key):
+        ...     total, parts = loss(batch["x"] @ params, batch["y"])
+        ...     return total, (parts, state.variables)
+        >>> optimizer = optax.sgd(0.1)
+        >>> step = jax.jit(mj.training.make_step(objective, optimizer))
+        >>> state = mj.training.State.create(jnp.eye(3), optimizer)
+        >>> batch = {"x": jnp.eye(3), "y": jnp.array([0, 0, 1])}
+        >>> for _ in range(2):
+        ...     state, metrics = step(state, batch)
+        ...     print(f"{state.step}: {metrics['loss']:.3f}")
+        1: 1.414
+        2: 1.311
+
+    Args:
+        objective: ``(params, state, batch, key) -> (loss, (metrics, variables))``: what is
+            minimized by `params`, a dict of scalars to log, and the state's next ``variables``.
+            `state` is the one before the step. `key` is that of the step, or ``None``.
+        optimizer: of Optax; it is given the loss as ``value``, if it wants it.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: loss, metrics
+            and gradients are averaged over it, and every device has a key of its own. If the loss
+            is that of the whole batch (see `metricjax.objective`), so is the gradient. Variables
+            are not averaged: batch normalization has its own ``axis_name``.
+
+    Returns:
+        ``step(state, batch) -> (state, metrics)``, pure and not yet compiled. Besides those of the
+        objective the metrics have ``loss`` and ``grad_norm``.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    mean = lambda x: x if axis_name is None else jax.lax.pmean(x, axis_name)
+
+    def step(state: State, batch) -> tuple[State, Metrics]:
+        key = state.key
+        if key is not None:
+            key = jax.random.fold_in(key, state.step)
+            if axis_name is not None:
+                key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+        def total(params):
+            loss, aux = objective(params, state, batch, key)
+            return mean(loss), aux
+
+        grad = jax.value_and_grad(total, has_aux=True)
+        (loss, (metrics, variables)), grads = grad(state.params)
+        grads, metrics = mean((grads, metrics))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        params = optax.apply_updates(state.params, updates)
+        metrics = metrics | {"loss": loss, "grad_norm": _norm(grads)}
+        return State(state.step + 1, params, opt_state, variables, state.key), metrics
+
+    return step
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(upcast(x)))) for x in jax.tree.leaves(tree)))
+
+
+class Run:
+    """Calls networks and losses, and adds up the losses: one evaluation of a scheme's objective.
+
+    Args:
+        scheme: the public function, for errors.
+        params: by name.
+        state: before the step.
+        key: of the step.
+        weights: of the losses, by name.
+        optional: names that `params` may have, besides those in `needed`.
+    """
+
+    def __init__(self, scheme, params, state, key, weights, needed, optional=()):
+        given = sorted(params) if isinstance(params, dict) else type(params).__name__
+        if not isinstance(params, dict) or not {*needed} <= {*params} <= {*needed, *optional}:
+            raise ValueError(
+                f"training.{scheme}: `params` must be a dict with {', '.join(needed)} (and maybe "
+                f"{', '.join(optional) or 'nothing else'}), got {given}."
+            )
+        self.scheme, self.params, self.key, self.weights = scheme, params, key, weights
+        self.step, self.variables = state.step, state.variables
+        self.total: Any = 0
+        self.metrics: Metrics = {}
+
+    def network(self, name: str, apply: Callable, inputs):
+        """What a network gives. It is told the key and the variables if it has such arguments."""
+        options = list(inspect.signature(apply).parameters)[2:]  # Linen calls the first variables
+        given: dict[str, Any] = {"key": self.new_key()} if "key" in options else {}
+        if "variables" not in options:
+            return apply(self.params[name], inputs, **given)
+        out, self.variables = apply(self.params[name], inputs, variables=self.variables, **given)
+        return out
+
+    def metric_loss(self, name: str, loss: Callable, embeddings, labels, factor=1, **data) -> None:
+        """Adds a loss as `metricjax.objective` makes it; `params` may have its class weights."""
+        if self.key is not None and takes(loss, "key"):
+            data["key"] = self.new_key()
+        key = name.replace("metric_", "")
+        weights = (self.params[key],) if key in self.params else ()
+        value, parts = loss(embeddings, labels, *weights, **data)
+        self.add(name, value, factor)
+        self.metrics |= {f"{name}/{part}": x for part, x in parts.items()}
+
+    def add(self, name: str, value, factor: Scalar = 1) -> None:
+        """Adds a loss, times its weight and a factor."""
+        weight = self.weights.get(name, 1)
+        weight = weight(self.step) if callable(weight) else weight
+        self.total += factor * weight * value
+        self.metrics[name] = value
+
+    def new_key(self):
+        """A key that was not used yet."""
+        if self.key is None:
+            raise ValueError(
+                f"training.{self.scheme}: a random scheme, network or miner needs a key: give "
+                f"`key` to `State.create`."
+            )
+        self.key, new = jax.random.split(self.key)
+        return new
+
+    def result(self):
+        return self.total, (self.metrics, self.variables)
+
+
+def check_weights(scheme: str, weights: Weights | None, known: list[str]) -> Weights:
+    if unknown := set(weights or {}) - set(known):
+        raise ValueError(
+            f"training.{scheme}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
+        )
+    return weights or {}
+
+
+def classifier_loss(loss: Callable, logits, labels):
+    """The mean over samples, if the loss gives one number for each."""
+    return jnp.mean(loss(logits, labels))
