@@ -273,6 +273,13 @@ def test_wrong_lists(folder):
         datasets.cub200(folder)
 
 
+def test_a_wrong_list_of_paths(folder):
+    inaturalist2018(folder)
+    write(folder / "Inat_dataset_splits/Inaturalist_train_set1.txt", "Aves/1/0.png")
+    with pytest.raises(ValueError, match="must be '.*path', got 'Aves/1/0.png' in line 1"):
+        datasets.inaturalist2018(folder)
+
+
 def test_every_mode_becomes_rgb(folder):
     cub200(folder)
     path = folder / "images" / CUB_NAMES[1] / "Bird_1_0.png"

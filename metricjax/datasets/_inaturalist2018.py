@@ -45,11 +45,11 @@ def inaturalist2018(folder: str | os.PathLike, split: str = "train") -> Dataset:
     name = "datasets.inaturalist2018"
     check_choice(name, "split", split, SPLITS)
     folder, (_, *lists) = find(name, folder, SOURCE, ("train_val2018", *LISTS[split]))
-    rows = []
-    for file in lists:
-        for (path,) in read(name, folder / file, path=str):
-            *_, super_class, species, _ = path.split("/")
-            rows.append(
-                Row(path, f"{super_class}/{species}", f"{super_class}/{species}", super_class)
-            )
+    rows = [row for file in lists for (row,) in read(name, folder / file, path=_row)]
     return load(name, folder, SOURCE, " and ".join(lists), rows)
+
+
+def _row(path):
+    """Of ``train_val2018/<super class>/<species>/<image>``."""
+    _, super_class, species, _ = path.split("/")
+    return Row(path, f"{super_class}/{species}", f"{super_class}/{species}", super_class)
