@@ -276,7 +276,9 @@ def test_wrong_lists(folder):
 def test_a_wrong_list_of_paths(folder):
     inaturalist2018(folder)
     write(folder / "Inat_dataset_splits/Inaturalist_train_set1.txt", "Aves/1/0.png")
-    with pytest.raises(ValueError, match="must be '.*path', got 'Aves/1/0.png' in line 1"):
+    with pytest.raises(
+        ValueError, match="must be 'train_val2018/<super .*, got 'Aves/1/0.png' in line 1"
+    ):
         datasets.inaturalist2018(folder)
 
 

@@ -10,6 +10,7 @@ SOURCE = (
     "images from https://github.com/visipedia/inat_comp/tree/master/2018, lists from "
     "https://github.com/Andrew-Brown1/Smooth_AP"
 )
+PATH = "train_val2018/<super class>/<species>/<image>"
 LISTS = {
     split: [f"Inat_dataset_splits/Inaturalist_{split}_set1.txt"] for split in ("train", "test")
 }
@@ -45,11 +46,10 @@ def inaturalist2018(folder: str | os.PathLike, split: str = "train") -> Dataset:
     name = "datasets.inaturalist2018"
     check_choice(name, "split", split, SPLITS)
     folder, (_, *lists) = find(name, folder, SOURCE, ("train_val2018", *LISTS[split]))
-    rows = [row for file in lists for (row,) in read(name, folder / file, path=_row)]
+    rows = [row for file in lists for (row,) in read(name, folder / file, **{PATH: _row})]
     return load(name, folder, SOURCE, " and ".join(lists), rows)
 
 
 def _row(path):
-    """Of ``train_val2018/<super class>/<species>/<image>``."""
     _, super_class, species, _ = path.split("/")
     return Row(path, f"{super_class}/{species}", f"{super_class}/{species}", super_class)
