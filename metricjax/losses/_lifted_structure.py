@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import Passes, in_passes
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
@@ -78,7 +78,7 @@ def lifted_structure(
         own = batch.refs.self_index[:, None] == jnp.arange(mat.shape[1])[None, :]
         twice &= ~own
         p = jnp.where(own, 0, p)
-    push = jnp.where(twice, jnp.logaddexp(a, p), a + p)  # one of them is 0 where it is empty
+    push = a + jnp.where(twice, softplus(p - a), p)  # one of them is 0 where it is empty
     values = jax.nn.relu(push + farther(distance, mat, pos_margin)) ** 2 / 2
     values = jnp.where(negatives > 0, values, 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}
