@@ -62,7 +62,7 @@ def ring(loss):
         )
     signature = _signature(loss)
 
-    @functools.wraps(loss)
+    @functools.wraps(loss, updated=())
     def fn(embeddings, labels=None, *params, **options):
         bound = signature.bind(embeddings, labels, *params, **options)
         bound.apply_defaults()
@@ -100,8 +100,8 @@ def _signature(loss):
     if whole.parameters["mined"].default is not None:
         raise ValueError("ring: `mined` would be a matrix of all references; leave it out.")
     axis_name = inspect.Parameter("axis_name", inspect.Parameter.KEYWORD_ONLY, annotation=str)
-    parameters = (axis_name if p.name == "mined" else p for p in whole.parameters.values())
-    return whole.replace(parameters=list(parameters))
+    others = (p for p in whole.parameters.values() if p.name != "axis_name")
+    return whole.replace(parameters=[axis_name if p.name == "mined" else p for p in others])
 
 
 # --- the ring ---------------------------------------------------------------------------------

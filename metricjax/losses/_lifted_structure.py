@@ -25,6 +25,7 @@ def lifted_structure(
     neg_margin: Scalar = 1.0,
     pos_margin: Scalar = 0.0,
     distance: Distance = LpDistance(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict]:
     r"""Compares each positive pair with the negatives of both its ends.
 
@@ -32,8 +33,7 @@ def lifted_structure(
         \ell_{ap} = \tfrac12 [J_{ap}]_+^2 \qquad J_{ap} = d_{ap} - m_+ + \log\Big(
         \sum_{n \in N_a} e^{m_- - d_{an}} + \sum_{n \in N_p} e^{m_- - d_{pn}}\Big)
 
-    An empty sum of both stands for 0. With a similarity the differences change sign. It needs the
-    whole batch on every device.
+    An empty sum of both stands for 0. With a similarity the differences change sign.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -55,6 +55,9 @@ def lifted_structure(
         neg_margin: in the unit of `distance`.
         pos_margin: in the unit of `distance`.
         distance: pairwise distance or similarity.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"loss": [N, M]}``, divided by the number of positive pairs; all 0 in a batch without any
