@@ -5,6 +5,7 @@ Shape letters used throughout: N anchors (the batch), M references, D features, 
 
 __version__ = "0.1.0"
 
+from metricjax import datasets as datasets
 from metricjax import distances as distances
 from metricjax import evaluation as evaluation
 from metricjax import inference as inference

@@ -1,0 +1,118 @@
+"""Folders: what must be in them, their lists, and errors that say what was expected where."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from metricjax.datasets._dataset import Dataset, relabel
+from metricjax.datasets._decode import rgb
+
+SPLITS = ("train", "test", "all")
+
+
+class Row(NamedTuple):
+    """An image of a list."""
+
+    path: str  # in the folder
+    class_id: int | str
+    class_name: str
+    super_class: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles(Sequence):
+    paths: tuple[str, ...]
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return rgb(self.paths[i])
+
+
+def find(function, folder, source, *layouts: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
+    """The folder and the first of `layouts`, names of files and folders, that is all there."""
+    folder = Path(folder).expanduser().absolute()
+    for layout in layouts:
+        if not _lacking(folder, layout):
+            return folder, layout
+    expected = "; or ".join(map(", ".join, layouts))
+    message = f"{function}: `folder` must have {expected} ({source}), got {str(folder)!r}, "
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{message}which is no folder.")
+    inside = sorted(path.name for path in folder.iterdir())
+    lacking = min((_lacking(folder, layout) for layout in layouts), key=len)
+    message += f"without {', '.join(lacking)}. It has {_some(inside)}."
+    for near in (folder.parent, *(folder / name for name in inside)):
+        if any(not _lacking(near, layout) for layout in layouts):
+            message += f" Did you mean {str(near)!r}?"
+    raise FileNotFoundError(message)
+
+
+def _lacking(folder, layout):
+    return [name for name in layout if not (folder / name).exists()]
+
+
+def _some(names):
+    if len(names) > 8:
+        names = [*names[:8], f"{len(names) - 8:,} more"]
+    return ", ".join(names) or "nothing in it"
+
+
+def read(function, path, /, **columns):
+    """The rows of a text file, each column converted by its type; a line of their names is none."""
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            values = line.strip().split(maxsplit=len(columns) - 1)
+            if not values or values == list(columns):
+                continue
+            try:
+                kinds = zip(columns.values(), values, strict=True)
+                rows.append([kind(value) for kind, value in kinds])
+            except ValueError as error:
+                raise ValueError(
+                    f"{function}: each line of {str(path)!r} must be '{' '.join(columns)}', "
+                    f"got {line.strip()!r} in line {number}."
+                ) from error
+    return rows
+
+
+def by_class(rows: Iterable[Row], split, last) -> list[Row]:
+    """The rows of a split: class ids up to `last` are for training, and those after it for test."""
+    return [row for row in rows if split == "all" or (row.class_id <= last) == (split == "train")]
+
+
+def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
+    """The data set of the rows that `listing` has for the split."""
+    if not rows:
+        raise ValueError(f"{function}: {listing} in {str(folder)!r} has no image of this split.")
+    paths, ids, names, supers = zip(*rows, strict=True)
+    _check_files(function, folder, source, listing, paths)
+    images = ImageFiles(tuple(os.path.join(folder, path) for path in paths))
+    dataset = Dataset(images, *relabel(ids, dict(zip(ids, names, strict=True)).__getitem__))
+    if supers[0] is None:
+        return dataset
+    labels, super_names = relabel(supers)
+    return dataclasses.replace(dataset, super_labels=labels, super_class_names=super_names)
+
+
+def _check_files(function, folder, source, listing, paths):
+    """One look at each folder, not at each file: there may be half a million."""
+    inside = {}
+    for parent in {os.path.dirname(path) for path in paths}:
+        try:
+            inside[parent] = set(os.listdir(folder / parent))
+        except (FileNotFoundError, NotADirectoryError):
+            inside[parent] = set()
+    missing = [
+        path for path in paths if os.path.basename(path) not in inside[os.path.dirname(path)]
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"{function}: {listing} names {len(paths):,} images of this split, and "
+            f"{len(missing):,} of them are not in {str(folder)!r}, the first {missing[0]!r}. "
+            f"Unpack all of it again: {source}."
+        )
