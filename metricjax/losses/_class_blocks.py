@@ -42,7 +42,9 @@ def own_and_rivals(
     Where there are no others, the logarithm is the lowest number there is. It pays to `keep` a
     single block for the backward pass if the similarity is little more than a product.
     """
-    scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
+    # at once, or gradients would be added up in half precision
+    batch = batch._replace(embeddings=upcast(batch.embeddings), classes=upcast(batch.classes))
+    scale = jnp.asarray(scale, batch.embeddings.dtype)
     alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
     own = jax.vmap(alone)(batch.embeddings, own_rows(batch))
 
