@@ -1,16 +1,22 @@
 """What the benchmarks share: flags, interleaved timing, compiled steps, tables and JSON."""
 
 import argparse
+import ctypes
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+
+import metricjax
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,11 +71,67 @@ def compiled(step, *args):
     return run, seconds, run.memory_analysis().temp_size_in_bytes
 
 
-def interleaved(contestants, rounds, max_seconds=30):
+SLOW = 1.0
+"""Seconds. A contestant whose first call takes longer is not called again."""
+
+
+class Call(NamedTuple):
+    """A call of a contestant.
+
+    Attributes:
+        result: what it returned.
+        seconds: how long it took.
+        peak_mib: how much the memory of the process grew at its peak, on a CPU under Linux.
+    """
+
+    result: Any
+    seconds: float
+    peak_mib: float | None
+
+
+def first_call(run):
+    """The first call of a contestant; the peak is the larger one of two calls if those are quick.
+
+    The first call sets things up, and in the second one memory may be there already.
+    """
+    call = _watched(run)
+    if call.seconds > SLOW or call.peak_mib is None:
+        return call
+    return call._replace(peak_mib=max(call.peak_mib, _watched(run).peak_mib))
+
+
+def _watched(run):
+    before = _forget_peak()
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    peak = None if before is None else _memory("VmHWM") - before
+    return Call(result, seconds, peak)
+
+
+def _forget_peak():
+    """MiB that the process has now, all that is free given back; its peak starts from there."""
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _memory("VmRSS")
+    except (AttributeError, OSError):
+        return None
+
+
+def _memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
+
+
+def interleaved(contestants, rounds, max_seconds=10):
     """Seconds per call of each contestant, by round; all contestants take part in each round.
 
     A round calls a contestant for about 0.1 s, after a pause in which the worker threads of the one
-    before go to sleep. Slow contestants get fewer rounds, but at least one.
+    before go to sleep, and a call that is not timed if calls are quick. Slow contestants get fewer
+    rounds, but at least one.
     """
     calls = {name: _calls(run) for name, run in contestants.items()}
     times = {name: [] for name in contestants}
@@ -79,13 +141,15 @@ def interleaved(contestants, rounds, max_seconds=30):
             break
         for name, run in contestants.items():
             time.sleep(0.02)
+            if calls[name] > 1:
+                run()
             times[name].append(_seconds(run, calls[name]))
     return times
 
 
 def _calls(run, seconds=0.1):
-    """How many calls take that long, judged by the second one; 1 where the first took longer."""
-    return 1 if _seconds(run, 1) > seconds else max(1, int(seconds / _seconds(run, 1)))
+    """How many calls take that long, judged by the second one; 1 where the first is slow."""
+    return 1 if _seconds(run, 1) > SLOW else max(1, int(seconds / _seconds(run, 1)))
 
 
 def _seconds(run, calls):
@@ -93,6 +157,46 @@ def _seconds(run, calls):
     for _ in range(calls):
         run()
     return (time.perf_counter() - start) / calls
+
+
+def compared(contestants, rounds):
+    """What each contestant has to say for a row of JSON; the first one is what others are held to.
+
+    ``ratio`` are the quartiles, over the rounds, of its time to that of the first. What is slow has
+    one call, and one that fails has its error. Second, what each returned.
+    """
+    calls, rows = {}, {}
+    for name, run in contestants.items():
+        try:
+            calls[name] = first_call(run)
+        except Exception as error:
+            rows[name] = {"skipped": one_line(error)}
+    quick = {name: contestants[name] for name, call in calls.items() if call.seconds <= SLOW}
+    times = {name: [call.seconds] for name, call in calls.items()} | interleaved(quick, rounds)
+    own = times[next(iter(contestants))]
+    for name, values in times.items():
+        rows[name] = {"ms": 1e3 * statistics.median(values), "rounds": len(values)}
+        if values is not own:
+            pairs = zip(values, own, strict=True) if len(values) == len(own) else ()
+            ratios = [a / b for a, b in pairs] or [values[0] / statistics.median(own)]
+            rows[name]["ratio"] = quartiles(ratios)
+        if calls[name].peak_mib is not None:
+            rows[name]["peak_mib"] = calls[name].peak_mib
+    return rows, {name: call.result for name, call in calls.items()}
+
+
+def one_line(error):
+    """An error as the cell of a table shows it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:120]
+
+
+def in_own_process(module, *flags):
+    """What ``python -m benchmarks.MODULE FLAGS`` prints as JSON."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, flags)]
+    root = Path(__file__).parents[1]
+    out = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(out.stdout)
 
 
 def quartiles(values):
@@ -104,10 +208,13 @@ def environment(*packages):
     return {
         "date": datetime.datetime.now().isoformat(timespec="seconds"),
         "python": platform.python_version(),
+        "metricjax": metricjax.__version__,
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *packages)},
         "device": jax.devices()[0].device_kind,
         "cpu": _cpu(),
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
     }
 
 
@@ -129,5 +236,40 @@ def print_table(rows):
         print("  ".join(cells))
 
 
-def write_json(path, environment, rows):
+def bound(step, args):
+    """A contestant: that step of those arguments, until it is done."""
+    return lambda: jax.block_until_ready(step(*args))
+
+
+def check_environment(path, environment):
+    """Ends the program if a file has rows that `environment` cannot be added to."""
+    undated = lambda environment: {k: v for k, v in environment.items() if k != "date"}
+    if path.exists() and undated(json.loads(path.read_text())["environment"]) != undated(
+        environment
+    ):
+        sys.exit(f"{path} is of another machine or other versions: remove it, or write another.")
+
+
+def read_rows(path):
+    """The rows of a file of results; none where there is no file."""
+    return json.loads(path.read_text())["rows"] if path and path.exists() else []
+
+
+def write_json(path, environment, rows, keys):
+    """Puts rows into a file, in the place of those with the same values of `keys`."""
+    check_environment(path, environment)
+    text = lambda value: f"{value:09}" if isinstance(value, int) else str(value)
+    key = lambda row: [text(row.get(name, "")) for name in keys]
+    new = [key(row) for row in rows]
+    old = [row for row in read_rows(path) if key(row) not in new]
+    rows = sorted(old + _rounded(rows), key=key)
     path.write_text(json.dumps({"environment": environment, "rows": rows}, indent=1) + "\n")
+
+
+def _rounded(value):
+    """Numbers with the digits that mean something."""
+    if isinstance(value, dict):
+        return {key: _rounded(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(x) for x in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -9,15 +9,15 @@ ours compiles in them. Peak memory is that of the process, the data and the libr
 
 import json
 import resource
-import subprocess
-import sys
 import time
 
 import numpy as np
 
 from benchmarks._harness import (
     Parser,
+    check_environment,
     environment,
+    in_own_process,
     integer,
     json_file,
     names,
@@ -26,6 +26,7 @@ from benchmarks._harness import (
 )
 
 PER_CLASS = 100
+KEYS = ("contestant", "rows", "features", "k")
 
 
 def data(rows, features):
@@ -111,10 +112,10 @@ def measure(name, rows, features, k):
     return row | {"seconds": seconds, "peak_gib": peak} | scores
 
 
-def in_own_process(name, args):
-    flags = ["--rows", args.rows, "--features", args.features, "--k", args.k, "--only", name]
-    command = [sys.executable, "-m", "benchmarks.evaluation", *map(str, flags)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def alone(name, args):
+    """One contestant, in its own process."""
+    flags = ("--rows", args.rows, "--features", args.features, "--k", args.k, "--only", name)
+    return in_own_process("evaluation", *flags)
 
 
 def cells(row):
@@ -133,16 +134,19 @@ def main(argv=None):
     parser.add_argument("--k", type=integer(1), default=100, help="default: 100")
     parser.add_argument("--contestants", type=names(CONTESTANTS), help="default: all of them")
     parser.add_argument("--only", choices=CONTESTANTS, help="one, in this process, as JSON")
-    parser.add_argument("--out", type=json_file, help="writes the rows to this .json file, too")
+    parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
     args = parser.parse_args(argv)
     if args.only:
         print(json.dumps(measure(args.only, args.rows, args.features, args.k)))
         return
-    rows = [in_own_process(name, args) for name in args.contestants or CONTESTANTS]
+    packages = ("faiss-cpu", "pytorch-metric-learning", "torch", "scikit-learn")
+    about = environment(*packages)
+    if args.out:
+        check_environment(args.out, about)
+    rows = [alone(name, args) for name in args.contestants or CONTESTANTS]
     print_table([cells(row) for row in rows])
     if args.out:
-        packages = ("faiss-cpu", "pytorch-metric-learning", "torch", "scikit-learn")
-        write_json(args.out, environment(*packages), rows)
+        write_json(args.out, about, rows, KEYS)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Times the losses, forward and backward, against PyTorch Metric Learning (PML).
+"""Every loss, forward and backward, beside PyTorch Metric Learning, optax and the bare products.
 
     python -m benchmarks.losses
-    python -m benchmarks.losses --losses contrastive,ntxent --sizes 512 --no-pml
-    python -m benchmarks.losses --chunks 0,128,256,512 --sizes 1024,2048
+    python -m benchmarks.losses --sizes 512 --classes 10000 --rounds 3
+    python -m benchmarks.losses --losses contrastive,ntxent --sizes 512 --peers floor
 
-Both sides get the same values, must agree on the loss, and take turns. The second form needs no
-PyTorch. The third times a loss by blocks of anchors; a block of 0 is the whole batch at once.
+All get the same values, must agree on the loss, and take turns. The peer `floor` is the three
+matrix products that every implementation needs. `torch_compile`, ten seconds or more for each loss
+and size, takes part when asked for. With ``--out`` each row joins those that the file already has.
 """
 
+import importlib.metadata
 import statistics
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ import numpy as np
 import metricjax as mj
 from benchmarks._harness import (
     Parser,
+    bound,
+    check_environment,
+    compared,
     compiled,
     environment,
     integer,
@@ -26,48 +30,32 @@ from benchmarks._harness import (
     interleaved,
     json_file,
     names,
+    one_line,
     print_table,
-    quartiles,
+    read_rows,
     write_json,
 )
+from benchmarks._peers import DIFFERENT, PEERS, SAMPLES_PER_CLASS, Skipped, pml_bytes
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path += [str(TESTS), str(TESTS / "parity")]
-import cases  # noqa: E402
+import cases  # isort: skip  # the folder is known from _peers on
 
 CASES = {str(case): case for case in cases.CASES}
-PAIRWISE = [name for name, case in CASES.items() if case.takes("refs") and not case.whole]
-
 FEATURES = 128
-SAMPLES_PER_CLASS = 4
 CLASS_SIZE = 512
 PROXIES = 50
 """For `manifold`, as PML has by default."""
-PML_LIMIT = 12 * 2**30
-"""PML is left out where the largest arrays it builds would take more bytes than this."""
+TORCH = ("torch", "pytorch-metric-learning")
+KEYS = ("loss", "n", "m", "who")
 
 
-def pml_bytes(name, n, m):
-    """An estimate of what PML takes for N anchors and M references or classes."""
-    positives = n * (SAMPLES_PER_CLASS - 1)
-    if name in ("ntxent", "lifted_structure", "tuplet_margin"):
-        return 17 * positives * n * m  # every positive pair against every negative pair
-    if name in ("smooth_ap", "pnp"):
-        return 24 * n**3
-    if name in ("triplet_margin", "margin", "dynamic_soft_margin", "histogram"):
-        # a byte for each of N^3, if below 2^31, and lists of what exists
-        return (n**3 if n**3 < 2**31 else 0) + 64 * positives * m
-    return 60 * n * m
-
-
-def make_batch(name, n, classes=None):
+def make_batch(name, n, classes=None, features=FEATURES):
     """Embeddings around class centers, labels, and class weights if the loss has them."""
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(n // SAMPLES_PER_CLASS + 1), SAMPLES_PER_CLASS)[:n]
     if name != "smooth_ap":  # PML takes its classes from the order
         y = rng.permutation(y)
-    means = rng.normal(size=(classes or n, FEATURES))
-    x = means[y % len(means)] + rng.normal(size=(n, FEATURES))
+    means = rng.normal(size=(classes or n, features))
+    x = means[y % len(means)] + rng.normal(size=(n, features))
     arrays = [x.astype(np.float32), y]
     centers = CASES[name].centers
     if centers:
@@ -89,91 +77,14 @@ def our_step(fn):
     return step
 
 
-def pml_step(case, x, y, *weights):
-    """The same with PML, on the device that JAX uses if PyTorch has it."""
-    import torch
-    from pml_side import bind_pml, make_pml
-
-    cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
-    device = "cuda" if cuda else "cpu"
-    loss = make_pml(case, {}, weights).to(device)
-    x = torch.tensor(x, device=device, requires_grad=True)
-    inputs = [x, *(getattr(loss, case.pml_weights) for _ in weights)]
-    value_of = bind_pml(case, loss, y, device=device)
-
-    def step():
-        value = value_of(x)
-        if str(case) == "dynamic_soft_margin":
-            loss.hist_ = loss.hist_.detach()  # or the second step fails
-        torch.autograd.grad(value, inputs)
-        if cuda:
-            torch.cuda.synchronize()
-        return value.detach()
-
-    return step
-
-
-def bound(step, args):
-    return lambda: jax.block_until_ready(step(*args))
-
-
-def against_pml(name, n, classes, rounds, pml):
-    """One row: our loss, and PML's if there is one that does not need too much memory."""
-    case, batch = CASES[name], make_batch(name, n, classes)
-    m = len(batch[2]) if case.centers else n
-    args = [jnp.asarray(array) for array in batch]
-    step, seconds, temporaries = compiled(our_step(case.fn), *args)
-    contestants = {"ours": bound(step, args)}
-    row = {"loss": name, "n": n, "m": m}
-    needed = pml_bytes(name, n, m)
-    if pml and case.pml and needed <= PML_LIMIT:
-        contestants["pml"] = pml_step(case, *batch)
-        ours, theirs = float(contestants["ours"]()[0]), float(contestants["pml"]())
-        if name not in DIFFERENT and not abs(ours - theirs) <= 1e-4 * abs(theirs) + 1e-5:
-            raise SystemExit(f"{name}, N={n}, M={m}: the loss is {ours}, but PML's is {theirs}.")
-    times = interleaved(contestants, rounds)
-    row |= {"rounds": len(times["ours"]), "ms": 1e3 * quartiles(times["ours"])[1]}
-    if "pml" in times:
-        ratios = [b / a for a, b in zip(times["ours"], times["pml"], strict=True)]
-        row |= {"pml_ms": 1e3 * quartiles(times["pml"])[1], "ratio_quartiles": quartiles(ratios)}
-    elif pml and case.pml:
-        row["pml_skipped"] = f"{needed / 2**30:.1f} GiB"
-    return row | {
-        "temp_mib": temporaries / 2**20,
-        "temp_arrays": temporaries / (4 * n * m),
-        "compile_s": seconds,
-    }
-
-
-DIFFERENT = ("smooth_ap",)
-"""PML's value is another one on these batches; see `docs/differences.md`."""
-
-
-def against_chunks(name, n, sizes, rounds):
-    """One row for each chunk size; 0 is the dense loss."""
-    args = [jnp.asarray(array) for array in make_batch(name, n)]
-    dense = CASES[name].loss.__wrapped__
-    made = {
-        size: compiled(our_step(mj.chunked(dense, size) if size else dense), *args)
-        for size in sizes
-        if size < n
-    }
-    times = interleaved({size: bound(step, args) for size, (step, _, _) in made.items()}, rounds)
-    first = times[next(iter(times))]
-    for size, (_, seconds, temporaries) in made.items():
-        ratios = [a / b for a, b in zip(first, times[size], strict=True)]
-        yield {
-            "loss": name,
-            "n": n,
-            "m": n,
-            "chunk": size,
-            "rounds": len(ratios),
-            "ms": 1e3 * quartiles(times[size])[1],
-            "ratio_quartiles": quartiles(ratios),
-            "temp_mib": temporaries / 2**20,
-            "temp_arrays": temporaries / (4 * n * n),
-            "compile_s": seconds,
-        }
+def ceilings(n=2048):
+    """What the device does at best: the rates of a matrix product, and of a copy."""
+    x = jnp.ones((n, n))
+    product, copy = (compiled(step, x)[0] for step in (lambda x: x @ x, lambda x: x + 1))
+    times = interleaved({"product": bound(product, [x]), "copy": bound(copy, [x])}, 5)
+    gflops, gbytes = 2 * n**3 / min(times["product"]) / 1e9, 8 * n**2 / min(times["copy"]) / 1e9
+    row = {"loss": "ceiling", "n": n, "m": n}
+    return [row | {"who": "product", "gflops": gflops}, row | {"who": "copy", "gbytes": gbytes}]
 
 
 def shapes(name, sizes, classes):
@@ -183,82 +94,127 @@ def shapes(name, sizes, classes):
     return [(CLASS_SIZE, c) for c in classes] if CASES[name].centers else [(n, None) for n in sizes]
 
 
+def measure(name, n, classes, rounds, peers, too_slow):
+    """The rows of one loss and size: ours, then those of its peers."""
+    case, batch = CASES[name], make_batch(name, n, classes)
+    args = [jnp.asarray(array) for array in batch]
+    step, seconds, temporaries = compiled(our_step(case.fn), *args)
+    contestants = {"ours": bound(step, args)}
+    about = {"ours": {"temp_mib": temporaries / 2**20, "compile_s": seconds}}
+    for peer in peers:
+        try:
+            if peer in too_slow:
+                raise Skipped(too_slow[peer])
+            made = PEERS[peer](case, *batch)
+        except Exception as error:
+            about[peer] = {"skipped": str(error) if isinstance(error, Skipped) else one_line(error)}
+        else:
+            if made:
+                contestants[peer], about[peer] = made
+    found, results = compared(contestants, rounds)
+    for peer in found.keys() & results.keys() - {"ours", "floor"}:
+        ours, theirs = float(results["ours"][0]), float(results[peer])
+        if (name, peer) not in DIFFERENT and not abs(ours - theirs) <= 1e-4 * abs(theirs) + 1e-5:
+            raise SystemExit(f"{name}, N={n}: the loss is {ours}, but that of {peer} is {theirs}.")
+    key = {"loss": name, "n": n, "m": len(batch[2]) if case.centers else n}
+    key |= {} if classes is None or name == "manifold" else {"classes": classes}
+    return [key | {"who": who} | more | found.get(who, {}) for who, more in about.items()]
+
+
+def estimates(rows, name, n, m, limit):
+    """What peers say where they would be too slow, by the last size that they were timed at."""
+    out = {}
+    for row in rows:
+        smaller = row["loss"] == name and row["n"] <= n and row["m"] <= m and "ms" in row
+        if smaller and row["who"] in ("pml", "torch_compile"):
+            growth = pml_bytes(name, n, m) / pml_bytes(name, row["n"], row["m"])
+            out[row["who"]] = row["ms"] / 1e3 * growth
+    return {who: f"about {seconds:.0f} s" for who, seconds in out.items() if seconds > limit}
+
+
 def speedups(rows):
-    """One line over the losses at N=512, with 10,000 classes where there are classes."""
-    ratios = {
-        row["loss"]: row["ratio_quartiles"][1]
-        for row in rows
-        if "ratio_quartiles" in row and "chunk" not in row and row["n"] == CLASS_SIZE
-    }
-    if not ratios:
+    """One line over the losses at N=512, with the most classes up to 10,000."""
+    pml = [row for row in rows if row["who"] == "pml" and "ms" in row and row["n"] == CLASS_SIZE]
+    pml = [row for row in pml if row.get("classes", 0) <= 10_000]
+    if not pml:
         return ""
-    slowest = min(ratios, key=ratios.get)
+    speedup = {row["loss"]: row["ratio"][1] for row in sorted(pml, key=lambda row: row["m"])}
+    slowest = min(speedup, key=speedup.get)
+    mean = statistics.geometric_mean(speedup.values())
     return (
-        f"N={CLASS_SIZE}, the most classes: {len(ratios)} losses, geometric mean of the speedups "
-        f"{statistics.geometric_mean(ratios.values()):.1f}, least {ratios[slowest]:.2f} ({slowest})"
+        f"N={CLASS_SIZE}, up to 10,000 classes: {len(speedup)} losses, geometric mean of the "
+        f"speedups {mean:.1f}, least {speedup[slowest]:.2f} ({slowest})"
     )
 
 
 def cells(row):
     """A row as text."""
-    low, middle, high = row.get("ratio_quartiles", (0, 0, 0))
-    out = {"loss": row["loss"], "N": str(row["n"]), "M": str(row["m"])}
-    if "chunk" in row:
-        out["chunk"] = str(row["chunk"]) if row["chunk"] else "dense"
-    out["ms"] = f"{row['ms']:.2f}"
-    if "chunk" not in row:
-        skipped = f"needs {row['pml_skipped']}" if "pml_skipped" in row else "-"
-        out["PML ms"] = f"{row['pml_ms']:.1f}" if "pml_ms" in row else skipped
-    out["speedup"] = f"{middle:.2f}" if middle else "-"
-    out["quartiles"] = f"{low:.2f}-{high:.2f}" if middle else "-"
-    out |= {"temp MiB": f"{row['temp_mib']:.1f}", "N*M arrays": f"{row['temp_arrays']:.1f}"}
-    return out | {"compile s": f"{row['compile_s']:.2f}"}
+    low, middle, high = row.get("ratio", (0, 0, 0))
+    shown = lambda key, digits: f"{row[key]:.{digits}f}" if key in row else "-"
+    return {
+        "loss": row["loss"],
+        "N": str(row["n"]),
+        "M": str(row["m"]),
+        "who": row["who"],
+        "ms": row.get("skipped") or shown("ms", 2),
+        "to ours": f"{middle:.3g}" if middle else "-",
+        "quartiles": f"{low:.3g}-{high:.3g}" if middle else "-",
+        "rounds": str(row.get("rounds", "-")),
+        "temp MiB": shown("temp_mib", 1),
+        "peak MiB": shown("peak_mib", 1),
+        "compile s": shown("compile_s", 2),
+    }
 
 
 def parse(argv):
     parser = Parser("benchmarks.losses", description=__doc__.splitlines()[0])
-    parser.add_argument("--losses", type=names(CASES), help="default: all of them")
+    parser.add_argument("--losses", type=names(CASES), default=list(CASES), help="default: all")
     parser.add_argument(
-        "--sizes", type=integers(SAMPLES_PER_CLASS), default=[256, 512, 2048],
-        help="of the batch, for losses of pairs and triplets; default: 256,512,2048",
+        "--sizes", type=integers(SAMPLES_PER_CLASS), default=[128, 512, 2048, 8192],
+        help="of the batch, for losses of pairs and triplets; default: 128,512,2048,8192",
     )  # fmt: skip
     parser.add_argument(
-        "--classes", type=integers(1), default=[1000, 10000],
-        help="for losses with class weights, at N=512; default: 1000,10000",
+        "--classes", type=integers(1), default=[1000, 10000, 100000],
+        help="for losses with class weights, at N=512; default: 1000,10000,100000",
+    )  # fmt: skip
+    parser.add_argument(
+        "--peers", type=names(PEERS), default=["floor", "pml", "optax"],
+        help=f"of {','.join(PEERS)}; default: floor,pml,optax",
     )  # fmt: skip
     parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
-    parser.add_argument("--no-pml", action="store_true", help="without PyTorch Metric Learning")
-    parser.add_argument("--out", type=json_file, help="writes the rows to this .json file, too")
-    parser.add_argument("--chunks", type=integers(0), help="times the losses by these block sizes")
-    args = parser.parse_args(argv)
-    args.losses = args.losses or (PAIRWISE if args.chunks else list(CASES))
-    if args.chunks and (wrong := [name for name in args.losses if name not in PAIRWISE]):
-        parser.error(f"--chunks has no {','.join(wrong)}; choose from {','.join(PAIRWISE)}")
-    return args
+    parser.add_argument(
+        "--limit", type=integer(1), default=40,
+        help="seconds; PML is left out where a smaller size says that a call takes longer; 40",
+    )  # fmt: skip
+    parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse(argv)
-    pml = not args.no_pml and not args.chunks
-    if pml:
-        try:
-            import pytorch_metric_learning  # noqa: F401
-        except ImportError:
-            sys.exit("benchmarks.losses: pip install 'metricjax[bench]' first, or use --no-pml.")
-    rows = []
+    try:
+        about = environment("optax", *TORCH * bool({"pml", "torch_compile"} & set(args.peers)))
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit("benchmarks.losses: pip install 'metricjax[bench]' first, or --peers floor,optax")
+    if args.out:
+        check_environment(args.out, about)
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are a result
+    measure("contrastive", 8, None, 1, args.peers, {})  # the very first call sets up threads
+    rows = ceilings()
+    if args.out:
+        write_json(args.out, about, rows, KEYS)
     for name in args.losses:
-        for n, classes in shapes(name, args.sizes, args.classes):
-            if args.chunks:
-                rows += against_chunks(name, n, args.chunks, args.rounds)
-            else:
-                rows.append(against_pml(name, n, classes, args.rounds, pml))
-            print(" ".join(cells(rows[-1]).values()), file=sys.stderr, flush=True)
-    print_table([cells(row) for row in rows])
+        for n, classes in shapes(name, sorted(args.sizes), sorted(args.classes)):
+            m = n if classes is None else classes * CASES[name].centers
+            too_slow = estimates(read_rows(args.out) + rows, name, n, m, args.limit)
+            new = measure(name, n, classes, args.rounds, args.peers, too_slow)
+            rows += new
+            print(*(" ".join(cells(row).values()) for row in new), sep="\n", file=sys.stderr)
+            if args.out:
+                write_json(args.out, about, new, KEYS)
+    print_table([cells(row) for row in rows[2:]])
     if headline := speedups(rows):
         print(headline)
-    if args.out:
-        packages = ("torch", "pytorch-metric-learning") if pml else ()
-        write_json(args.out, environment(*packages), rows)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from benchmarks._harness import (
 from metricjax import samplers
 
 SUPER_CLASSES = 10
+KEYS = ("sampler", "steps")
 
 
 def contestants(labels, batch_size, m):
@@ -70,7 +71,7 @@ def main(argv=None):
     flag("--batch-size", 4, 128)
     flag("--m", 1, 4)
     flag("--rounds", 1, 5)
-    parser.add_argument("--out", type=json_file, help="writes the rows to this .json file, too")
+    parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
     args = parser.parse_args(argv)
     labels = np.random.default_rng(0).permutation(np.arange(args.samples) % args.classes)
     rows = []
@@ -80,7 +81,7 @@ def main(argv=None):
         rows.append(measure(name, sampler, data, options, steps, args.rounds))
     print_table([cells(row) for row in rows])
     if args.out:
-        write_json(args.out, environment("numpy"), rows)
+        write_json(args.out, environment("numpy"), rows, KEYS)
 
 
 if __name__ == "__main__":

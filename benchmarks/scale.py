@@ -1,15 +1,17 @@
-"""Times and memory, forward and backward, of very many classes and of very large batches.
+"""Large batches, many classes, many devices, forward and backward: time and memory of each tool.
 
     python -m benchmarks.scale
-    python -m benchmarks.scale --classes 10000,100000 --losses arcface,proxy_nca --out scale.json
+    python -m benchmarks.scale --parts classes,chunks --rounds 2 --out scale.json
 
-Rows of classes compare with all similarities at once; the row of `embed_in_chunks` with the whole
-batch at once, a transformer's. Memory is that of the temporaries, by XLA's own analysis; the peak
-of a whole process is measured for arcface with a million classes.
+Memory is that of the temporaries, by XLA's own analysis; `huge` and `million` run in a process of
+their own, whose peak is measured. A `dense` loss is only compiled where it would not fit. Devices
+are made of one CPU, so their times say little. With ``--out`` rows join those of the file.
 """
 
-import subprocess
+import json
+import resource
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +20,38 @@ from flax import linen
 import metricjax as mj
 from benchmarks._harness import (
     Parser,
+    bound,
+    check_environment,
+    compared,
     compiled,
     environment,
+    in_own_process,
     integer,
-    integers,
-    interleaved,
     json_file,
     names,
     print_table,
-    quartiles,
     write_json,
 )
-from benchmarks.losses import CASES, CLASS_SIZE, bound, make_batch, our_step
+from benchmarks.losses import CASES, CLASS_SIZE, make_batch, our_step
+from metricjax import _chunks
 from metricjax.losses import _class_blocks
 
-CLASS_LOSSES = [name for name, case in CASES.items() if case.takes("class_axis")]
-MILLION = """
-import resource, jax, jax.numpy as jnp, metricjax as mj
-e = jax.random.normal(jax.random.key(0), (256, 64))
-w = jax.random.normal(jax.random.key(1), (1_000_000, 64))
-total = lambda e, w: mj.reduce(mj.losses.arcface(e, jnp.arange(256), w))[0]
-jax.block_until_ready(jax.jit(jax.value_and_grad(total, (0, 1)))(e, w))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
+FEATURES = 64
+CHUNK = 256
+LARGE_BATCH, LARGE_BOUND = 16384, 128
+"""The bound is that of temporaries in MiB."""
+LARGE = ("ntxent", "sup_con", "multi_similarity", "triplet_margin")
+IN_PASSES = (
+    "dynamic_soft_margin", "histogram", "intra_pair_variance", "lifted_structure", "sup_con",
+    "threshold_consistent_margin",
+)  # fmt: skip
+MIDDLE_BATCH = 4096
+HUGE_BATCH, HUGE_CHUNK = 65536, 16
+PEAK_BOUND = 2048
+"""MiB, of a process."""
+CLASSES = (10_000, 100_000)
+DEVICES = (1, 2, 4, 8)
+KEYS = ("part", "what", "n", "m", "how")
 
 
 class Encoder(linen.Module):
@@ -55,87 +66,210 @@ class Encoder(linen.Module):
         return jnp.mean(x, 1)
 
 
-def compared(what, n, blocks, whole, args, rounds):
-    """One row: what is in blocks against what is done at once."""
-    made = {name: compiled(step, *args) for name, step in (("blocks", blocks), ("whole", whole))}
-    times = interleaved({name: bound(run, args) for name, (run, _, _) in made.items()}, rounds)
-    return {"what": what, "n": n} | {
-        f"{name}_{unit}": value
-        for name, (_, _, temporaries) in made.items()
-        for unit, value in (
-            ("ms", 1e3 * quartiles(times[name])[1]),
-            ("temp_mib", temporaries / 2**20),
-        )
-    }
+def at_once(fn):
+    """A step without blocks that come by themselves."""
 
-
-def of_classes(name, classes, rounds):
-    """A loss with its classes in blocks, and in one."""
-    args = [jnp.asarray(array) for array in make_batch(name, CLASS_SIZE, classes)]
-
-    def at_once(*args):
-        block, _class_blocks.BLOCK_ELEMENTS = _class_blocks.BLOCK_ELEMENTS, sys.maxsize
+    def step(*args):
+        limits = _chunks.DENSE_ELEMENTS, _class_blocks.BLOCK_ELEMENTS
+        _chunks.DENSE_ELEMENTS = _class_blocks.BLOCK_ELEMENTS = sys.maxsize
         try:
-            return our_step(CASES[name].fn)(*args)
+            return our_step(fn)(*args)
         finally:
-            _class_blocks.BLOCK_ELEMENTS = block
+            _chunks.DENSE_ELEMENTS, _class_blocks.BLOCK_ELEMENTS = limits
 
-    row = compared(name, CLASS_SIZE, our_step(CASES[name].fn), at_once, args, rounds)
-    return row | {"m": classes}
+    return step
 
 
-def of_embedding(n, chunk, rounds):
+def measured(key, ways, args, rounds, only_compiled=()):
+    """A row for each way to do the same."""
+    made = {how: compiled(step, *args) for how, step in ways.items()}
+    runs = {how: bound(run, args) for how, (run, *_) in made.items() if how not in only_compiled}
+    found, _ = compared(runs, rounds)
+    return [
+        key | {"how": how, "temp_mib": temporaries / 2**20} | found.get(how, {})
+        for how, (*_, temporaries) in made.items()
+    ]
+
+
+def batch_of(name, n, classes=None):
+    return [jnp.asarray(array) for array in make_batch(name, n, classes, FEATURES)]
+
+
+def large(rounds, n=LARGE_BATCH):
+    """A batch whose pairs do not fit."""
+    for name in LARGE:
+        fn = CASES[name].fn
+        ways = {
+            f"chunked({CHUNK})": our_step(mj.chunked(fn, CHUNK)),
+            "as it is": our_step(fn),
+            "dense": at_once(fn),
+        }
+        key = {"part": "large", "what": name, "n": n, "m": n}
+        for row in measured(key, ways, batch_of(name, n), rounds, ["dense"]):
+            yield row | ({"bound_mib": LARGE_BOUND} if row["how"].startswith("chunked") else {})
+
+
+def passes(rounds, n=MIDDLE_BATCH):
+    """Losses that go over the batch twice."""
+    for name in IN_PASSES:
+        fn = CASES[name].fn
+        ways = {f"chunked({CHUNK})": our_step(mj.chunked(fn, CHUNK)), "dense": at_once(fn)}
+        key = {"part": "passes", "what": name, "n": n, "m": n}
+        yield from measured(key, ways, batch_of(name, n), rounds)
+
+
+def chunks(rounds, n=MIDDLE_BATCH):
+    """The size of a chunk."""
+    fn = CASES["ntxent"].fn
+    sizes = [size for size in (16, 64, 256, 1024) if size < n]
+    ways = {f"chunked({size})": our_step(mj.chunked(fn, size)) for size in sizes}
+    ways |= {"as it is": our_step(fn), "dense": at_once(fn)}
+    key = {"part": "chunks", "what": "ntxent", "n": n, "m": n}
+    yield from measured(key, ways, batch_of("ntxent", n), rounds)
+
+
+def classes(rounds):
+    """Classes in blocks, and all at once."""
+    for c in CLASSES:
+        fn = CASES["arcface"].fn
+        ways = {"as it is": our_step(fn), "dense": at_once(fn)}
+        key = {"part": "classes", "what": "arcface", "n": CLASS_SIZE, "m": c}
+        yield from measured(key, ways, batch_of("arcface", CLASS_SIZE, c), rounds)
+
+
+def embedding(rounds, n=MIDDLE_BATCH, chunk=CHUNK):
     """A transformer in chunks, and at once."""
     model = Encoder()
-    x = jax.random.normal(jax.random.key(0), (n, 16, 64))
+    x = jax.random.normal(jax.random.key(0), (n, 16, FEATURES))
     params = model.init(jax.random.key(1), x[:1])
 
     def step(embed):
         total = lambda p, x: mj.reduce(mj.losses.contrastive(embed(p, x), jnp.arange(n) // 4))[0]
         return jax.value_and_grad(total)
 
-    chunked = step(lambda p, x: mj.embed_in_chunks(model.apply, p, x, chunk))
-    return compared("embed_in_chunks", n, chunked, step(model.apply), (params, x), rounds) | {
-        "m": chunk
+    in_chunks = step(lambda p, x: mj.embed_in_chunks(model.apply, p, x, chunk))
+    ways = {f"embed_in_chunks({chunk})": in_chunks, "whole batch": step(model.apply)}
+    key = {"part": "embedding", "what": "transformer", "n": n, "m": n}
+    yield from measured(key, ways, (params, x), rounds)
+
+
+def devices(rounds, n=MIDDLE_BATCH):
+    """The same batch over more and more devices, each number of them in a process of its own."""
+    for count in DEVICES:
+        flags = ("--own", "spread", "--count", count, "--batch", n, "--rounds", rounds)
+        yield from in_own_process("scale", *flags)
+
+
+def spread(rounds, n, count):
+    """On that many devices: one view of the whole, references gathered, references in a ring."""
+    jax.config.update("jax_num_cpu_devices", count)
+    mesh = jax.make_mesh((count,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    loss = mj.losses.ntxent
+
+    def gathered(x, y):
+        refs = mj.gather_refs(x, y, "batch")
+        return mj.reduce(loss(x, y, refs=refs), axis_name="batch")[0]
+
+    def around(x, y):
+        return mj.reduce(mj.ring(loss)(x, y, axis_name="batch"), axis_name="batch")[0]
+
+    each = lambda local: jax.value_and_grad(
+        jax.shard_map(local, mesh=mesh, in_specs=jax.P("batch"), out_specs=jax.P())
+    )
+    ways = {"jit": our_step(loss), "gather_refs": each(gathered), "ring": each(around)}
+    sharding = jax.sharding.NamedSharding(mesh, jax.P("batch"))
+    args = jax.device_put(batch_of("ntxent", n), sharding)
+    return measured({"part": "devices", "what": "ntxent", "n": n, "m": count}, ways, args, rounds)
+
+
+def huge(rounds, n=HUGE_BATCH):
+    """A batch that is far too large, in a process of its own."""
+    yield in_own_process("scale", "--own", "huge", "--batch", n)
+
+
+def million(rounds):
+    """A million classes, in a process of their own."""
+    yield in_own_process("scale", "--own", "million", "--batch", 256, "--count", 1_000_000)
+
+
+def alone(name, n, count):
+    """A single step, and the peak memory of this process."""
+    if name == "huge":
+        x, y = jax.random.normal(jax.random.key(0), (n, FEATURES)), jnp.arange(n) // 4
+        step, args = our_step(mj.chunked(mj.losses.ntxent, HUGE_CHUNK)), (x, y)
+        row = {"what": "ntxent", "n": n, "m": n, "how": f"chunked({HUGE_CHUNK})"}
+    else:
+        shapes = ((n, FEATURES), (count, FEATURES))
+        x, w = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
+        step, args = our_step(mj.losses.arcface), (x, jnp.arange(n) % count, w)
+        row = {"what": "arcface", "n": n, "m": count, "how": "as it is"}
+    run, _, temporaries = compiled(step, *args)
+    start = time.perf_counter()
+    jax.block_until_ready(run(*args))
+    return {
+        "part": name,
+        **row,
+        "ms": 1e3 * (time.perf_counter() - start),
+        "rounds": 1,
+        "temp_mib": temporaries / 2**20,
+        "process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "process_bound_mib": PEAK_BOUND,
     }
 
 
+PARTS = {
+    part.__name__: part
+    for part in (large, huge, passes, chunks, devices, classes, million, embedding)
+}
+
+
 def cells(row):
+    shown = lambda key: f"{row[key]:.0f}" if key in row else "-"
     return {
+        "part": row["part"],
         "what": row["what"],
         "N": str(row["n"]),
-        "C or chunk": str(row["m"]),
-        "ms": f"{row['blocks_ms']:.0f}",
-        "at once": f"{row['whole_ms']:.0f}",
-        "temp MiB": f"{row['blocks_temp_mib']:.0f}",
-        "at once ": f"{row['whole_temp_mib']:.0f}",
+        "M": str(row["m"]),
+        "how": row["how"],
+        "ms": shown("ms"),
+        "temp MiB": f"{row['temp_mib']:.1f}",
+        "bound": shown("bound_mib"),
+        "process MiB": shown("process_mib"),
+        "bound ": shown("process_bound_mib"),
     }
 
 
 def parse(argv):
     parser = Parser("benchmarks.scale", description=__doc__.splitlines()[0])
-    parser.add_argument("--losses", type=names(CLASS_LOSSES), default=["arcface"])
-    parser.add_argument("--classes", type=integers(1), default=[100000], help="default: 100000")
-    parser.add_argument("--batch", type=integer(1), default=4096, help="to embed; default: 4096")
-    parser.add_argument("--chunk", type=integer(1), default=256, help="of it; default: 256")
-    parser.add_argument("--rounds", type=integer(1), default=5, help="default: 5")
-    parser.add_argument("--out", type=json_file, help="writes the rows to this .json file, too")
+    parser.add_argument("--parts", type=names(PARTS), default=list(PARTS), help=",".join(PARTS))
+    parser.add_argument("--rounds", type=integer(1), default=3, help="default: 3")
+    parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
+    parser.add_argument("--batch", type=integer(1), help="of some parts, instead of their own")
+    parser.add_argument("--count", type=integer(1), help="of the devices or classes of --own")
+    parser.add_argument("--own", choices=("spread", "huge", "million"), help="as JSON, here")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse(argv)
-    rows = [of_classes(name, c, args.rounds) for name in args.losses for c in args.classes]
-    rows.append(of_embedding(args.batch, args.chunk, args.rounds))
-    print_table([cells(row) for row in rows])
-    out = subprocess.run(
-        [sys.executable, "-c", MILLION], capture_output=True, text=True, check=True
-    )
-    gib = int(out.stdout) / 2**20
-    print(f"arcface, N=256, C=1,000,000, D=64: the peak memory of the process is {gib:.2f} GiB")
+    if args.own == "spread":
+        print(json.dumps(spread(args.rounds, args.batch, args.count)))
+        return
+    if args.own:
+        print(json.dumps(alone(args.own, args.batch, args.count)))
+        return
+    about = environment("flax")
     if args.out:
-        rows.append({"what": "arcface", "n": 256, "m": 10**6, "peak_gib": gib})
-        write_json(args.out, environment("flax"), rows)
+        check_environment(args.out, about)
+    rows = []
+    for part in args.parts:
+        sizes = [args.batch] if args.batch and part not in ("classes", "million") else []
+        for row in PARTS[part](args.rounds, *sizes):
+            rows.append(row)
+            print(" ".join(cells(row).values()), file=sys.stderr, flush=True)
+            if args.out:
+                write_json(args.out, about, [row], KEYS)
+    print_table([cells(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metricjax._check import check_embeddings
-from metricjax._refs import replicated, self_refs
+from metricjax._refs import gather_refs, replicated, self_refs
 from metricjax._stream import Stream, sum_over
 from metricjax._types import LossTerm, Mined, Refs, TripletRule, Triplets
 from metricjax.tuples import sample_weights
@@ -74,7 +74,7 @@ def anchorwise(loss):
 
 def _own_size(loss, embeddings, refs):
     """How many anchors at a time a loss takes by itself; `None`: all."""
-    check_embeddings(f"losses.{loss.__name__}", "embeddings", jnp.asarray(embeddings))
+    check_embeddings(f"losses.{pure(loss).__name__}", "embeddings", jnp.asarray(embeddings))
     n = len(embeddings)
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
     return None if n * m <= DENSE_ELEMENTS else max(1, DENSE_ELEMENTS // (4 * m))
@@ -88,34 +88,29 @@ def in_passes(
     *,
     refs_first: bool = False,
     own_mined: Callable[..., Mined] | None = None,
-    whole_on_devices: bool = True,
 ):
     """Makes a loss of a generator: ``total = yield part`` adds up `part` over all anchors.
 
     A dense loss is sent what it yields. In blocks of anchors each `yield` is a pass over all of
     them; then the terms are streamed, unless they are numbers, which must come from totals alone.
-    A row of weight 0 must add 0.
+    A row of weight 0 must add 0. The argument `axis_name` is seen to here: totals are summed over
+    that axis, and the batch is gathered as references if there are none.
 
     Args:
         refs_first: the first total is that of the references among themselves.
         own_mined: ``(mined, n, where) -> mined``, for what was mined within the batch.
-        whole_on_devices: totals are not added up over devices; each takes the gathered batch.
     """
 
     def mark(loss: Callable[P, Passes[T]]) -> Callable[P, T]:
         body: Callable[..., Any] = loss
 
         @functools.wraps(loss)
-        def fn(embeddings, labels=None, *params, refs=None, block=False, **options):
+        def fn(embeddings, labels=None, *params, block=False, **options):
             if block:
-                return body(embeddings, labels, *params, refs=refs, **options)
-            size = _own_size(body, embeddings, refs)
-            if labels is None and options.get("mined") is None:
-                size = None
-            return _by_passes(fn, size, embeddings, labels, *params, refs=refs, **options)
+                return body(embeddings, labels, *params, **options)
+            return _by_passes(fn, None, embeddings, labels, *params, **options)
 
         vars(fn).update(rows=_by_passes, refs_first=refs_first, own_mined=own_mined)
-        vars(fn).update(whole_on_devices=whole_on_devices)
         return fn  # type: ignore[return-value]
 
     return mark
@@ -153,9 +148,24 @@ def weighs_samples(*, anchors_only: bool = False):
     return mark
 
 
-def needs_whole_batch(loss) -> bool:
-    """Whether a device's part of the batch does not make a part of the loss."""
-    return getattr(pure(loss), "whole_on_devices", _rows_of(loss) is not _by_anchor)
+def needs_whole_batch(loss, *, mined: bool = False) -> bool:
+    """Whether a device's part of the batch, or what is `mined` in it, makes no part of the loss."""
+    of_batch = mined and getattr(pure(loss), "own_mined", None) is not None
+    return of_batch or _rows_of(loss) in (None, _by_class)
+
+
+def gathers(loss, *, mined: bool = False) -> bool:
+    """Whether a loss gathers its references by itself, and need not share them with a miner."""
+    return names(loss, "axis_name") and not (mined and _rows_of(loss) is _by_passes)
+
+
+def given(loss, option: str):
+    """What a `functools.partial` or a module of `metricjax.nn` has for an option."""
+    while isinstance(loss, functools.partial):
+        if option in loss.keywords:
+            return loss.keywords[option]
+        loss = loss.func
+    return dict(getattr(loss, "options", ())).get(option)
 
 
 def takes(loss, option: str) -> bool:
@@ -199,29 +209,48 @@ def _by_anchor(loss, size, embeddings, labels, *params, **options):
 
 
 def _by_passes(
-    loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
+    loss,
+    size,
+    embeddings,
+    labels,
+    *params,
+    refs=None,
+    where=None,
+    mined=None,
+    axis_name=None,
+    **options,
 ):
-    """Sends a loss `in_passes` its totals; `size` anchors at a time, or all of them for `None`."""
+    """Sends a loss `in_passes` its totals; `size` anchors at a time, `None`: as it does itself."""
     if hasattr(_unbound(loss), "loss"):
         raise TypeError(
             f"chunked: give the pure function losses.{pure(loss).__name__}, not the module."
         )
-    if refs is None and mined is not None and pure(loss).own_mined is not None:
-        mined = pure(loss).own_mined(mined, len(embeddings), where)
     options |= {"block": True}
     totals = []
     if pure(loss).refs_first and isinstance(refs, Refs) and mined is None:
         totals.append(_first_total(loss, size, refs, *params, **options))
+    if refs is None and mined is not None and pure(loss).own_mined is not None:
+        if axis_name is not None:
+            raise ValueError(
+                f"losses.{pure(loss).__name__}: `mined` must be that of the whole batch, and "
+                f"`axis_name` left out: gather the batch, or use `metricjax.objective`."
+            )
+        mined = pure(loss).own_mined(mined, len(embeddings), where)
+    if refs is None and axis_name is not None:
+        refs = gather_refs(embeddings, labels, axis_name, where=where)
+    if size is None and not (labels is None and mined is None):
+        size = _own_size(loss, embeddings, refs)
     options |= {"refs": refs, "where": where, "mined": mined}
+    of_all = lambda total: total if axis_name is None else jax.lax.psum(total, axis_name)
     if size is None:
-        return _sent(loss(embeddings, labels, *params, **options), totals, on=True)[0]
+        return _sent(loss(embeddings, labels, *params, **options), totals, then=of_all)[0]
     cut, block = _blocks(loss, size, embeddings, labels, *params, **options)
     while True:
         out, ended = _sent(block(jnp.int32(0)), totals)
         if ended:
             break
         add_up = lambda k, sent=tuple(totals): _sent(block(k), sent)[0]
-        totals.append(sum_over(add_up, cut.count))
+        totals.append(of_all(sum_over(add_up, cut.count)))
     if not isinstance(out, dict) or all(term.values.ndim == 0 for term in out.values()):
         return out
     return cut.stream(lambda k: _sent(block(k), totals)[0])
@@ -231,23 +260,24 @@ def _first_total(loss, size, refs, *params, **options):
     """The first total of the references among themselves."""
     batch = refs.embeddings, refs.labels, *params
     options |= {"where": refs.where}
+    size = size or _own_size(loss, refs.embeddings, None)
     if size is None:
         return next(loss(*batch, **options))
     cut, block = _blocks(loss, size, *batch, **options)
     return sum_over(lambda k: next(block(k)), cut.count)
 
 
-def _sent(passes, totals, *, on=False):
+def _sent(passes, totals, *, then=None):
     """What a loss yields after `totals`, or returns; and whether it returned.
 
-    To go `on`, it is sent what it yields.
+    It goes on with ``then(part)`` of what it yields, if there is a `then`.
     """
     try:
         part = next(passes)
         for total in totals:
             part = passes.send(total)
-        while on:
-            part = passes.send(part)
+        while then is not None:
+            part = passes.send(then(part))
     except StopIteration as end:
         return end.value, True
     return part, False

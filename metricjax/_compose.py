@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
-from metricjax._chunks import names, needs_whole_batch, pure, takes
+from metricjax._chunks import gathers, given, names, needs_whole_batch, pure, takes
 from metricjax._masked import safe_divide
-from metricjax._refs import gather_refs
+from metricjax._refs import gather_refs, numbered
 from metricjax._stream import fold
 from metricjax._types import LossDict, Reducer, Refs, Scalar
 
@@ -127,8 +127,9 @@ def objective(
         weight_regularizer: applied to the first of `params`, or to a module's weights, as the term
             ``weight_reg_loss``.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. References are
-            gathered (for losses that need it, the whole batch is) and totals summed over it. A loss
-            with an argument `axis_name`, as `metricjax.nn.CrossBatchMemory`, gathers by itself.
+            gathered and totals summed over it. For losses that need the whole batch, and for class
+            weights spread over the same axis by `class_axis`, the batch is gathered. A loss with an
+            argument `axis_name`, as `metricjax.nn.CrossBatchMemory`, gathers by itself.
         **options: of the loss; their names are checked here, and `data` may override them.
 
     Returns:
@@ -148,13 +149,9 @@ def objective(
         _check_options(loss, data)
         if miner is None and key is not None and names(loss, "key"):
             data["key"] = key
-        if axis_name is not None and names(loss, "axis_name"):
-            data["axis_name"] = axis_name
-        elif axis_name is not None and data.get("refs") is None:
-            embeddings, labels, given = _gathered(
-                loss, embeddings, labels, data.get("where"), axis_name
-            )
-            data |= given
+        if axis_name is not None:
+            mined = miner is not None or data.get("mined") is not None
+            embeddings, labels, data = _spread(loss, embeddings, labels, data, axis_name, mined)
         if miner is not None:
             if data.get("mined") is not None:
                 raise ValueError("objective: give either `miner` or `mined`.")
@@ -208,35 +205,41 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
                 f"self_supervised: there must be two or more views of the same shape, got {shapes}."
             )
         n = len(embeddings)
-        ids = jnp.arange(n)
-        if axis_name is not None:
-            ids += n * jax.lax.axis_index(axis_name)
+        ids = jnp.arange(n) if axis_name is None else numbered(n, axis_name)
         times = len(views) + symmetric
         tiled = jnp.concatenate([ids] * times)
         weights = None if where is None else jnp.concatenate([where] * times)
         if symmetric:
-            x, given = jnp.concatenate([embeddings, *views]), {"where": weights}
+            x, data = jnp.concatenate([embeddings, *views]), options | {"where": weights}
             if axis_name is not None:
-                x, tiled, given = _gathered(loss, x, tiled, weights, axis_name)
-            return loss(x, tiled, **(options | given))
+                x, tiled, data = _spread(loss, x, tiled, data, axis_name)
+            return loss(x, tiled, **data)
         refs = Refs(jnp.concatenate(views), tiled, where=weights)
         if axis_name is not None:
             refs = gather_refs(*refs[:2], axis_name, where=weights)._replace(self_index=None)
             if needs_whole_batch(loss):
                 anchors = gather_refs(embeddings, ids, axis_name, where=where)
                 embeddings, ids, where = anchors.embeddings, anchors.labels, anchors.where
+            elif names(loss, "axis_name"):
+                options |= {"axis_name": axis_name}
         return loss(embeddings, ids, refs=refs, where=where, **options)
 
     return fn
 
 
-def _gathered(loss, embeddings, labels, where, axis_name):
-    """Anchors, labels and options of a loss over a batch that is spread over devices."""
-    everything = gather_refs(embeddings, labels, axis_name, where=where)
-    if needs_whole_batch(loss):
-        return everything.embeddings, everything.labels, {"where": everything.where}
+def _spread(loss, embeddings, labels, data, axis_name, mined=False):
+    """Anchors, labels and data of a loss over a batch of which each device has a part."""
+    if names(loss, "axis_name"):
+        data = data | {"axis_name": axis_name}
+    if data.get("refs") is not None or gathers(loss, mined=mined):
+        return embeddings, labels, data
+    everything = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
+    class_axis = data.get("class_axis") or given(loss, "class_axis")
+    if needs_whole_batch(loss, mined=mined) or class_axis == axis_name:
+        data = {n: x for n, x in data.items() if n != "axis_name"}
+        return everything.embeddings, everything.labels, data | {"where": everything.where}
     refs = {"refs": everything} if takes(loss, "refs") else {}
-    return embeddings, labels, {"where": where} | refs if where is not None else refs
+    return embeddings, labels, data | refs
 
 
 def _check_options(loss, options):

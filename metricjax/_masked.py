@@ -59,6 +59,26 @@ def safe_norm(x: Array, p: float = 2) -> Array:
     return safe_power(jnp.sum(size, -1), 1 / p)
 
 
+@jax.custom_jvp
+def softplus(x: Array) -> Array:
+    """``log(1 + exp(x))``, several times as fast as `jax.nn.softplus` where `log1p` is slow.
+
+    ``log(1 + e) = 2 artanh(t)`` with ``t = e / (2 + e)``, at most 1/3 here: a short series.
+    """
+    e = jnp.exp(-jnp.abs(x))
+    t = e / (2 + e)
+    series = jnp.zeros_like(t)
+    for k in reversed(range(7 if jnp.finfo(x.dtype).bits <= 32 else 16)):
+        series = series * (t * t) + 1 / (2 * k + 1)
+    return jnp.maximum(x, 0) + 2 * t * series
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+    (x,), (slope,) = primals, tangents
+    return softplus(x), jax.nn.sigmoid(x) * slope
+
+
 def logsumexp(
     x: Array, weights: Array, *, axis: int = -1, plus_one: bool = False
 ) -> Float[Array, "..."]:

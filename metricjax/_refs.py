@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_embeddings, check_rows
 from metricjax._masked import upcast
@@ -55,7 +55,8 @@ def gather_refs(
     """The batches of all devices along a `jax.shard_map` or `pmap` axis, as references.
 
     Gradients flow back to the device an embedding came from. With ``reduce(axis_name=...)`` the
-    loss and its gradient are those of the whole batch on one device.
+    loss and its gradient are those of the whole batch on one device. A loss that has an argument
+    `axis_name` takes sums over all anchors first, and must be given it, too.
 
     Args:
         embeddings: ``[N, D]``, this device's part of the batch.
@@ -67,8 +68,14 @@ def gather_refs(
         `Refs` with ``M = N * axis size`` rows, in the order of the axis.
     """
     everything = jax.lax.all_gather((embeddings, labels, where), axis_name, tiled=True)
-    start = jax.lax.axis_index(axis_name) * len(embeddings)
-    return Refs(everything[0], everything[1], start + jnp.arange(len(embeddings)), everything[2])
+    here = numbered(len(embeddings), axis_name)
+    return Refs(everything[0], everything[1], here, everything[2])
+
+
+def numbered(n: int, axis_name: str) -> Int[Array, " n"]:
+    """The numbers of this device's n rows among those of all devices along an axis."""
+    rows = jnp.arange(n)
+    return rows + n * jax.lax.axis_index(axis_name).astype(rows.dtype)
 
 
 class Batch(NamedTuple):

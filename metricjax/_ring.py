@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import losses
-from metricjax._masked import exists, logsumexp, safe_divide
+from metricjax._masked import exists, logsumexp, safe_divide, softplus
 from metricjax._refs import compare, prepare
 from metricjax._stream import Stream, StreamedTerm, hoist, zeros_like
 from metricjax.distances import farther
@@ -62,7 +62,7 @@ def ring(loss):
         )
     signature = _signature(loss)
 
-    @functools.wraps(loss)
+    @functools.wraps(loss, updated=())
     def fn(embeddings, labels=None, *params, **options):
         bound = signature.bind(embeddings, labels, *params, **options)
         bound.apply_defaults()
@@ -100,8 +100,8 @@ def _signature(loss):
     if whole.parameters["mined"].default is not None:
         raise ValueError("ring: `mined` would be a matrix of all references; leave it out.")
     axis_name = inspect.Parameter("axis_name", inspect.Parameter.KEYWORD_ONLY, annotation=str)
-    parameters = (axis_name if p.name == "mined" else p for p in whole.parameters.values())
-    return whole.replace(parameters=list(parameters))
+    others = (p for p in whole.parameters.values() if p.name != "axis_name")
+    return whole.replace(parameters=[axis_name if p.name == "mined" else p for p in others])
 
 
 # --- the ring ---------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def _or_zero(some: LogSum):
 def _one_more(some: LogSum):
     """``log(1 + sum)``."""
     log, any_ = _or_zero(some)
-    return jnp.where(any_, jax.nn.softplus(log), 0)
+    return jnp.where(any_, softplus(log), 0)
 
 
 def _ntxent_sums(mat, pairs, o):
@@ -319,7 +319,7 @@ def _ntxent_sums(mat, pairs, o):
 def _ntxent(batch, o, mat, pairs, negatives):
     logits = farther(o.distance, 0, mat) / o.temperature
     log, any_ = (x[:, None] for x in _or_zero(negatives))
-    values = jnp.where(any_, jax.nn.softplus(log - logits), 0)
+    values = jnp.where(any_, softplus(log - logits), 0)
     return pair_term(term, batch, values, pairs.positive)
 
 
@@ -372,7 +372,7 @@ def _circle_sums(mat, pairs, o):
 
 def _circle(batch, o, pos, neg):
     (pos, any_pos), (neg, any_neg) = _or_zero(pos), _or_zero(neg)
-    values = jnp.where(any_pos & any_neg, jax.nn.softplus(pos + neg), 0)
+    values = jnp.where(any_pos & any_neg, softplus(pos + neg), 0)
     return active_term(values, batch.weights, anchor_weights=batch.weights)
 
 
@@ -383,7 +383,7 @@ def _nca_sums(mat, pairs, o):
 
 def _nca(batch, o, own, others):
     (own, has_own), (others, rivalled) = _or_zero(own), _or_zero(others)
-    values = jnp.where(rivalled, jax.nn.softplus(others - own), 0)
+    values = jnp.where(rivalled, softplus(others - own), 0)
     return row_term(values, jnp.where(has_own, batch.weights, 0))
 
 

@@ -1,12 +1,13 @@
 """Partial FC: a softmax over the classes of the batch and a sample of all others."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
-from metricjax._check import check_at_least, check_labels, check_rows
+from metricjax._check import check_labels, check_rows
 from metricjax._refs import replicated, take
 
 
@@ -14,11 +15,11 @@ class SampledClasses(NamedTuple):
     """Some of the classes.
 
     Attributes:
-        ids: ``[size]``, rows of the class weights, in order, no two the same.
+        ids: ``[S]``, rows of the class weights, in order, no two the same.
         labels: ``[N]``, the labels as places among these; -1 for a class that is not there.
     """
 
-    ids: Int[Array, " size"]
+    ids: Int[Array, " s"]
     labels: Int[Array, " n"]
 
 
@@ -26,21 +27,21 @@ def sample_classes(
     key: PRNGKeyArray,
     labels: Int[Array, " n"],
     num_classes: int,
-    size: int,
+    sample_rate: float,
     *,
     where: Num[Array, " n"] | None = None,
     class_axis: str | None = None,
 ) -> SampledClasses:
-    """`size` of the classes: all those in the batch, and of the others a uniform random sample.
+    """Some of the classes: all those in the batch, and of the others a uniform random sample.
 
-    A loss of the sampled rows of the class weights takes time and memory proportional to `size`,
-    and its gradient reaches no other rows. It is an estimate, and too low: it sums over fewer
-    classes. The paper finds a tenth of a million classes to be as good as all of them.
+    A loss of the sampled rows of the class weights takes time and memory in proportion to
+    `sample_rate`, and its gradient reaches no other rows. It is an estimate, and too low: it sums
+    over fewer classes. The paper finds a tenth of a million classes to be as good as all of them.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
         >>> x, y, w = jnp.eye(3), jnp.array([7, 2, 7]), jnp.ones((10, 3))
-        >>> some = mj.sample_classes(jax.random.key(0), y, num_classes=10, size=4)
+        >>> some = mj.sample_classes(jax.random.key(0), y, num_classes=10, sample_rate=0.4)
         >>> terms = mj.losses.arcface(x, some.labels, w[some.ids])
         >>> print(some.ids[some.labels])
         [7 2 7]
@@ -49,8 +50,9 @@ def sample_classes(
         key: a `jax.random.key`, another for each step.
         labels: ``[N]`` integers.
         num_classes: how many classes there are; with a `class_axis`, on each device.
-        size: how many to take (of each device); static. With fewer than there are classes in the
-            batch, some of these are left out, and a loss gives their samples weight 0.
+        sample_rate: what part of the classes (of each device) to take, above 0 and up to 1; static.
+            They are ``S = ceil(sample_rate * num_classes)``. If the batch has more classes than
+            that, some of these are left out, and a loss gives their samples weight 0.
         where: ``[N]`` sample weights; the class of a sample of weight 0 need not be taken.
         class_axis: the `jax.shard_map` axis over which the rows of the class weights are spread, as
             in the losses; `labels` and `key` are the same on all its devices, `ids` are rows of
@@ -66,9 +68,9 @@ def sample_classes(
     name = "sample_classes"
     check_labels(name, "labels", labels, "labels", len(labels))
     check_rows(name, "where", where, "labels", len(labels))
-    check_at_least(name, "size", size, 1)
-    if size > num_classes:
-        raise ValueError(f"{name}: `size` must be at most {num_classes}, got {size}.")
+    if not 0 < sample_rate <= 1:
+        raise ValueError(f"{name}: `sample_rate` must be above 0 and up to 1, got {sample_rate}.")
+    size = max(1, math.ceil(sample_rate * num_classes - 1e-6))  # 0.1 * 30 is above 3
     device = jnp.int32(0) if class_axis is None else jax.lax.axis_index(class_axis)
     label = labels.astype(jnp.int32) - device * num_classes
     here = (label >= 0) & (label < num_classes)

@@ -22,23 +22,28 @@ class Walk(NamedTuple):
 
 
 def walk_positives(weights: Num[Array, "n m"]) -> Walk:
-    """Where each anchor's positives (weight above 0) are; one pass over ``[N, M]`` for each."""
-    n, m = weights.shape
-    columns = jnp.arange(m)[None, :]
-    exists = weights > 0
+    """Where each anchor's positives (weight above 0) are.
 
-    def after(j):
-        return jnp.min(jnp.where(exists & (columns > j[:, None]), columns, m), 1, initial=m)
+    One pass over ``[N, M]`` packs them into bits; each step takes the first of a row's bits off.
+    """
+    n, m = weights.shape
+    count = -(-m // 32)  # words: column j is bit j // count of word j % count
+    bit, word = jnp.arange(32, dtype=jnp.uint32)[None, :, None], jnp.arange(count)[None, :]
+    bits = jnp.pad((weights > 0).astype(jnp.uint32), ((0, 0), (0, 32 * count - m)))
+    words = jnp.sum(bits.reshape(n, 32, count) << bit, 1, dtype=jnp.uint32)
 
     def step(carry):
-        k, j, table = carry
-        return k + 1, after(j), jax.lax.dynamic_update_index_in_dim(table, j, k, 1)
+        k, words, table = carry
+        first = jax.lax.population_count((words & -words) - 1).astype(word.dtype)
+        columns = jnp.where(words > 0, first * count + word, m)
+        j = jnp.min(columns, 1, initial=m)
+        words = jnp.where(columns == j[:, None], words & (words - 1), words)
+        return k + 1, words, jax.lax.dynamic_update_index_in_dim(table, j, k, 1)
 
-    first = after(jnp.full(n, -1))
-    table = zeros_like(jax.typeof(jnp.where(exists, columns, 0))) + m
-    table = table if m else jnp.zeros((n, 1), columns.dtype)
+    table = zeros_like(jax.typeof(jnp.where(weights > 0, jnp.arange(m), 0))) + m
+    table = table if m else jnp.zeros((n, 1), word.dtype)
     steps, _, table = jax.lax.while_loop(
-        lambda carry: jnp.any(carry[1] < m), step, (jnp.int32(0), first, table)
+        lambda carry: jnp.any(carry[1] > 0), step, (jnp.int32(0), words, table)
     )
     return Walk(table, steps)
 

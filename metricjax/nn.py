@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from metricjax import losses
 from metricjax._check import check_rows
-from metricjax._chunks import needs_whole_batch, pure, takes
+from metricjax._chunks import names, needs_whole_batch, pure, takes
 from metricjax._masked import upcast
 from metricjax._types import Labels, LossDict, Mined, Pairs
 from metricjax.distances import LpDistance, normalize
@@ -456,6 +456,8 @@ class CrossBatchMemory(nnx.Module):
         rows = embeddings, labels, anchors, slots
         if axis_name is not None and needs_whole_batch(self.inner):
             rows = jax.lax.all_gather(rows, axis_name, tiled=True)
+        elif axis_name is not None and names(self.inner, "axis_name"):
+            options["axis_name"] = axis_name
         embeddings, labels, anchors, slots = rows
         refs = bank.refs(self_index=slots)
         shared: dict[str, Any] = {"refs": refs}

@@ -1,14 +1,18 @@
-"""A training step on several processes; `test_processes.py` launches it, and runs it in one.
+"""Training steps on several processes; `test_processes.py` launches it, and runs them in one.
 
-python tests/processes.py PORT COUNT INDEX OUT.npz
+python tests/processes.py PORT COUNT INDEX OUT.pickle {some,all}
 """
 
-import functools
+import pickle
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import CASES
+from jax.experimental.multihost_utils import process_allgather
+from layouts import LAYOUTS, TOLERANCES, on_mesh
 
 import metricjax as mj
 
@@ -16,8 +20,15 @@ BATCH, D, CLASSES = 32, 6, 10
 LABELS = np.random.default_rng(0).integers(0, CLASSES, 200, dtype=np.int32)
 DATA = np.random.default_rng(1).normal(size=(200, D)).astype(np.float32)
 KERNEL = np.random.default_rng(2).normal(size=(D, D)).astype(np.float32) / 3
-WEIGHTS = np.random.default_rng(3).normal(size=(CLASSES, D)).astype(np.float32)
-PAIR_LOSSES = ("contrastive", "ntxent", "triplet_margin")
+SOME = "contrastive", "arcface", "lifted_structure"
+
+
+def table(which):
+    """Layouts by their precision, and the losses: those that two processes go through."""
+    if which == "some":
+        return [("shard_map", "float32")], tuple(c for c in CASES if str(c) in SOME)
+    over_devices = [name for name in LAYOUTS if "chunks" not in name]
+    return [(name, dtype) for dtype in TOLERANCES for name in over_devices], tuple(CASES)
 
 
 def rows(step, index=0, count=1):
@@ -27,7 +38,7 @@ def rows(step, index=0, count=1):
     )
 
 
-def train(kernel, weights, x, y, axis_name=None):
+def train(kernel, x, y, axis_name=None):
     """What two batches leave behind; on a device's part of them, if there is an `axis_name`."""
     bank = mj.memory.MemoryBank.create(48, D)
     encode = lambda kernel, x: jnp.tanh(x @ kernel)
@@ -35,35 +46,22 @@ def train(kernel, weights, x, y, axis_name=None):
         refs = bank.refs(encode(kernel, x), y, axis_name=axis_name)
         bank = bank.enqueue(encode(kernel, x), y, axis_name=axis_name)
 
-    def total(kernel, weights):
-        e = encode(kernel, x)
-        given = None if axis_name is None else mj.gather_refs(e, y, axis_name)
-        terms = {name: getattr(mj.losses, name)(e, y, refs=given) for name in PAIR_LOSSES}
-        terms["arcface"] = mj.losses.arcface(e, y, weights)
-        terms["memory"] = mj.losses.contrastive(e, y, refs=refs)
-        ring = mj.losses.sup_con
-        if axis_name is not None:
-            ring = functools.partial(mj.ring(ring), axis_name=axis_name)
-        terms["ring"] = ring(e, y)
-        return mj.reduce(mj.merge(**terms), axis_name=axis_name)
+    def total(kernel):
+        terms = mj.losses.contrastive(encode(kernel, x), y, refs=refs)
+        return mj.reduce(terms, axis_name=axis_name)[0]
 
-    grad = jax.value_and_grad(total, (0, 1), has_aux=True)
-    (loss, parts), grads = grad(kernel, weights)
+    loss, grad = jax.value_and_grad(total)(kernel)
     if axis_name is not None:
-        grads = jax.lax.pmean(grads, axis_name)
-    return {"loss": loss, "grads": grads, "bank": bank, **parts}
+        grad = jax.lax.pmean(grad, axis_name)
+    return {"loss": loss, "grad": grad, "bank": bank}
 
 
-def named(tree):
-    """Arrays by their path, as `numpy.savez` takes them."""
-    return {jax.tree_util.keystr(k): np.asarray(x) for k, x in jax.tree.leaves_with_path(tree)}
-
-
-def main(port, count, index, out):
+def main(port, count, index, out, which):
     """What one of `count` processes does."""
     count, index = int(count), int(index)
     jax.config.update("jax_num_cpu_devices", 8 // count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index)
     assert jax.process_count() == count and jax.device_count() == 8
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -71,13 +69,19 @@ def main(port, count, index, out):
     run = jax.shard_map(
         lambda *args: train(*args, axis_name="batch"),
         mesh=mesh,
-        in_specs=(everywhere, everywhere, shard, shard),
+        in_specs=(everywhere, shard, shard),
         out_specs=everywhere,
     )
     own = rows(0, jax.process_index(), jax.process_count())
     spread = jax.sharding.NamedSharding(mesh, shard)
     x, y = (jax.make_array_from_process_local_data(spread, d[own]) for d in (DATA, LABELS))
-    np.savez(out, own=own, **named(jax.jit(run)(KERNEL, WEIGHTS, x, y)))
+    results = {"own": own, "train": jax.device_get(jax.jit(run)(KERNEL, x, y))}
+    layouts, cases = table(which)
+    for name, dtype in layouts:
+        with jax.enable_x64(dtype == "float64"):
+            some = [c for c in cases if LAYOUTS[name].has(c)]
+            results[name, dtype] = process_allgather(on_mesh(name, some, dtype), tiled=True)
+    Path(out).write_bytes(pickle.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Losses that take more than one pass: in blocks, they are what they are at once."""
+"""Losses that take more than one pass: in blocks and on devices, they are what they are at once."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 import metricjax as mj
 from metricjax import losses
@@ -96,3 +97,105 @@ def test_memory_does_not_grow_with_pairs(loss):
         .temp_size_in_bytes
     )
     assert bytes_of(mj.chunked(loss, 64)) < bytes_of(loss) / 4
+
+
+# --- devices ----------------------------------------------------------------------------------
+
+
+def spread(fn, devices=5):
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,))
+    shard = jax.P("batch")
+    specs = {"in_specs": (shard, shard, shard, jax.P()), "out_specs": jax.P()}
+    return jax.shard_map(fn, mesh=mesh, **specs)
+
+
+def on_a_device(loss, how, size=None):
+    """Of a part of the anchors; `loss` sums over all of them by its `axis_name`."""
+    fn = mj.chunked(loss, size) if size else loss
+
+    def total(e, y, where, others):
+        options = {"where": where, "axis_name": "batch"}
+        if how == "mined":
+            miner = functools.partial(mj.miners.multi_similarity, epsilon=0.3)
+            recipe = mj.objective(fn, miner=miner, axis_name="batch")
+            return recipe(e, y, where=where)[0]
+        if how == "refs":
+            options["refs"] = mj.Refs(others, jnp.asarray(REF_Y))
+        if how == "gathered":
+            options["refs"] = mj.gather_refs(e, y, "batch", where=where)
+        return mj.reduce(fn(e, y, **options), axis_name="batch")[0]
+
+    return spread(total)
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "how, size",
+    [
+        ("self", None),
+        *(
+            pytest.param(how, size, marks=pytest.mark.slow)
+            for how in ("self", "refs", "gathered", "mined")
+            for size in (None, 1)
+            if (how, size) != ("self", None)
+        ),
+    ],
+)
+def test_totals_are_added_up_over_devices(loss, how, size):
+    x = jax.random.normal(jax.random.key(0), (N + M, D))
+    where = jnp.asarray(WHERE, x.dtype)
+    want = results(loss, {"gathered": "self"}.get(how, how), x)
+    run = on_a_device(loss, how, size)
+    value, grad = jax.jit(jax.value_and_grad(lambda x: run(x[:N], jnp.asarray(Y), where, x[N:])))(x)
+    for a, b in zip((value, grad), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_pairs_mined_within_a_batch_are_not_those_of_a_device():
+    """A histogram has them both ways, so a recipe gathers the batch that they are of."""
+    x = jax.random.normal(jax.random.key(0), (N, D))
+    mined = mj.miners.multi_similarity(x, Y, epsilon=0.3)
+    recipe = mj.objective(losses.histogram, axis_name="batch")
+    run = spread(lambda x, y, _, mined: recipe(x, y, mined=mined)[0])
+    got = jax.jit(run)(x, jnp.asarray(Y), x[:, 0], mined)
+    np.testing.assert_allclose(got, mj.reduce(losses.histogram(x, Y, mined=mined))[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="losses.histogram: `mined` must be that of the whole"):
+        losses.histogram(x, Y, mined=mined, axis_name="batch")
+
+
+def test_the_running_histogram_is_that_of_all_devices():
+    x = jax.random.normal(jax.random.key(0), (N, D))
+    state = jax.random.uniform(jax.random.key(1), (10,))
+    soft = functools.partial(losses.dynamic_soft_margin, momentum=0.4, histogram=state)
+    run = spread(lambda x, y, where, _: soft(x, y, where=where, axis_name="batch")[1])
+    where = jnp.asarray(WHERE, x.dtype)
+    got = jax.jit(run)(x, jnp.asarray(Y), where, x)
+    np.testing.assert_allclose(got, soft(x, Y, where=where)[1], rtol=1e-5)
+
+
+def test_a_memory_on_each_device_is_one():
+    """The second batch meets the first, and the sums are over the anchors of all devices."""
+    x = jax.random.normal(jax.random.key(0), (N, D))
+    y, where = jnp.asarray(Y), jnp.asarray(WHERE, x.dtype)
+
+    def total(x, y, where, _, axis_name="batch"):
+        head = mj.nn.CrossBatchMemory(losses.intra_pair_variance, 2 * N, D)
+        recipe = mj.objective(head, axis_name=axis_name)
+        recipe(x, y, where=where)
+        return recipe(jnp.cos(x), y, where=where)[0]
+
+    want = jax.value_and_grad(lambda x: total(x, y, where, x, axis_name=None))(x)
+    got = jax.jit(jax.value_and_grad(lambda x: spread(total)(x, y, where, x)))(x)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_references_of_a_few_anchors_are_never_all_by_all():
+    """`lifted_structure` compares the references with each other, many more than the anchors."""
+    n, m = 4, 2**14
+    shapes = jax.ShapeDtypeStruct((n, D), "float32"), jax.ShapeDtypeStruct((m, D), "float32")
+    total = lambda x, others: mj.reduce(
+        losses.lifted_structure(x, jnp.arange(n), refs=mj.Refs(others, jnp.arange(m) % 7))
+    )[0]
+    compiled = jax.jit(total).lower(*shapes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * m * m / 4

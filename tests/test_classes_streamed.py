@@ -1,5 +1,6 @@
 """Classes in blocks, on many devices, and only some of them: the losses stay what they are."""
 
+import functools
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from test_losses import cases
 
@@ -167,6 +169,19 @@ def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
     close(got, (value, (to_e, to_w)))
 
 
+def test_a_recipe_gathers_where_classes_are_spread_as_the_batch_is():
+    e, y, w = batch(CASES[1])
+    split = lambda x: x.reshape(2, -1, *x.shape[1:])
+    head = mj.nn.ArcFace(C // 2, D, class_axis="batch", rngs=nnx.Rngs(0))
+    own = functools.partial(mj.losses.arcface, class_axis="batch")
+    weights = jnp.concatenate([head.weights[...]] * 2)
+    for loss, params, whole in ((own, (w,), w), (head, (), weights)):
+        recipe = mj.objective(loss, axis_name="batch")
+        run = jax.vmap(lambda *args, recipe=recipe: recipe(*args)[0], axis_name="batch")
+        want = mj.reduce(mj.losses.arcface(e, y, whole))[0]
+        close(run(*map(split, (e, y, *params))), jnp.stack([want] * 2))
+
+
 @some_class_losses
 @pytest.mark.parametrize("rows", ["classes", "data"])
 @pytest.mark.parametrize(
@@ -189,7 +204,7 @@ def test_sharded_class_weights_are_one_device(case, kind, rows):
 
 def test_sampled_classes_hold_the_batch_and_others_evenly():
     labels = jnp.array([3, 17, 3, 40, -1, 99])
-    draw = jax.jit(jax.vmap(lambda key: mj.sample_classes(key, labels, 50, 10)))
+    draw = jax.jit(jax.vmap(lambda key: mj.sample_classes(key, labels, 50, 0.2)))
     some = draw(jax.random.split(jax.random.key(0), 4000))
     ids = np.asarray(some.ids)
     assert (np.diff(ids, axis=1) > 0).all() and ids.min() >= 0 and ids.max() < 50
@@ -207,19 +222,19 @@ def test_sampled_classes_hold_the_batch_and_others_evenly():
 
 def test_padding_and_too_many_classes():
     labels = jnp.array([3, 17, 40, 5])
-    some = mj.sample_classes(jax.random.key(0), labels, 50, 2, where=jnp.array([1, 0, 0.5, 0]))
+    some = mj.sample_classes(jax.random.key(0), labels, 50, 0.04, where=jnp.array([1, 0, 0.5, 0]))
     np.testing.assert_array_equal(some.ids, [3, 40])
     np.testing.assert_array_equal(some.labels, [0, -1, 1, -1])
-    few = mj.sample_classes(jax.random.key(0), labels, 50, 2)
+    few = mj.sample_classes(jax.random.key(0), labels, 50, 0.04)
     assert (few.labels >= 0).sum() == 2
-    everything = mj.sample_classes(jax.random.key(0), labels, 50, 50)
+    everything = mj.sample_classes(jax.random.key(0), labels, 50, 1.0)
     np.testing.assert_array_equal(everything.ids, np.arange(50))
     np.testing.assert_array_equal(everything.labels, labels)
 
 
 def test_the_gradient_reaches_sampled_classes_only():
     e, y, w = batch(CASES[1])
-    some = mj.sample_classes(jax.random.key(3), y, C, C - 1)
+    some = mj.sample_classes(jax.random.key(3), y, C, (C - 1) / C)
 
     def total(w):
         return mj.reduce(mj.losses.cosface(e, some.labels, w[some.ids]))[0]
@@ -238,7 +253,7 @@ def test_each_device_samples_its_own_classes():
     mesh = jax.make_mesh((4,), ("classes",), axis_types=(AxisType.Auto,))
 
     def local(e, y, w):
-        some = mj.sample_classes(jax.random.key(2), y, 8, 6, class_axis="classes")
+        some = mj.sample_classes(jax.random.key(2), y, 8, 0.75, class_axis="classes")
         terms = mj.losses.arcface(e, some.labels, w[some.ids], class_axis="classes")
         return mj.reduce(terms)[0], some.ids + 8 * jax.lax.axis_index("classes"), some.labels
 
@@ -253,9 +268,16 @@ def test_each_device_samples_its_own_classes():
 
 def test_wrong_arguments_to_sample_classes():
     key, y = jax.random.key(0), jnp.arange(3)
-    with pytest.raises(ValueError, match="sample_classes: `size` must be at most 5, got 6"):
-        mj.sample_classes(key, y, 5, 6)
-    with pytest.raises(ValueError, match="sample_classes: `size` must be an integer"):
-        mj.sample_classes(key, y, 5, 0)
+    for rate in (0, 1.01, -0.5, float("nan"), 6):
+        with pytest.raises(ValueError, match="sample_classes: `sample_rate` must be above 0"):
+            mj.sample_classes(key, y, 5, rate)
     with pytest.raises(TypeError, match="sample_classes: `labels` must be integer"):
-        mj.sample_classes(key, y.astype("float32"), 5, 2)
+        mj.sample_classes(key, y.astype("float32"), 5, 0.5)
+
+
+def test_a_rate_is_a_number_of_classes_rounded_up():
+    count = lambda classes, rate: len(
+        mj.sample_classes(jax.random.key(0), jnp.arange(3), classes, sample_rate=rate).ids
+    )
+    assert [count(30, 0.1), count(31, 0.1), count(5, 1e-9), count(5, 1)] == [3, 4, 1, 5]
+    assert all(count(47, k / 47) == k for k in range(1, 48))

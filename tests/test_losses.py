@@ -400,27 +400,6 @@ def mesh(kind):
     return jax.make_mesh((8,), ("batch",), axis_types=(kind,))
 
 
-@cases(layouts=True)
-@pytest.mark.parametrize("chunk", [None, pytest.param(5, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
-)
-def test_a_sharded_batch_is_one_device(case, kind, chunk):
-    e, y = batch()
-    p = params(case)
-    want = step(case.fn)(e, y, p)
-    m = mesh(kind)
-    put = lambda x: jax.device_put(x, NamedSharding(m, jax.P("batch")))
-    if chunk and case.whole:
-        pytest.skip("needs the whole batch at once")
-    loss = mj.chunked(case.loss, chunk) if chunk else case.fn
-    with jax.set_mesh(m):
-        total = lambda e, p, y: mj.reduce(loss(e, y, *p))[0]
-        everywhere = jax.device_put(p, NamedSharding(m, jax.P()))
-        got = jax.jit(jax.value_and_grad(total, (0, 1)))(put(e), everywhere, put(y))
-    close(jax.device_get(got), want)
-
-
 @cases(lambda c: c.takes("refs", "mined"), layouts=True)
 def test_sharded_references_and_mined_tuples_are_one_device(case):
     e, y = batch()
@@ -438,56 +417,6 @@ def test_sharded_references_and_mined_tuples_are_one_device(case):
         put = lambda x: jax.device_put(x, NamedSharding(m, jax.P("batch")))
         got = jax.jit(jax.value_and_grad(total))(put(e), put(y))
     close(jax.device_get(got), want)
-
-
-def local_step(case, chunk=None):
-    """A data-parallel step on one device's part of the batch, and the same on all of it."""
-    loss = mj.chunked(case.loss, chunk) if chunk else case.loss
-
-    def run(kernel, e, y, where, p, axis_name):
-        def total(kernel, p):
-            recipe = mj.objective(loss, axis_name=axis_name)
-            x = jnp.tanh(e @ kernel)
-            return recipe(x, y if case.takes("labels") else x[:, ::-1], *p, where=where)[0]
-
-        value, grads = jax.value_and_grad(total, (0, 1))(kernel, p)
-        return value, grads if axis_name is None else jax.lax.pmean(grads, axis_name)
-
-    return run
-
-
-@cases(lambda c: not c.takes("proxies"), layouts=True)
-@pytest.mark.parametrize(
-    "how, chunk",
-    [
-        ("shard_map", None),
-        *(pytest.param(*x, marks=pytest.mark.slow) for x in (("shard_map", 2), ("pmap", None))),
-    ],
-)
-def test_a_part_on_each_device_is_one_device(case, how, chunk):
-    if chunk and case.whole:
-        pytest.skip("needs the whole batch at once")
-    e, y = batch()
-    y = jnp.arange(N) if case.ordered else y  # copies on all devices: the same order
-    p = params(case)
-    where = jnp.arange(N) % 5 > 0
-    kernel = jax.random.normal(jax.random.key(5), (D, D)) / 3
-    want = jax.jit(functools.partial(local_step(case), axis_name=None))(kernel, e, y, where, p)
-    run = functools.partial(local_step(case, chunk), axis_name="batch")
-    if how == "shard_map":
-        shard = jax.P("batch")
-        run = jax.shard_map(
-            run,
-            mesh=mesh(AxisType.Auto),
-            in_specs=(jax.P(), shard, shard, shard, jax.P()),
-            out_specs=jax.P(),
-        )
-        got = jax.jit(run)(kernel, e, y, where, p)
-    else:
-        split = lambda x: x.reshape(8, -1, *x.shape[1:])
-        run = jax.pmap(run, axis_name="batch", in_axes=(None, 0, 0, 0, None))
-        got = jax.tree.map(lambda x: x[0], run(kernel, split(e), split(y), split(where), p))
-    close(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

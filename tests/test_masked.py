@@ -14,6 +14,7 @@ from metricjax._masked import (
     safe_norm,
     safe_power,
     safe_sqrt,
+    softplus,
     upcast,
 )
 
@@ -45,11 +46,27 @@ def power(p):
         (power(0.25), 16.0, 2.0, 1 / 32),
         (power(0.25), 0.0, 0.0, 0.0),
         (power(0.25), NAN, NAN, NAN),
+        (softplus, 0.0, np.log(2), 0.5),
+        (softplus, INF, INF, 1.0),
+        (softplus, -INF, 0.0, 0.0),
+        (softplus, NAN, NAN, NAN),
     ],
 )
 def test_scalar_functions(function, x, value, gradient):
     got = jax.value_and_grad(function)(x)
     np.testing.assert_allclose(got, (value, gradient), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_softplus_is_accurate(dtype):
+    x = np.linspace(-80, 80, 20001).astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        got, slope = jax.vmap(jax.value_and_grad(softplus))(jnp.asarray(x))
+    assert got.dtype == slope.dtype == dtype
+    x = x.astype(np.longdouble)
+    tolerance = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(got, np.maximum(x, 0) + np.log1p(np.exp(-abs(x))), rtol=tolerance)
+    np.testing.assert_allclose(slope, 1 / (1 + np.exp(-x)), rtol=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """Several processes with `jax.distributed`: the same numbers as in one."""
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import processes
 import pytest
+from layouts import check
 
 SCRIPT = Path(processes.__file__)
 COUNT = 2
@@ -21,15 +24,14 @@ def free_port():
         return s.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def run_processes(folder, which):
     """What each of the processes has computed."""
-    folder, port = tmp_path_factory.mktemp("processes"), str(free_port())
+    port = str(free_port())
     paths = {"PYTHONPATH": os.pathsep.join(map(str, sys.path)), "JAX_PLATFORMS": "cpu"}
-    outs = [folder / f"{i}.npz" for i in range(COUNT)]
+    outs = [folder / f"{i}.pickle" for i in range(COUNT)]
     running = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), port, str(COUNT), str(i), str(out)],
+            [sys.executable, str(SCRIPT), port, str(COUNT), str(i), str(out), which],
             env=os.environ | paths,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -38,22 +40,25 @@ def results(tmp_path_factory):
         for i, out in enumerate(outs)
     ]
     try:
-        said = [p.communicate(timeout=240)[0] for p in running]
+        said = [p.communicate(timeout=1200)[0] for p in running]
     finally:
         for p in running:
             p.kill()
     assert not any(p.returncode for p in running), "\n".join(said)
-    return [dict(np.load(out)) for out in outs]
+    return [pickle.loads(out.read_bytes()) for out in outs]
 
 
-@pytest.mark.slow
-def test_processes_agree_with_one(results):
+@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
+def test_processes_agree_with_one(which, tmp_path):
+    """Samples, memory, and value and gradients of losses in every layout."""
+    results = run_processes(tmp_path, which)
     batch = processes.rows(0)
-    np.testing.assert_array_equal(np.concatenate([r.pop("own") for r in results]), batch)
-    run = jax.jit(processes.train)
+    np.testing.assert_array_equal(np.concatenate([r["own"] for r in results]), batch)
     x, y = processes.DATA[batch], processes.LABELS[batch]
-    want = processes.named(run(processes.KERNEL, processes.WEIGHTS, x, y))
+    want = jax.device_get(jax.jit(processes.train)(processes.KERNEL, x, y))
+    layouts, cases = processes.table(which)
     for got in results:
-        assert got.keys() == want.keys()
-        for name, value in want.items():
-            np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+        chex.assert_trees_all_close(got["train"], want, rtol=1e-5, atol=1e-5)
+        for layout, dtype in layouts:
+            with jax.enable_x64(dtype == "float64"):
+                check(got[layout, dtype], cases, dtype)

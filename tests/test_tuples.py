@@ -406,7 +406,7 @@ def positions(weights):
 def random_matrices():
     rng = np.random.default_rng(0)
     densities = np.array([0, 0.1, 0.3, 0.5, 0.9, 1])[:, None, None]
-    weights = (rng.random((6, 5, 9)) < densities) * rng.choice([0.25, 1, 3], (6, 5, 9))
+    weights = (rng.random((6, 5, 40)) < densities) * rng.choice([0.25, 1, 3], (6, 5, 40))
     weights[1, 2] = 0
     weights[1, 3] = 1  # one row with all, one with none
     return weights.astype(np.float32)

@@ -1,12 +1,11 @@
 """Angular loss."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_euclidean
 from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare, take
 from metricjax._triplets import pick, sum_over_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -75,7 +74,7 @@ def angular(
 
     def with_positive(j, weight):
         f_n = logsumexp(4 * square * (mat + take(among, j)), negative)[:, None]
-        value = jax.nn.softplus(f_n - 2 * (1 + square) * pick(mat, j))
+        value = softplus(f_n - 2 * (1 + square) * pick(mat, j))
         here = (jnp.arange(len(among))[None, :] == j[:, None]) & (weight > 0)
         return jnp.where(here, value, 0)
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
 from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -70,5 +70,5 @@ def circle(
     pos = logsumexp(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive)
     neg = logsumexp(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative)
     both = exists(pairs.positive) & exists(pairs.negative)
-    values = jnp.where(both, jax.nn.softplus(pos + neg), 0)
+    values = jnp.where(both, softplus(pos + neg), 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

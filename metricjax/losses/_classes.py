@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._check import check_embeddings, check_labels
-from metricjax._masked import safe_norm, safe_sqrt, upcast
+from metricjax._masked import safe_norm, safe_sqrt, softplus, upcast
 from metricjax._refs import prepare
 from metricjax._types import LossTerm
 from metricjax.distances import Distance, farther
@@ -81,7 +81,7 @@ def cross_entropy(batch: ClassBatch, target, rivals) -> LossTerm:
 
     .. math:: \ell_i = w_i \log\Big(1 + e^{r_i - z_i}\Big)
     """
-    return row_term(batch.mined * jax.nn.softplus(rivals - target), batch.weights)
+    return row_term(batch.mined * softplus(rivals - target), batch.weights)
 
 
 def similarities(distance: Distance, embeddings, weights) -> Float[Array, "n c"]:

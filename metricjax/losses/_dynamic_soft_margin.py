@@ -29,6 +29,7 @@ def dynamic_soft_margin(
     num_bins: int = 10,
     momentum: Scalar = 0.01,
     distance: LpDistance = LpDistance(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict | tuple[LossDict, Float[Array, " b"]]]:
     r"""Weighs each triplet by how many triplets were easier lately.
 
@@ -37,7 +38,6 @@ def dynamic_soft_margin(
 
     The distribution of :math:`u` is a running histogram, constant for the gradient. Without labels,
     reference i is the positive of anchor i, and its negative is the nearest to either of the two.
-    It needs the whole batch on every device.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -61,6 +61,9 @@ def dynamic_soft_margin(
         num_bins: of the histogram, at least 2; static.
         momentum: weight of a new batch in the histogram, 0 to 1.
         distance: Euclidean, of normalized embeddings, to any power.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"loss": []}``, already reduced: the sum over the triplets, divided by their number. With

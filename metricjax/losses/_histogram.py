@@ -46,14 +46,14 @@ def histogram(
     n_bins: int | None = None,
     delta: float | None = None,
     distance: Distance = CosineSimilarity(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict]:
     r"""How probably a negative pair is more similar than a positive one, by two histograms.
 
     .. math:: L = \sum_r h^-_r \sum_{q \le r} h^+_q
 
     with the soft histograms of the similarities of positive and negative pairs, each of sum 1. Each
-    unordered pair counts once, if an end of it has both a positive and a negative. It needs the
-    whole batch on every device.
+    unordered pair counts once, if an end of it has both a positive and a negative.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -66,12 +66,16 @@ def histogram(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
         refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once.
+        mined: the pairs that count; all of them by default. Repeats count once. Without `refs` they
+            become ``[N, N]`` masks, in chunks, too.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         n_bins: how finely similarities from -1 to 1 are told apart; 100 by default; static.
         delta: the width ``2 / n_bins`` of a bin, as another way to say it; static.
         distance: a similarity between -1 and 1.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"loss": []}``, already reduced; 0 without positives or negatives.

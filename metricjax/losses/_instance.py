@@ -1,12 +1,11 @@
 """Instance loss."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_distance, check_labels
 from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp
+from metricjax._masked import logsumexp, softplus
 from metricjax._refs import compare, prepare, replicated
 from metricjax._triplets import pick
 from metricjax._types import LossDict, Refs, Scalar
@@ -67,7 +66,7 @@ def instance(
     rivals = jnp.where(
         jnp.arange(len(weights), dtype=jnp.int32)[None, :] == target[:, None], 0, weights[None, :]
     )
-    values = jax.nn.softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
+    values = softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
     values = jnp.where(jnp.sum(weights) > weights[target], values, 0)
     return {"loss": row_term(values, jnp.where(known, batch.weights, 0))}
 

@@ -25,6 +25,7 @@ def intra_pair_variance(
     pos_eps: Scalar = 0.01,
     neg_eps: Scalar = 0.01,
     distance: Distance = CosineSimilarity(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict]:
     r"""Draws positive pairs to their mean similarity, and negative pairs to theirs.
 
@@ -34,7 +35,7 @@ def intra_pair_variance(
 
     Meant to be added to `tuplet_margin`. With a distance it is
     :math:`[d_{ap} - (1 + \epsilon_+) \mu_+]_+^2` and :math:`[(1 - \epsilon_-) \mu_- - d_{an}]_+^2`.
-    The means take part in the gradient. It needs the whole batch on every device.
+    The means take part in the gradient.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -53,6 +54,9 @@ def intra_pair_variance(
         pos_eps: how far from their mean positives are free, as a fraction of it.
         neg_eps: the same for negatives.
         distance: pairwise distance or similarity.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by its number of pairs.

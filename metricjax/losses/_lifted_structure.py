@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import Passes, in_passes
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
@@ -25,6 +25,7 @@ def lifted_structure(
     neg_margin: Scalar = 1.0,
     pos_margin: Scalar = 0.0,
     distance: Distance = LpDistance(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict]:
     r"""Compares each positive pair with the negatives of both its ends.
 
@@ -32,8 +33,7 @@ def lifted_structure(
         \ell_{ap} = \tfrac12 [J_{ap}]_+^2 \qquad J_{ap} = d_{ap} - m_+ + \log\Big(
         \sum_{n \in N_a} e^{m_- - d_{an}} + \sum_{n \in N_p} e^{m_- - d_{pn}}\Big)
 
-    An empty sum of both stands for 0. With a similarity the differences change sign. It needs the
-    whole batch on every device.
+    An empty sum of both stands for 0. With a similarity the differences change sign.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -55,6 +55,9 @@ def lifted_structure(
         neg_margin: in the unit of `distance`.
         pos_margin: in the unit of `distance`.
         distance: pairwise distance or similarity.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"loss": [N, M]}``, divided by the number of positive pairs; all 0 in a batch without any
@@ -78,7 +81,7 @@ def lifted_structure(
         own = batch.refs.self_index[:, None] == jnp.arange(mat.shape[1])[None, :]
         twice &= ~own
         p = jnp.where(own, 0, p)
-    push = jnp.where(twice, jnp.logaddexp(a, p), a + p)  # one of them is 0 where it is empty
+    push = a + jnp.where(twice, softplus(p - a), p)  # one of them is 0 where it is empty
     values = jax.nn.relu(push + farther(distance, mat, pos_margin)) ** 2 / 2
     values = jnp.where(negatives > 0, values, 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

@@ -1,12 +1,11 @@
 """N-pairs loss."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_labels
 from metricjax._chunks import whole_batch
-from metricjax._masked import logsumexp
+from metricjax._masked import logsumexp, softplus
 from metricjax._refs import prepare, replicated
 from metricjax._types import LossDict, Mined, Refs
 from metricjax.distances import Distance, DotProductSimilarity
@@ -67,7 +66,7 @@ def n_pairs(
     logits = similarities(distance, x[anchor], r[partner])
     own = jnp.eye(len(anchor), dtype=bool)
     rivals = exists[None, :] & ~own
-    values = jax.nn.softplus(logsumexp(logits, rivals) - jnp.sum(jnp.where(own, logits, 0), 1))
+    values = softplus(logsumexp(logits, rivals) - jnp.sum(jnp.where(own, logits, 0), 1))
     values = jnp.where(exists & (jnp.sum(exists) > 1), values, 0)
     weights = jnp.where(exists, weights[anchor], 0)
     return {"loss": row_term(values, weights)._replace(anchor=anchor)}

@@ -1,11 +1,10 @@
 """Neighbourhood components analysis loss."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise, weighs_samples
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
@@ -65,5 +64,5 @@ def nca(
     closeness = softmax_scale * farther(distance, 0, mat)
     own, others = (logsumexp(closeness, w) for w in pairs)
     rivalled, has_own = (exists(w) for w in (pairs.negative, pairs.positive))
-    values = jnp.where(rivalled, jax.nn.softplus(others - own), 0)
+    values = jnp.where(rivalled, softplus(others - own), 0)
     return {"loss": row_term(weight * values, jnp.where(has_own, batch.weights, 0))}

@@ -1,11 +1,10 @@
 """NT-Xent (InfoNCE) loss."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
@@ -65,5 +64,5 @@ def ntxent(
     logits = farther(distance, 0, mat) / temperature
     negatives = logsumexp(logits, pairs.negative)[:, None]
     rivalled = exists(pairs.negative)[:, None]
-    values = jnp.where(rivalled, jax.nn.softplus(negatives - logits), 0)
+    values = jnp.where(rivalled, softplus(negatives - logits), 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

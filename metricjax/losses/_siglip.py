@@ -1,10 +1,10 @@
 """Pairwise sigmoid loss, the loss of SigLIP."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
+from metricjax._masked import softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
@@ -67,6 +67,6 @@ def siglip(
         values, weights, jnp.sum(batch.weights), **rows
     )
     return {
-        "pos_loss": pair_term(by_anchor, batch, jax.nn.softplus(-logits), pairs.positive),
-        "neg_loss": pair_term(by_anchor, batch, jax.nn.softplus(logits), pairs.negative),
+        "pos_loss": pair_term(by_anchor, batch, softplus(-logits), pairs.positive),
+        "neg_loss": pair_term(by_anchor, batch, softplus(logits), pairs.negative),
     }

@@ -12,7 +12,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@in_passes(whole_on_devices=False)
+@in_passes()
 def sup_con(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -23,6 +23,7 @@ def sup_con(
     match: Match | None = None,
     temperature: Scalar = 0.1,
     distance: Distance = CosineSimilarity(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict]:
     r"""Picks every positive out among all references, positives included.
 
@@ -49,10 +50,13 @@ def sup_con(
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         temperature: divides the similarities, > 0.
         distance: pairwise distance or similarity.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative
-        pair (among a device's anchors, if the batch is spread over devices).
+        pair.
 
     References:
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.

@@ -27,14 +27,13 @@ def threshold_consistent_margin(
     margin_plus: Scalar = 0.9,
     margin_minus: Scalar = 0.5,
     distance: CosineSimilarity = CosineSimilarity(),
+    axis_name: str | None = None,
 ) -> Passes[LossDict]:
     r"""Brings the hard pairs of all classes to the same thresholds; to be added to another loss.
 
     .. math::
         L = \lambda_+ \operatorname*{mean}_{ap: s_{ap} \le m_+} (m_+ - s_{ap})
           + \lambda_- \operatorname*{mean}_{an: s_{an} \ge m_-} (s_{an} - m_-)
-
-    It needs the whole batch on every device.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -55,6 +54,9 @@ def threshold_consistent_margin(
         margin_plus: positives at most this similar are hard.
         margin_minus: negatives at least this similar are hard.
         distance: the cosine, at another matrix precision if need be.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
 
     Returns:
         ``{"loss": []}``, already reduced; a mean of nothing is 0.

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._chunks import anchorwise
+from metricjax._masked import softplus
 from metricjax._refs import compare, prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
@@ -70,7 +71,7 @@ def triplet_margin(
     others = batch.refs.embeddings
     mat = compare(distance, batch)
     closer = jnp.maximum if distance.is_similarity else jnp.minimum
-    hinge = jax.nn.softplus if smooth_loss else jax.nn.relu
+    hinge = softplus if smooth_loss else jax.nn.relu
 
     def from_positive(slab: TripletSlab):
         if slab.negative is None:

@@ -1,12 +1,11 @@
 """Tuplet margin loss."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
 from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -70,5 +69,5 @@ def tuplet_margin(
     slack = turned(cosine, -beta)
     negatives = logsumexp(scale * cosine, pairs.negative)[:, None]
     rivalled = exists(pairs.negative)[:, None]
-    values = jnp.where(rivalled, jax.nn.softplus(negatives - scale * slack), 0)
+    values = jnp.where(rivalled, softplus(negatives - scale * slack), 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}
