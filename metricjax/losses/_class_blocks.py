@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._chunks import Cut
-from metricjax._masked import upcast
+from metricjax._masked import safe_divide, upcast
 from metricjax._refs import replicated, spread_as, take
 from metricjax._stream import zeros_like
 from metricjax._triplets import pick
@@ -42,26 +42,44 @@ def own_and_rivals(
     Where there are no others, the logarithm is the lowest number there is. It pays to `keep` a
     single block for the backward pass if the similarity is little more than a product.
     """
+    scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
+    if keep and len(batch.labels) * len(batch.classes) <= KEPT_ELEMENTS:
+        return _in_one_block(batch, similarity, scale)
+
+    def part(batch):
+        cut, parts, labels = _dealt(batch)
+        x, parts, labels = _alike((batch.embeddings, parts, labels))
+        logits = lambda x, rows: scale * similarity(x, rows)
+        fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
+        own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
+        if batch.class_axis is not None:
+            own = jax.lax.psum(own, batch.class_axis)
+        return own, _over_devices(batch, rivals)
+
+    own, rivals = _on_shards(part, batch)
+    return safe_divide(own, scale), rivals
+
+
+def _over_devices(batch, rivals):
+    """The logarithm of the sum over the classes of all devices."""
+    if batch.class_axis is None:
+        return rivals
+    top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
+    return top + jnp.log(jax.lax.psum(jnp.exp(rivals - top), batch.class_axis))
+
+
+def _in_one_block(batch, similarity, scale):
+    """Nothing but the sum reads ``[N, C]``, which so needs no second array: see `_log_sum`."""
     # at once, or gradients would be added up in half precision
     batch = batch._replace(embeddings=upcast(batch.embeddings), classes=upcast(batch.classes))
-    scale = jnp.asarray(scale, batch.embeddings.dtype)
     alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
     own = jax.vmap(alone)(batch.embeddings, own_rows(batch))
 
     def part(batch):
-        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS if keep else 0)
+        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
         x, parts, labels, factor = _alike((batch.embeddings, parts, labels, scale))
-        if keep and cut.count == 1:
-            mat = similarity(x, _rows(x, parts, 0))
-            rivals = _log_sum(mat, _columns(cut, labels, 0)[1], factor)
-        else:
-            logits = lambda x, rows: factor * similarity(x, rows)
-            fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
-            rivals = _log_sum_of_blocks(fn, cut, x, parts, labels, closed)
-        if batch.class_axis is None:
-            return rivals
-        top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
-        return top + jnp.log(jax.lax.psum(jnp.exp(rivals - top), batch.class_axis))
+        mat = similarity(x, _rows(x, parts, 0))
+        return _over_devices(batch, _log_sum(mat, _columns(cut, labels, 0)[1], factor))
 
     return own, _on_shards(part, batch)
 
@@ -98,34 +116,38 @@ _log_sum.defvjp(_log_sum_forward, _log_sum_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _log_sum_of_blocks(logits, cut, x, parts, labels, closed):
-    """The same over blocks; the backward pass computes each again, from the logarithm."""
+def _own_and_rivals(logits, cut, x, parts, labels, closed):
     return _forward(logits, cut, x, parts, labels, closed)[0]
 
 
 def _forward(logits, cut, x, parts, labels, closed):
     def step(carry, k):
-        top, total = carry
+        own, top, total = carry
         z = logits(x, _rows(x, parts, k), *closed)
-        z = jnp.where(_columns(cut, labels, k)[1], z, -jnp.inf)
+        column, rival = _columns(cut, labels, k)
+        own += at(z, column)
+        z = jnp.where(rival, z, -jnp.inf)
         higher = jnp.maximum(top, jnp.max(z, 1))
         total = jnp.exp(top - higher) * total + jnp.sum(jnp.exp(z - higher[:, None]), 1)
-        return (higher, total), None
+        return (own, higher, total), None
 
     zero = zeros_like(jax.typeof(upcast(x[:, 0])))
-    start = zero + jnp.finfo(zero.dtype).min, zero
-    (top, total), _ = jax.lax.scan(step, start, _arange(cut.count))
+    start = zero, zero + jnp.finfo(zero.dtype).min, zero
+    (own, top, total), _ = jax.lax.scan(step, start, _arange(cut.count))
     rivals = top + jnp.log(jnp.where(total == 0, 1, total))
-    return rivals, (x, parts, labels, closed, rivals)
+    return (own, rivals), (x, parts, labels, closed, rivals)
 
 
-def _backward(logits, cut, residuals, cotangent):
+def _backward(logits, cut, residuals, cotangents):
     x, parts, labels, closed, rivals = residuals
+    to_own, to_rivals = cotangents
 
     def step(carry, k):
         z, pull = jax.vjp(logits, x, _rows(x, parts, k), *closed)
-        to_rival = cotangent[:, None] * jnp.exp(z - rivals[:, None])
-        to_x, to_rows, *to_closed = pull(jnp.where(_columns(cut, labels, k)[1], to_rival, 0))
+        column, rival = _columns(cut, labels, k)
+        to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
+        own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
+        to_x, to_rows, *to_closed = pull(jnp.where(rival, to_rival, own))
         sums, to_parts = carry
         sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (to_x, to_closed))
         to_rows = to_rows.reshape(cut.size, -1)
@@ -136,7 +158,7 @@ def _backward(logits, cut, residuals, cotangent):
     return to_x.astype(x.dtype), to_parts, None, to_closed
 
 
-_log_sum_of_blocks.defvjp(_forward, _backward)
+_own_and_rivals.defvjp(_forward, _backward)
 
 
 def sum_over_classes(batch: ClassBatch, fn):
