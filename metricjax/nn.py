@@ -29,7 +29,7 @@ from metricjax._types import Labels, LossDict, Mined, Pairs
 from metricjax.distances import LpDistance, normalize
 from metricjax.losses._centers import nearest, softmax_mean
 from metricjax.losses._classes import norms, similarities
-from metricjax.losses._normalized_softmax import softmax_logits
+from metricjax.losses._normalized_softmax import unit_similarities
 from metricjax.memory import MemoryBank
 from metricjax.tuples import all_pairs, as_pairs
 
@@ -155,7 +155,7 @@ class NormalizedSoftmax(_ClassWeights):
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
         """Similarities to the normalized class weights, divided by the temperature."""
         temperature, distance = self._option("temperature"), self._option("distance")
-        return softmax_logits(embeddings, self.weights[...], temperature, distance)
+        return unit_similarities(embeddings, self.weights[...], distance) / temperature
 
 
 class SubCenterArcFace(_ClassWeights):

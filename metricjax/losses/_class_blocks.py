@@ -20,8 +20,12 @@ from metricjax.losses._classes import ClassBatch
 BLOCK_ELEMENTS = 2**21
 """A block has at most so many similarities."""
 
-KEPT_ELEMENTS = 2**23
-"""Up to so many are one block, where it does not pay to compute blocks again."""
+KEPT_ELEMENTS = 3 * 2**21
+"""Up to so many are one block and kept for the backward pass.
+
+A call that needs more than about 32 MiB gets fresh memory from the system each time, which takes
+longer than to compute blocks again.
+"""
 
 
 Similarity = Callable[[Array, Array], Float[Array, "n c"]]
@@ -29,16 +33,18 @@ Similarity = Callable[[Array, Array], Float[Array, "n c"]]
 
 
 def own_and_rivals(
-    batch: ClassBatch, similarity: Similarity, scale=1.0
+    batch: ClassBatch, similarity: Similarity, scale=1.0, *, keep: bool = True
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     r"""The similarity to the own class, and the logarithm of a sum over all the others.
 
     .. math:: s_{iy} \qquad \log \sum_{c \neq y} e^{\sigma s_{ic}}
 
-    Where there are no others, the logarithm is the lowest number there is. The backward pass
-    computes each block again, from the logarithm, and puts its gradient into place.
+    Where there are no others, the logarithm is the lowest number there is. It pays to `keep` a
+    single block for the backward pass if the similarity is little more than a product.
     """
     scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
+    if keep and len(batch.labels) * len(batch.classes) <= KEPT_ELEMENTS:
+        return _in_one_block(batch, similarity, scale)
 
     def part(batch):
         cut, parts, labels = _dealt(batch)
@@ -46,14 +52,67 @@ def own_and_rivals(
         logits = lambda x, rows: scale * similarity(x, rows)
         fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
         own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
-        if batch.class_axis is None:
-            return own, rivals
-        top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
-        own, total = jax.lax.psum((own, jnp.exp(rivals - top)), batch.class_axis)
-        return own, top + jnp.log(total)
+        if batch.class_axis is not None:
+            own = jax.lax.psum(own, batch.class_axis)
+        return own, _over_devices(batch, rivals)
 
     own, rivals = _on_shards(part, batch)
     return safe_divide(own, scale), rivals
+
+
+def _over_devices(batch, rivals):
+    """The logarithm of the sum over the classes of all devices."""
+    if batch.class_axis is None:
+        return rivals
+    top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
+    return top + jnp.log(jax.lax.psum(jnp.exp(rivals - top), batch.class_axis))
+
+
+def _in_one_block(batch, similarity, scale):
+    """Nothing but the sum reads ``[N, C]``, which so needs no second array: see `_log_sum`."""
+    # at once, or gradients would be added up in half precision
+    batch = batch._replace(embeddings=upcast(batch.embeddings), classes=upcast(batch.classes))
+    alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
+    own = jax.vmap(alone)(batch.embeddings, own_rows(batch))
+
+    def part(batch):
+        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
+        x, parts, labels, factor = _alike((batch.embeddings, parts, labels, scale))
+        mat = similarity(x, _rows(x, parts, 0))
+        return _over_devices(batch, _log_sum(mat, _columns(cut, labels, 0)[1], factor))
+
+    return own, _on_shards(part, batch)
+
+
+@jax.custom_vjp
+def _log_sum(similarities, rival, scale):
+    """``log(sum(exp(scale * similarities)))`` of each row's rivals, keeping one ``[N, C]``."""
+    return _log_sum_forward(similarities, rival, scale)[0]
+
+
+def _log_sum_forward(similarities, rival, scale):
+    # Divided by a number that XLA does not know: a product it would compute again for each use,
+    # and so need a second [N, C].
+    unit = 1 / jnp.where(jnp.abs(scale) < 1e-20, jnp.asarray(1e-20, scale.dtype), scale)
+    unit = jax.lax.optimization_barrier(unit)
+    z = jnp.where(rival, similarities, -jnp.copysign(jnp.inf, unit)) / unit
+    top = jnp.max(z, 1, initial=jnp.finfo(z.dtype).min)
+    exponentials = jnp.exp(z - top[:, None])
+    total = jnp.sum(exponentials, 1)
+    total = jnp.where(total == 0, 1, total)
+    return top + jnp.log(total), (z, exponentials, total, unit)
+
+
+def _log_sum_backward(residuals, cotangent):
+    z, exponentials, total, unit = residuals
+    row = cotangent / total
+    to_similarities = (row / unit)[:, None] * exponentials
+    # `z` is kept for this only: where `scale` is not differentiated, XLA removes both
+    sums = jnp.sum(jnp.where(exponentials > 0, exponentials * z, 0), 1)
+    return to_similarities, None, unit * jnp.sum(row * sums)
+
+
+_log_sum.defvjp(_log_sum_forward, _log_sum_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -130,12 +189,14 @@ def map_blocks(fn, cut: Cut, parts):
     return jax.lax.map(block, (_arange(cut.count), parts))
 
 
-def own_rows(batch: ClassBatch) -> Float[Array, "n d"]:
-    """The class weights of each sample's own class."""
+def own_rows(batch: ClassBatch) -> Float[Array, "n kd"]:
+    """The weights of each sample's own class, its centers next to each other in one row."""
 
     def part(batch):
         own = _labels_here(batch)
-        rows = take(batch.classes, jnp.maximum(own, 0))
+        count, d = batch.classes.shape
+        rows = batch.classes.reshape(count // batch.centers, batch.centers * d)
+        rows = take(rows, jnp.maximum(own, 0))
         if batch.class_axis is None:
             return rows
         return jax.lax.psum(jnp.where(own[:, None] < 0, 0, rows), batch.class_axis)

@@ -52,12 +52,13 @@ def normalized_softmax(
     """
     name = "losses.normalized_softmax"
     batch = prepare_classes(name, embeddings, labels, weights, mined, where, class_axis=class_axis)
-    logits = lambda x, w: softmax_logits(x, w, temperature, distance)
-    return {"loss": cross_entropy(batch, *own_and_rivals(batch, logits))}
+    similarity = lambda x, w: unit_similarities(x, w, distance)
+    own, rivals = own_and_rivals(batch, similarity, 1 / temperature)
+    return {"loss": cross_entropy(batch, own / temperature, rivals)}
 
 
-def softmax_logits(embeddings, weights, temperature, distance):
-    """Similarities to the normalized weights, divided by the temperature."""
+def unit_similarities(embeddings, weights, distance):
+    """Similarities to the normalized weights."""
     if not getattr(distance, "normalize_embeddings", isinstance(distance, CosineSimilarity)):
         weights = normalize(weights, getattr(distance, "p", 2))
-    return similarities(distance, embeddings, weights) / temperature
+    return similarities(distance, embeddings, weights)

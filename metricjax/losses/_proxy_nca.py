@@ -58,5 +58,6 @@ def proxy_nca(
     batch = prepare_classes(
         name, embeddings, labels, weights, mined, where, class_axis=class_axis, anchors_only=True
     )
-    own, rivals = own_and_rivals(batch, lambda x, w: similarities(distance, x, w), softmax_scale)
+    similarity = lambda x, w: similarities(distance, x, w)
+    own, rivals = own_and_rivals(batch, similarity, softmax_scale, keep=distance.is_similarity)
     return {"loss": cross_entropy(batch, softmax_scale * own, rivals)}

@@ -69,5 +69,6 @@ def soft_triple(
     batch = prepare_classes(
         name, embeddings, labels, weights, mined, where, centers=k, class_axis=class_axis
     )
-    own, rivals = own_and_rivals(batch, lambda x, w: softmax_mean(distance, x, w, k, gamma), la)
+    similarity = lambda x, w: softmax_mean(distance, x, w, k, gamma)
+    own, rivals = own_and_rivals(batch, similarity, la, keep=False)
     return {"loss": cross_entropy(batch, la * (own - margin), rivals)}

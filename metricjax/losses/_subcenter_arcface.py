@@ -67,5 +67,5 @@ def subcenter_arcface(
         name, embeddings, labels, weights, mined, where, centers=sub_centers, class_axis=class_axis
     )
     cosine = lambda x, w: nearest(distance, x, w, sub_centers)
-    own, rivals = own_and_rivals(batch, cosine, scale)
+    own, rivals = own_and_rivals(batch, cosine, scale, keep=False)
     return {"loss": cross_entropy(batch, scale * add_angle(own, margin), rivals)}
