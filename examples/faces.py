@@ -105,7 +105,7 @@ class Network(nnx.Module):
 @nnx.jit
 def step(model, head, optimizer, images, labels, key, margin):
     """One update, with the people in the batch and some others: 256 in all (Partial FC)."""
-    some = mj.sample_classes(key, labels, PEOPLE, 256)
+    some = mj.sample_classes(key, labels, PEOPLE, 256 / PEOPLE)
 
     def total(both):
         model, head = both
