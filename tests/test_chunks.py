@@ -37,7 +37,7 @@ def results(loss, how, x, size=None):
         if how == "refs":
             terms = fn(e, Y, refs=mj.Refs(others, REF_Y), where=where)
         elif how == "mined":
-            mined = mj.miners.multi_similarity(e, Y, epsilon=0.3)
+            mined = mj.miners.multi_similarity(e, Y, where=where, epsilon=0.3)
             terms = fn(e, Y, mined=mined, where=where)
         else:
             terms = fn(e, Y, where=where)
