@@ -4,9 +4,15 @@ Compiling is most of a run, so most tests do without XLA's optimizations; `optim
 back for those that measure what they do. The parity tests are compiled as users compile.
 """
 
+import os
+
 import jax
 import pytest
 
+# Eight devices on a busy core may meet late; XLA would end the process after 40 s.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
