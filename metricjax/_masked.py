@@ -99,11 +99,11 @@ def _logsumexp(x, kept, weights, axis, plus_one):
 
 def _exponentials(x, kept, weights, axis, plus_one):
     """The largest x, the weighted exponentials of what is left to it, and their sum."""
-    start = 0 if plus_one else -jnp.inf
-    top = jnp.max(jnp.where(kept, x, start), axis, keepdims=True, initial=start)
+    x = jnp.where(kept, x, -jnp.inf)
+    top = jnp.max(x, axis, keepdims=True, initial=0 if plus_one else -jnp.inf)
     top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
     e = jnp.exp(jnp.minimum(x - top, 0))  # 0: x may be rounded otherwise than in the maximum
-    e = jnp.where(kept, e if weights is None else weights * e, 0)
+    e = e if weights is None else weights * e
     total = jnp.sum(e, axis, keepdims=True)
     return top, e, total + jnp.exp(-top) if plus_one else jnp.where(total == 0, 1, total)
 

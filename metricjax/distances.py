@@ -9,6 +9,7 @@ float32 precision on every device; `precision` lowers it knowingly.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -65,15 +66,26 @@ def _prepared(distance, x, y, normalize_embeddings, p=2):
     return x, normalize(y, p) if normalize_embeddings else upcast(y)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def products(x: Float[Array, "n d"], y: Float[Array, "m d"], precision) -> Float[Array, "n m"]:
-    """``x @ y.T``. The barrier keeps XLA from transposing ``[N, M]`` in the gradient, not `y`."""
-    return jnp.matmul(x, jax.lax.optimization_barrier(y.T), precision=precision)
+    """``x @ y.T``. Its gradient transposes `x` and its result, not ``[N, M]``, for the barriers."""
+    return jnp.matmul(x, y.T, precision=precision)
+
+
+@products.defjvp
+def _products_jvp(precision, primals, tangents):
+    (x, y), (dx, dy) = primals, tangents
+    kept = jax.lax.optimization_barrier
+    by_y = jnp.matmul(kept(x.T).T, kept(dy.T), precision=precision)
+    return products(x, y, precision), jnp.matmul(dx, y.T, precision=precision) + by_y
 
 
 def _squared_euclidean(x, y, precision):
     """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero."""
-    norms = jnp.sum(x * x, -1)[:, None] + jnp.sum(y * y, -1)[None, :]
-    squared = norms - 2 * products(x, y, precision)
+    # as a product, since XLA on CPU makes a slow [N, M] of the sum of two sums
+    squares = lambda x: jnp.matmul(x * x, jnp.ones(x.shape[1], x.dtype), precision=Precision.HIGHEST)
+    norms = squares(x)[:, None] + squares(y)[None, :]
+    squared = norms + products(-2 * x, y, precision)
     return jnp.where(squared < 8 * jnp.finfo(x.dtype).eps * norms, 0, squared)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._chunks import Cut
-from metricjax._masked import safe_divide, upcast
+from metricjax._masked import logsumexp, safe_divide, upcast
 from metricjax._refs import replicated, spread_as, take
 from metricjax._stream import zeros_like
 from metricjax._triplets import pick
@@ -79,40 +79,12 @@ def _in_one_block(batch, similarity, scale):
         cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
         x, parts, labels, factor = _alike((batch.embeddings, parts, labels, scale))
         mat = similarity(x, _rows(x, parts, 0))
-        return _over_devices(batch, _log_sum(mat, _columns(cut, labels, 0)[1], factor))
+        column, rival = columns(cut, labels, 0)
+        rivals = logsumexp(factor * mat, rival)
+        alone = (column >= 0) & (cut.n == 1)
+        return _over_devices(batch, jnp.where(alone, jnp.finfo(rivals.dtype).min, rivals))
 
     return own, _on_shards(part, batch)
-
-
-@jax.custom_vjp
-def _log_sum(similarities, rival, scale):
-    """``log(sum(exp(scale * similarities)))`` of each row's rivals, keeping one ``[N, C]``."""
-    return _log_sum_forward(similarities, rival, scale)[0]
-
-
-def _log_sum_forward(similarities, rival, scale):
-    # Divided by a number that XLA does not know: a product it would compute again for each use,
-    # and so need a second [N, C].
-    unit = 1 / jnp.where(jnp.abs(scale) < 1e-20, jnp.asarray(1e-20, scale.dtype), scale)
-    unit = jax.lax.optimization_barrier(unit)
-    z = jnp.where(rival, similarities, -jnp.copysign(jnp.inf, unit)) / unit
-    top = jnp.max(z, 1, initial=jnp.finfo(z.dtype).min)
-    exponentials = jnp.exp(z - top[:, None])
-    total = jnp.sum(exponentials, 1)
-    total = jnp.where(total == 0, 1, total)
-    return top + jnp.log(total), (z, exponentials, total, unit)
-
-
-def _log_sum_backward(residuals, cotangent):
-    z, exponentials, total, unit = residuals
-    row = cotangent / total
-    to_similarities = (row / unit)[:, None] * exponentials
-    # `z` is kept for this only: where `scale` is not differentiated, XLA removes both
-    sums = jnp.sum(jnp.where(exponentials > 0, exponentials * z, 0), 1)
-    return to_similarities, None, unit * jnp.sum(row * sums)
-
-
-_log_sum.defvjp(_log_sum_forward, _log_sum_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -124,7 +96,7 @@ def _forward(logits, cut, x, parts, labels, closed):
     def step(carry, k):
         own, top, total = carry
         z = logits(x, _rows(x, parts, k), *closed)
-        column, rival = _columns(cut, labels, k)
+        column, rival = columns(cut, labels, k)
         own += at(z, column)
         z = jnp.where(rival, z, -jnp.inf)
         higher = jnp.maximum(top, jnp.max(z, 1))
@@ -144,7 +116,7 @@ def _backward(logits, cut, residuals, cotangents):
 
     def step(carry, k):
         z, pull = jax.vjp(logits, x, _rows(x, parts, k), *closed)
-        column, rival = _columns(cut, labels, k)
+        column, rival = columns(cut, labels, k)
         to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
         own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
         to_x, to_rows, *to_closed = pull(jnp.where(rival, to_rival, own))
@@ -170,7 +142,7 @@ def sum_over_classes(batch: ClassBatch, fn):
     def part(batch):
         cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
         x = batch.embeddings
-        block = lambda k, rows: fn(x, rows, _columns(cut, labels, k)[0])
+        block = lambda k, rows: fn(x, rows, columns(cut, labels, k)[0])
         total = jax.tree.map(lambda x: jnp.sum(x, 0), map_blocks(block, cut, parts))
         return total if batch.class_axis is None else jax.lax.psum(total, batch.class_axis)
 
@@ -232,7 +204,7 @@ def _rows(x, parts, k):
     return jax.lax.dynamic_index_in_dim(parts, k, 1, False).reshape(-1, x.shape[1])
 
 
-def _columns(cut, labels, k):
+def columns(cut, labels, k):
     """Which class of block k is each sample's own, -1 for none; and which are others' ``[N, B]``"""
     column = jnp.where(labels % cut.count == k, labels // cut.count, -1)
     classes = _arange(cut.size)

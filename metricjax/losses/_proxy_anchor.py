@@ -1,16 +1,39 @@
 """Proxy-anchor loss."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_labels
 from metricjax._chunks import classwise
-from metricjax._masked import exists, logsumexp
+from metricjax._masked import logsumexp
+from metricjax._refs import replicated
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
-from metricjax.losses._class_blocks import KEPT_ELEMENTS, cut_classes, map_blocks
+from metricjax.losses._class_blocks import KEPT_ELEMENTS, at, columns, cut_classes, map_blocks
 from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
+
+
+def _place(labels, ids):
+    """Where each label is in `ids`, or -1."""
+    labels, ids = replicated((labels, ids))
+    order = jnp.argsort(ids)
+    place = order[jnp.searchsorted(ids, labels, sorter=order) % len(ids)]
+    return jnp.where(ids[place] == labels, place, -1)
+
+
+def _by_class(x, weights, column, count):
+    """``log(1 + sum(weights * exp(x)))`` of the samples of each column, and if it has any."""
+    x, weights, column = replicated((x, weights, column))
+    slot = jnp.where((column < 0) | (weights == 0), count, column)
+    zeros = jnp.zeros(count, x.dtype)
+    top = zeros.at[slot].max(jax.lax.stop_gradient(x), mode="drop")
+    # not less than x, which may be rounded otherwise than in the maximum
+    highest = jnp.maximum(x, top.at[slot].get(mode="fill", fill_value=0))
+    e = weights * jnp.exp(x - jax.lax.stop_gradient(highest))
+    total = jnp.exp(-top) + zeros.at[slot].add(e, mode="drop")
+    return top + jnp.log(total), zeros.at[slot].add(weights, mode="drop") > 0
 
 
 @classwise
@@ -69,22 +92,21 @@ def proxy_anchor(
     ids: Array = jnp.arange(len(weights)) if class_ids is None else class_ids
     check_labels(name, "class_ids", ids, "weights", len(weights))
     batch = prepare_classes(name, embeddings, labels, weights, mined, where, any_label=some)
-    bias = (batch.mined - 1)[:, None]
-
-    def block(_, part):
-        proxies, ids = part
-        mat = distance(batch.embeddings, proxies)
-        target = batch.labels[:, None] == ids[None, :]
-        own, other = (jnp.where(mask, batch.weights[:, None], 0) for mask in (target, ~target))
-        pull = alpha * farther(distance, mat, margin) + bias
-        push = alpha * farther(distance, -margin, mat) + bias
-        pos = logsumexp(pull, own, axis=0, plus_one=True)
-        neg = logsumexp(push, other, axis=0, plus_one=True)
-        return pos, neg, exists(own, 0)
+    bias = batch.mined - 1
+    place = _place(batch.labels, ids) if some else batch.labels
 
     cut = cut_classes(len(weights), len(batch.labels), whole=KEPT_ELEMENTS)
-    rows = map_blocks(block, cut, cut((weights, ids.astype(jnp.int32))))
-    pos, neg, present = (cut.join(x.swapaxes(0, 1)) for x in rows)
+
+    def block(k, proxies):
+        mat = distance(batch.embeddings, proxies)
+        column, rival = columns(cut, place, k)
+        push = alpha * farther(distance, -margin, mat) + bias[:, None]
+        neg = logsumexp(push, jnp.where(rival, batch.weights[:, None], 0), axis=0, plus_one=True)
+        pull = alpha * farther(distance, at(mat, column), margin) + bias
+        return *_by_class(pull, batch.weights, column, cut.size), neg
+
+    rows = map_blocks(block, cut, cut(weights))
+    pos, present, neg = (cut.join(x.swapaxes(0, 1)) for x in rows)
     classes = (ids >= 0).astype(pos.dtype)
     present = jnp.sum(jnp.where(present, classes, 0))
     return {

@@ -59,5 +59,5 @@ def proxy_nca(
         name, embeddings, labels, weights, mined, where, class_axis=class_axis, anchors_only=True
     )
     similarity = lambda x, w: similarities(distance, x, w)
-    own, rivals = own_and_rivals(batch, similarity, softmax_scale, keep=distance.is_similarity)
+    own, rivals = own_and_rivals(batch, similarity, softmax_scale)
     return {"loss": cross_entropy(batch, softmax_scale * own, rivals)}
