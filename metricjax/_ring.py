@@ -129,7 +129,7 @@ class Ring(NamedTuple):
         leaves, tree = jax.tree.flatten(self.block)
         leaves = list(map(self._varying, leaves))
         of_leaves = lambda own, *leaves: fn(own, jax.tree.unflatten(tree, leaves))
-        part, closed_over = hoist(of_leaves, jnp.bool_(True), *leaves)
+        part, closed_over, _ = hoist(of_leaves, jnp.bool_(True), *leaves)
 
         def add_up(leaves, rest):
             like = jax.eval_shape(part, jnp.bool_(True), *leaves, *rest)

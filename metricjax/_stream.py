@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
+from metricjax._flow import depends
 from metricjax._types import LossDict, LossTerm, Ratio, Reducer
 
 
@@ -103,41 +104,71 @@ def _of(rows, inner):
 def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
     """``sum(fn(k) for k in range(count))`` for a traced `count`, reverse-differentiable.
 
-    Nothing is stored between the passes: the backward one runs the same loop and recomputes each
-    ``fn(k)``. Everything `fn` closes over is hoisted to arguments, so that gradients reach it; only
-    those that were asked for are computed.
+    Nothing is stored between the passes. Where a single number has a derivative, its gradient is
+    added up along with it, and scaled in the backward pass; else that pass runs the same loop and
+    recomputes each ``fn(k)``. Everything `fn` closes over is hoisted to arguments, so that
+    gradients reach it; only those that were asked for are computed.
     """
-    fn, closed_over = hoist(fn, jnp.int32(0))
+    fn, closed_over, jaxpr = hoist(fn, jnp.int32(0))
+
+    def pull(k, args, moves, asked):
+        """``fn(k)``, and the pullback of its leaves asked for to the arguments that move."""
+
+        def of_moving(moving):
+            rest = iter(moving)
+            out = fn(k, *(next(rest) if m else x for m, x in zip(moves, args, strict=True)))
+            return _where(asked, jax.tree.leaves(out)), out
+
+        _, back, out = jax.vjp(of_moving, _where(moves, args), has_aux=True)
+        return out, lambda cotangents: back(cotangents)[0]
 
     @jax.custom_vjp
-    def total(count, *args):
+    def sum_of_slabs(count, *args):
         return _add_up(lambda k: fn(k, *args), count)
 
     def forward(count, *args):
-        values = [x.value for x in args]
-        moves = _Static(tuple(x.perturbed for x in args))
-        return total(count.value, *values), (count.value, values, moves)
-
-    def backward(residuals, cotangents):
-        count, args, moves = residuals
-        asked = [not isinstance(x, SymbolicZero) for x in jax.tree.leaves(cotangents)]
-        cotangents = _where(asked, jax.tree.leaves(cotangents))
+        count, values = count.value, [x.value for x in args]
+        moves = tuple(x.perturbed for x in args)
+        flows = tuple(depends(jaxpr, [*moves, False]))
+        if not _one_number(jaxpr, flows, _where(moves, values)):
+            return sum_of_slabs(count, *values), (count, values, _Static((moves, None)))
 
         def step(k):
-            def of_moving(moving):
-                rest = iter(moving)
-                out = fn(
-                    k, *(next(rest) if m else x for m, x in zip(moves.value, args, strict=True))
-                )
-                return _where(asked, jax.tree.leaves(out))
+            out, back = pull(k, values, moves, flows)
+            return out, back([ones_like(x) for x in _where(flows, jax.tree.leaves(out))])
 
-            return jax.vjp(of_moving, _where(moves.value, args))[1](cotangents)[0]
+        out, grads = _add_up(step, count)
+        return out, (count, grads, _Static((moves, flows)))
 
-        grads = iter(_add_up(step, count))
-        return (None, *(next(grads) if m else None for m in moves.value))
+    def backward(residuals, cotangents):
+        count, kept, (moves, flows) = residuals[0], residuals[1], residuals[2].value
+        leaves = jax.tree.leaves(cotangents)
+        asked = [not isinstance(x, SymbolicZero) for x in leaves]
+        if flows is None:
+            back = lambda k: pull(k, kept, moves, asked)[1](_where(asked, leaves))
+            grads = _add_up(back, count)
+        elif asked[flows.index(True)]:
+            scale = leaves[flows.index(True)]
+            grads = [scale.astype(x.dtype) * x for x in kept]
+        else:
+            return None, *(None for _ in moves)
+        grads = iter(grads)
+        return None, *(next(grads) if m else None for m in moves)
 
-    total.defvjp(forward, backward, symbolic_zeros=True)
-    return total(jnp.asarray(count, jnp.int32), *closed_over)
+    sum_of_slabs.defvjp(forward, backward, symbolic_zeros=True)
+    return sum_of_slabs(jnp.asarray(count, jnp.int32), *closed_over)
+
+
+def _one_number(jaxpr, flows, moving):
+    """Whether a single number has a derivative, and its gradient can be scaled later.
+
+    Not if that is rounded to half precision, nor if devices, whose scales may differ, are added up.
+    """
+    out = [v.aval for v, flow in zip(jaxpr.outvars, flows, strict=True) if flow]
+    if [x.shape for x in out] != [()]:
+        return False
+    ready = lambda x: jnp.finfo(x.dtype).bits >= 32 and varying(x) == varying(out[0])
+    return all(ready(jax.typeof(x)) for x in moving)
 
 
 def _where(flags, values):
@@ -166,13 +197,25 @@ def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
     """Zeros that a loop can carry: with the mesh axes that `like` varies or is sharded over."""
     sharding = getattr(like, "sharding", None)
     zeros = jnp.zeros(like.shape, like.dtype, device=sharding)
-    kind = getattr(like, "manual_axis_type", None)  # set inside shard_map only
-    axes = tuple(kind.varying) if kind else ()
+    axes = tuple(varying(like))
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
+def varying(like: jax.ShapeDtypeStruct) -> frozenset[str]:
+    """The axes of `jax.shard_map` that a type varies over; none outside of it."""
+    return getattr(getattr(like, "manual_axis_type", None), "varying", frozenset())
+
+
+def ones_like(x: Array) -> Array:
+    """The cotangent 1 of `x`, which has its type, see `zeros_like`."""
+    return zeros_like(jax.typeof(x)) + 1
+
+
 def hoist(fn, *example):
-    """`fn` with every array it closes over as an explicit argument, integers included."""
+    """`fn` with every array it closes over as an explicit argument, integers included.
+
+    With these arrays, and the jaxpr of `fn`, which has them as constants.
+    """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
     tree = jax.tree.structure(shape)
 
@@ -180,4 +223,4 @@ def hoist(fn, *example):
         operands, consts = args[: len(example)], args[len(example) :]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, consts, *operands))
 
-    return explicit, closed.consts
+    return explicit, closed.consts, closed.jaxpr

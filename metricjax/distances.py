@@ -83,7 +83,8 @@ def _products_jvp(precision, primals, tangents):
 def _squared_euclidean(x, y, precision):
     """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero."""
     # as a product, since XLA on CPU makes a slow [N, M] of the sum of two sums
-    squares = lambda x: jnp.matmul(x * x, jnp.ones(x.shape[1], x.dtype), precision=Precision.HIGHEST)
+    ones = jnp.ones(x.shape[1], x.dtype)
+    squares = lambda x: jnp.matmul(x * x, ones, precision=Precision.HIGHEST)
     norms = squares(x)[:, None] + squares(y)[None, :]
     squared = norms + products(-2 * x, y, precision)
     return jnp.where(squared < 8 * jnp.finfo(x.dtype).eps * norms, 0, squared)

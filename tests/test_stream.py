@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import metricjax as mj
+from metricjax._flow import depends
 from metricjax._stream import StreamedTerm, sum_over
 
 A = jax.random.normal(jax.random.key(0), (4, 6))
@@ -61,6 +62,77 @@ def test_integers_and_unasked_outputs_have_no_gradient():
         return out[0]
 
     chex.assert_trees_all_close(jax.grad(of)(A), jnp.full_like(A, 3.0))
+
+
+def loops(fn):
+    return str(jax.make_jaxpr(fn)(A)).count("while[")
+
+
+def share(a, k):
+    """A number with a derivative, and one without."""
+    k = k.astype(a.dtype)
+    values = jnp.sin(a * (k + 1))
+    return jnp.sum(values), jnp.sum((values > 0).astype(a.dtype))
+
+
+def mean(a, count=4):
+    x, positive = sum_over(lambda k: share(a, k), count)
+    return x / positive
+
+
+def test_the_gradient_of_a_single_number_is_added_up_along_with_it():
+    def want(a):
+        x, positive = zip(*(share(a, jnp.int32(k)) for k in range(4)), strict=True)
+        return sum(x) / sum(positive)
+
+    nested = lambda a: sum_over(lambda k: mean(a * (k + 1).astype(a.dtype)), 1)
+    for fn in (mean, nested):
+        got = jax.jit(jax.value_and_grad(fn))(A)
+        chex.assert_trees_all_close(got, jax.value_and_grad(want)(A), rtol=1e-5)
+    assert loops(jax.grad(mean)) == 1
+    assert loops(jax.grad(lambda a: total(streamed(a, jnp.float32(1), 4)))) == 2
+    half = jax.grad(lambda a: mean(a.astype(jnp.bfloat16)).astype(a.dtype))
+    assert loops(half) == 2  # or a sum of many would be rounded, and in float16 not finite
+
+
+def test_a_number_that_no_one_asked_for_has_no_gradient():
+    unasked = lambda a: sum_over(lambda k: share(a, k), 4)[1] + jnp.sum(a)
+    chex.assert_trees_all_equal(jax.grad(unasked)(A), jnp.ones_like(A))
+
+
+def test_every_device_has_its_own_cotangent():
+    def run(scale, a, factor):
+        def weighted(scale):
+            x = sum_over(lambda k: jnp.sum(jnp.sin(scale * a)) * k.astype(a.dtype), 3)
+            return jax.lax.psum(jnp.sum(factor) * x, "x")
+
+        return jax.value_and_grad(weighted)(scale)
+
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = jax.P(), jax.P("x"), jax.P("x")
+    got = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=jax.P()))
+    factor = jnp.arange(4.0)
+    whole = lambda scale: 3 * jnp.sum(factor[:, None] * jnp.sin(scale * A))
+    want = jax.value_and_grad(whole)(jnp.float32(0.7))
+    chex.assert_trees_all_close(got(jnp.float32(0.7), A, factor), want, rtol=1e-5)
+
+
+@jax.custom_jvp
+def straight_through(x):
+    return jnp.sign(x).astype(jnp.int32).astype(x.dtype)
+
+
+straight_through.defjvp(lambda x, dx: (straight_through(*x), dx[0]))
+
+
+def test_what_a_derivative_flows_to():
+    def fn(a, b):
+        inner = sum_over(lambda k: share(a, k) + (b,), 3)
+        return (a, a > 0, *inner, jax.lax.stop_gradient(a), straight_through(a), b)
+
+    jaxpr = jax.make_jaxpr(fn)(A, A).jaxpr
+    assert depends(jaxpr, [True, False]) == [True, False, True, False, False, False, True, False]
+    assert depends(jaxpr, [False, True]) == [False] * 4 + [True, False, False, True]
 
 
 def test_terms_of_one_stream_share_one_pass():

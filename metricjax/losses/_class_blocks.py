@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from metricjax._chunks import Cut
 from metricjax._masked import logsumexp, safe_divide, upcast
 from metricjax._refs import replicated, spread_as, take
-from metricjax._stream import zeros_like
+from metricjax._stream import varying, zeros_like
 from metricjax._triplets import pick
 from metricjax.losses._classes import ClassBatch
 
@@ -230,11 +230,10 @@ def _alike(tree):
 
     Otherwise they would be in every block.
     """
-    varying = lambda x: getattr(jax.typeof(x).manual_axis_type, "varying", frozenset())
-    axes = frozenset().union(*map(varying, jax.tree.leaves(tree)))
+    axes = frozenset().union(*(varying(jax.typeof(x)) for x in jax.tree.leaves(tree)))
 
     def one(x):
-        missing = tuple(axes - varying(x))
+        missing = tuple(axes - varying(jax.typeof(x)))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(one, tree)

@@ -18,7 +18,7 @@ from metricjax.losses._terms import row_term
 def _place(labels, ids):
     """Where each label is in `ids`, or -1."""
     labels, ids = replicated((labels, ids))
-    order = jnp.argsort(ids)
+    order = jnp.argsort(ids).astype(jnp.int32)
     place = order[jnp.searchsorted(ids, labels, sorter=order) % len(ids)]
     return jnp.where(ids[place] == labels, place, -1)
 
@@ -93,7 +93,7 @@ def proxy_anchor(
     check_labels(name, "class_ids", ids, "weights", len(weights))
     batch = prepare_classes(name, embeddings, labels, weights, mined, where, any_label=some)
     bias = batch.mined - 1
-    place = _place(batch.labels, ids) if some else batch.labels
+    place = _place(batch.labels, ids.astype(jnp.int32)) if some else batch.labels
 
     cut = cut_classes(len(weights), len(batch.labels), whole=KEPT_ELEMENTS)
 

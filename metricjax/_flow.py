@@ -1,0 +1,50 @@
+"""Which outputs of a function have a derivative with respect to which inputs, seen in its jaxpr."""
+
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, Literal
+
+SEEN_THROUGH = "sum_of_slabs"
+"""A `jax.custom_vjp` function of this name has the derivative of what is written in it."""
+
+
+def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
+    """Whether each output changes smoothly with what is `moving` of the inputs, constants first.
+
+    Never False of an output that has a derivative; nothing passes through integers.
+    """
+    inputs = [*jaxpr.constvars, *jaxpr.invars][-len(moving) :]
+    found = {v for v, moves in zip(inputs, moving, strict=True) if moves}
+    at = lambda v: not isinstance(v, Literal) and v in found
+    for eqn in jaxpr.eqns:
+        inputs = [at(v) for v in eqn.invars]
+        if any(inputs):
+            outs = zip(eqn.outvars, _outputs(eqn, inputs), strict=True)
+            found |= {v for v, moves in outs if moves and jnp.issubdtype(v.aval.dtype, jnp.inexact)}
+    return [at(v) for v in jaxpr.outvars]
+
+
+def _outputs(eqn, inputs):
+    kind, params = eqn.primitive.name, eqn.params
+    if kind == "stop_gradient":
+        return [False] * len(eqn.outvars)
+    if kind == "jit":
+        return depends(params["jaxpr"].jaxpr, inputs)
+    if kind == "custom_vjp_call" and _name(params["call_jaxpr"].jaxpr) == SEEN_THROUGH:
+        return depends(params["call_jaxpr"].jaxpr, inputs)
+    if kind == "while":
+        start = params["cond_nconsts"]
+        consts = inputs[start : start + params["body_nconsts"]]
+        carry = inputs[start + params["body_nconsts"] :]
+        body = params["body_jaxpr"].jaxpr
+        while carry != (more := _either(carry, depends(body, consts + carry))):
+            carry = more
+        return carry
+    return [True] * len(eqn.outvars)
+
+
+def _name(jaxpr):
+    return jaxpr.debug_info.func_src_info.split(" ")[0]
+
+
+def _either(a, b):
+    return [x or y for x, y in zip(a, b, strict=True)]
