@@ -1,5 +1,6 @@
 """Losses a block of rows at a time: memory no longer grows with N * M."""
 
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Generator
@@ -18,7 +19,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DENSE_ELEMENTS = 2**21
-"""Pair and triplet losses hold at most this many (anchor, reference) pairs at once."""
+"""Pair and triplet losses take at most so many (anchor, reference) pairs at once,"""
+
+CHUNK_ELEMENTS, CHUNK_ROWS = 2**20, 256
+"""and beyond so many at a time; but no fewer anchors: matrix products of few rows are slow."""
+
+_in_chunk = contextvars.ContextVar("in_chunk", default=False)
+"""Whether a loss is given a chunk, which it takes at once, whatever its size."""
 
 
 def chunked(loss, chunk_size: int):
@@ -77,7 +84,9 @@ def _own_size(loss, embeddings, refs):
     check_embeddings(f"losses.{pure(loss).__name__}", "embeddings", jnp.asarray(embeddings))
     n = len(embeddings)
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    return None if n * m <= DENSE_ELEMENTS else max(1, DENSE_ELEMENTS // (4 * m))
+    if n * m <= DENSE_ELEMENTS or _in_chunk.get():
+        return None
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
 
 
 Passes = Generator[Any, Any, T]
@@ -304,7 +313,11 @@ def _blocks(loss, size, embeddings, labels, *params, refs=None, where=None, mine
             own["refs"] = refs._replace(self_index=self_index)
         if mined is not None:
             own["mined"] = mined_at(k)
-        return loss(x, y, *params, **own, **options)
+        token = _in_chunk.set(True)
+        try:
+            return loss(x, y, *params, **own, **options)
+        finally:
+            _in_chunk.reset(token)
 
     return cut, block
 

@@ -390,7 +390,8 @@ def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     e, y = batch()
     p = params(case)
     want = step(case.fn)(e, y, p)
-    monkeypatch.setattr("metricjax._chunks.DENSE_ELEMENTS", N * 5 * 4)
+    for name, value in ("DENSE_ELEMENTS", N * 5), ("CHUNK_ELEMENTS", N * 5), ("CHUNK_ROWS", 1):
+        monkeypatch.setattr(f"metricjax._chunks.{name}", value)
     total = lambda e, p: mj.reduce(case.fn(e, y, *p, where=jnp.ones(N)))[0]
     close(jax.jit(jax.value_and_grad(total, (0, 1)))(e, p), want)
     assert all(isinstance(t, StreamedTerm) or not t.values.ndim for t in case.fn(e, y).values())
