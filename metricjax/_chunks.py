@@ -1,6 +1,5 @@
 """Losses a block of rows at a time: memory no longer grows with N * M."""
 
-import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Generator
@@ -21,15 +20,12 @@ T = TypeVar("T")
 DENSE_ELEMENTS = 2**21
 """Pair and triplet losses take at most so many (anchor, reference) pairs at once,"""
 
-CHUNK_ELEMENTS, CHUNK_ROWS = 2**20, 256
+CHUNK_ELEMENTS, CHUNK_ROWS = 2**20, 128
 """and beyond so many at a time; but no fewer anchors: matrix products of few rows are slow."""
-
-_in_chunk = contextvars.ContextVar("in_chunk", default=False)
-"""Whether a loss is given a chunk, which it takes at once, whatever its size."""
 
 
 def chunked(loss, chunk_size: int):
-    """The same loss, computed `chunk_size` rows at a time, in the forward and the backward pass.
+    """The same loss, computed at most `chunk_size` rows at a time, and its gradient, too.
 
     A row is an anchor with all its references, or a class with the whole batch for losses that sum
     over the batch inside a logarithm (`losses.proxy_anchor`). Value and gradient are those of the
@@ -84,9 +80,7 @@ def _own_size(loss, embeddings, refs):
     check_embeddings(f"losses.{pure(loss).__name__}", "embeddings", jnp.asarray(embeddings))
     n = len(embeddings)
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    if n * m <= DENSE_ELEMENTS or _in_chunk.get():
-        return None
-    return max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
+    return None if n * m <= DENSE_ELEMENTS else max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
 
 
 Passes = Generator[Any, Any, T]
@@ -313,11 +307,7 @@ def _blocks(loss, size, embeddings, labels, *params, refs=None, where=None, mine
             own["refs"] = refs._replace(self_index=self_index)
         if mined is not None:
             own["mined"] = mined_at(k)
-        token = _in_chunk.set(True)
-        try:
-            return loss(x, y, *params, **own, **options)
-        finally:
-            _in_chunk.reset(token)
+        return loss(x, y, *params, **own, **options)
 
     return cut, block
 
