@@ -18,10 +18,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DENSE_ELEMENTS = 2**21
-"""Pair and triplet losses take at most so many (anchor, reference) pairs at once,"""
+"""Pair and triplet losses take fewer (anchor, reference) pairs at once,"""
 
 CHUNK_ELEMENTS, CHUNK_ROWS = 2**20, 128
-"""and beyond so many at a time; but no fewer anchors: matrix products of few rows are slow."""
+"""and of more so many at a time; but no fewer anchors: matrix products of few rows are slow.
+
+XLA's temporaries of more than about 32 MiB are mapped anew at each call on a CPU, and slow.
+"""
 
 
 def chunked(loss, chunk_size: int):
@@ -62,12 +65,17 @@ def chunked(loss, chunk_size: int):
     return fn
 
 
-def anchorwise(loss):
-    """Marks a loss whose rows are anchors, and streams it by itself over large batches."""
+def anchorwise(loss=None, *, arrays: int = 1):
+    """Marks a loss whose rows are anchors, and streams it by itself over large batches.
+
+    One that holds many `arrays` ``[N, M]`` does so for half as many pairs, with ``arrays=2``.
+    """
+    if loss is None:
+        return functools.partial(anchorwise, arrays=arrays)
 
     @functools.wraps(loss)
     def fn(embeddings, labels=None, *params, refs=None, **options):
-        size = _own_size(loss, embeddings, refs)
+        size = _own_size(loss, embeddings, refs, arrays)
         if size is None:
             return loss(embeddings, labels, *params, refs=refs, **options)
         return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
@@ -75,12 +83,14 @@ def anchorwise(loss):
     return fn
 
 
-def _own_size(loss, embeddings, refs):
+def _own_size(loss, embeddings, refs, arrays=1):
     """How many anchors at a time a loss takes by itself; `None`: all."""
     check_embeddings(f"losses.{pure(loss).__name__}", "embeddings", jnp.asarray(embeddings))
     n = len(embeddings)
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    return None if n * m <= DENSE_ELEMENTS else max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
+    if arrays * n * m < DENSE_ELEMENTS:
+        return None
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS // (arrays * m))
 
 
 Passes = Generator[Any, Any, T]

@@ -12,14 +12,14 @@ def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
 
     Never False of an output that has a derivative; nothing passes through integers.
     """
-    inputs = [*jaxpr.constvars, *jaxpr.invars][-len(moving) :]
-    found = {v for v, moves in zip(inputs, moving, strict=True) if moves}
+    given = [*jaxpr.constvars, *jaxpr.invars][-len(moving) :]
+    found = {v for v, moves in zip(given, moving, strict=True) if moves}
     at = lambda v: not isinstance(v, Literal) and v in found
     for eqn in jaxpr.eqns:
         inputs = [at(v) for v in eqn.invars]
         if any(inputs):
             outs = zip(eqn.outvars, _outputs(eqn, inputs), strict=True)
-            found |= {v for v, moves in outs if moves and jnp.issubdtype(v.aval.dtype, jnp.inexact)}
+            found |= {v for v, moves in outs if moves and _inexact(v)}
     return [at(v) for v in jaxpr.outvars]
 
 
@@ -40,6 +40,10 @@ def _outputs(eqn, inputs):
             carry = more
         return carry
     return [True] * len(eqn.outvars)
+
+
+def _inexact(variable):
+    return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
 
 
 def _name(jaxpr):

@@ -69,14 +69,14 @@ def angular(
     square = jnp.tan(jnp.deg2rad(jnp.asarray(alpha, dtype))) ** 2
     cosine = CosineSimilarity(precision=distance.precision)
     mat = compare(cosine, batch)
-    refs = batch.refs.embeddings
-    own = refs is batch.embeddings
-    of_positive = lambda j: take(mat, j) if own else cosine(take(refs, j), refs)
+    others = batch.refs.embeddings
+    own = others is batch.embeddings
+    of_positive = lambda j: take(mat, j) if own else cosine(take(others, j), others)
 
     def with_positive(j, weight):
         f_n = logsumexp(4 * square * (mat + of_positive(j)), negative)[:, None]
         value = softplus(f_n - 2 * (1 + square) * pick(mat, j))
-        here = (jnp.arange(len(refs))[None, :] == j[:, None]) & (weight > 0)
+        here = (jnp.arange(len(others))[None, :] == j[:, None]) & (weight > 0)
         return jnp.where(here, value, 0)
 
     values = sum_over_positives(with_positive, positive)
