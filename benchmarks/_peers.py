@@ -54,6 +54,8 @@ def pml(case, x, y, *weights, wrap=lambda value_of: value_of):
     n, m = len(x), len(weights[0]) if weights else len(x)
     if (needed := pml_bytes(str(case), n, m)) > MEMORY_LIMIT:
         raise Skipped(f"needs {needed / 2**30:.0f} GiB")
+    if str(case) == "dynamic_soft_margin" and n >= 2048:
+        raise Skipped("loses counts in float32")  # see `docs/differences.md`
     cuda = jax.default_backend() == "gpu" and torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     loss = make_pml(case, {}, weights).to(device)

@@ -18,13 +18,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DENSE_ELEMENTS = 2**21
-"""Pair and triplet losses take fewer (anchor, reference) pairs at once,"""
+"""Pair and triplet losses take all (anchor, reference) pairs at once if there are fewer."""
 
 CHUNK_ELEMENTS, CHUNK_ROWS = 2**20, 128
-"""and of more so many at a time; but no fewer anchors: matrix products of few rows are slow.
-
-XLA's temporaries of more than about 32 MiB are mapped anew at each call on a CPU, and slow.
-"""
+"""Of more they take so many at a time, but no fewer anchors: products of few rows are slow."""
 
 
 def chunked(loss, chunk_size: int):
@@ -65,22 +62,24 @@ def chunked(loss, chunk_size: int):
     return fn
 
 
-def anchorwise(loss=None, *, arrays: int = 1):
+def anchorwise(*, arrays: int = 1):
     """Marks a loss whose rows are anchors, and streams it by itself over large batches.
 
-    One that holds many `arrays` ``[N, M]`` does so for half as many pairs, with ``arrays=2``.
+    One that holds `arrays` times as many ``[N, M]`` as others takes so many times fewer pairs: on a
+    CPU large temporaries are slow, see `losses._class_blocks.KEPT_ELEMENTS`.
     """
-    if loss is None:
-        return functools.partial(anchorwise, arrays=arrays)
 
-    @functools.wraps(loss)
-    def fn(embeddings, labels=None, *params, refs=None, **options):
-        size = _own_size(loss, embeddings, refs, arrays)
-        if size is None:
-            return loss(embeddings, labels, *params, refs=refs, **options)
-        return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
+    def mark(loss):
+        @functools.wraps(loss)
+        def fn(embeddings, labels=None, *params, refs=None, **options):
+            size = _own_size(loss, embeddings, refs, arrays)
+            if size is None:
+                return loss(embeddings, labels, *params, refs=refs, **options)
+            return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
 
-    return fn
+        return fn
+
+    return mark
 
 
 def _own_size(loss, embeddings, refs, arrays=1):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from metricjax import losses
 from metricjax._masked import exists, logsumexp, safe_divide, softplus
 from metricjax._refs import compare, prepare
-from metricjax._stream import Stream, StreamedTerm, hoist, zeros_like
+from metricjax._stream import Stream, StreamedTerm, hoist, varying, zeros_like
 from metricjax.distances import farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term, pair_term, row_term, term
@@ -174,8 +174,8 @@ class Ring(NamedTuple):
 
     def _varying(self, x):
         """`x` as an array that may differ from device to device, as all that travels does."""
-        varying = lambda x: self.axis_name in jax.typeof(x).manual_axis_type.varying
-        if varying(x) or not varying(jax.lax.axis_index(self.axis_name)):  # or types do not say
+        varies = lambda x: self.axis_name in varying(jax.typeof(x))
+        if varies(x) or not varies(jax.lax.axis_index(self.axis_name)):  # or types do not say
             return x
         return jax.lax.pcast(x, self.axis_name, to="varying")
 

@@ -123,52 +123,52 @@ def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
         return out, lambda cotangents: back(cotangents)[0]
 
     @jax.custom_vjp
-    def sum_of_slabs(count, *args):
+    def sum_of_slabs(count, *args):  # `_flow` knows it by this name
         return _add_up(lambda k: fn(k, *args), count)
 
     def forward(count, *args):
         count, values = count.value, [x.value for x in args]
         moves = tuple(x.perturbed for x in args)
         flows = tuple(depends(jaxpr, [*moves, False]))
-        if not _one_number(jaxpr, flows, _where(moves, values)):
+        alone = _alone(jaxpr, flows, _where(moves, values))
+        if alone is None:
             return sum_of_slabs(count, *values), (count, values, _Static((moves, None)))
 
         def step(k):
             out, back = pull(k, values, moves, flows)
-            return out, back([ones_like(x) for x in _where(flows, jax.tree.leaves(out))])
+            return out, back([ones_like(jax.tree.leaves(out)[alone])])
 
         out, grads = _add_up(step, count)
-        return out, (count, grads, _Static((moves, flows)))
+        return out, (count, grads, _Static((moves, alone)))
 
     def backward(residuals, cotangents):
-        count, kept, (moves, flows) = residuals[0], residuals[1], residuals[2].value
+        count, kept, static = residuals
+        moves, alone = static.value
         leaves = jax.tree.leaves(cotangents)
         asked = [not isinstance(x, SymbolicZero) for x in leaves]
-        if flows is None:
+        if alone is None:
             back = lambda k: pull(k, kept, moves, asked)[1](_where(asked, leaves))
-            grads = _add_up(back, count)
-        elif asked[flows.index(True)]:
-            scale = leaves[flows.index(True)]
-            grads = [scale.astype(x.dtype) * x for x in kept]
+            grads = iter(_add_up(back, count))
+        elif asked[alone]:
+            grads = iter([leaves[alone].astype(x.dtype) * x for x in kept])
         else:
             return None, *(None for _ in moves)
-        grads = iter(grads)
         return None, *(next(grads) if m else None for m in moves)
 
     sum_of_slabs.defvjp(forward, backward, symbolic_zeros=True)
     return sum_of_slabs(jnp.asarray(count, jnp.int32), *closed_over)
 
 
-def _one_number(jaxpr, flows, moving):
-    """Whether a single number has a derivative, and its gradient can be scaled later.
+def _alone(jaxpr, flows, moving):
+    """Which output alone has a derivative, if it is a number whose gradient can be scaled later.
 
     Not if that is rounded to half precision, nor if devices, whose scales may differ, are added up.
     """
     out = [v.aval for v, flow in zip(jaxpr.outvars, flows, strict=True) if flow]
     if [x.shape for x in out] != [()]:
-        return False
+        return None
     ready = lambda x: jnp.finfo(x.dtype).bits >= 32 and varying(x) == varying(out[0])
-    return all(ready(jax.typeof(x)) for x in moving)
+    return flows.index(True) if all(ready(jax.typeof(x)) for x in moving) else None
 
 
 def _where(flags, values):

@@ -69,7 +69,7 @@ def _over_devices(batch, rivals):
 
 
 def _in_one_block(batch, similarity, scale):
-    """Nothing but the sum reads ``[N, C]``, which so needs no second array: see `_log_sum`."""
+    """Nothing but `logsumexp` reads ``[N, C]``, and it keeps the exponentials only."""
     # at once, or gradients would be added up in half precision
     batch = batch._replace(embeddings=upcast(batch.embeddings), classes=upcast(batch.classes))
     alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
@@ -81,8 +81,8 @@ def _in_one_block(batch, similarity, scale):
         mat = similarity(x, _rows(x, parts, 0))
         column, rival = columns(cut, labels, 0)
         rivals = logsumexp(factor * mat, rival)
-        alone = (column >= 0) & (cut.n == 1)
-        return _over_devices(batch, jnp.where(alone, jnp.finfo(rivals.dtype).min, rivals))
+        none = (column >= 0) & (cut.n == 1)
+        return _over_devices(batch, jnp.where(none, jnp.finfo(rivals.dtype).min, rivals))
 
     return own, _on_shards(part, batch)
 
