@@ -17,10 +17,10 @@ from metricjax.tuples import sample_weights
 P = ParamSpec("P")
 T = TypeVar("T")
 
-DENSE_ELEMENTS = 2**21
+DENSE_ELEMENTS = 2**20
 """Pair and triplet losses take all (anchor, reference) pairs at once if there are fewer."""
 
-CHUNK_ELEMENTS, CHUNK_ROWS = 2**20, 128
+CHUNK_ELEMENTS, CHUNK_ROWS = 2**19, 128
 """Of more they take so many at a time, but no fewer anchors: products of few rows are slow."""
 
 
@@ -62,34 +62,30 @@ def chunked(loss, chunk_size: int):
     return fn
 
 
-def anchorwise(*, arrays: int = 1):
-    """Marks a loss whose rows are anchors, and streams it by itself over large batches.
+def anchorwise(loss):
+    """Marks a loss whose rows are anchors, and streams it by itself over large batches."""
 
-    One that holds `arrays` times as many ``[N, M]`` as others takes so many times fewer pairs: on a
-    CPU large temporaries are slow, see `losses._class_blocks.KEPT_ELEMENTS`.
+    @functools.wraps(loss)
+    def fn(embeddings, labels=None, *params, refs=None, **options):
+        size = _own_size(loss, embeddings, refs)
+        if size is None:
+            return loss(embeddings, labels, *params, refs=refs, **options)
+        return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
+
+    return fn
+
+
+def _own_size(loss, embeddings, refs):
+    """How many anchors at a time a loss takes by itself; `None`: all.
+
+    One in passes computes its pairs anew in each of them, and takes twice as many at once.
     """
-
-    def mark(loss):
-        @functools.wraps(loss)
-        def fn(embeddings, labels=None, *params, refs=None, **options):
-            size = _own_size(loss, embeddings, refs, arrays)
-            if size is None:
-                return loss(embeddings, labels, *params, refs=refs, **options)
-            return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
-
-        return fn
-
-    return mark
-
-
-def _own_size(loss, embeddings, refs, arrays=1):
-    """How many anchors at a time a loss takes by itself; `None`: all."""
     check_embeddings(f"losses.{pure(loss).__name__}", "embeddings", jnp.asarray(embeddings))
     n = len(embeddings)
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    if arrays * n * m < DENSE_ELEMENTS:
+    if n * m < DENSE_ELEMENTS * (2 if _rows_of(loss) is _by_passes else 1):
         return None
-    return max(CHUNK_ROWS, CHUNK_ELEMENTS // (arrays * m))
+    return max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
 
 
 Passes = Generator[Any, Any, T]

@@ -1,7 +1,9 @@
-"""Which outputs of a function have a derivative with respect to which inputs, seen in its jaxpr."""
+"""What depends on what in a function, seen in its jaxpr."""
+
+import math
 
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 SEEN_THROUGH = "sum_of_slabs"
 """A `jax.custom_vjp` function of this name has the derivative of what is written in it."""
@@ -52,3 +54,44 @@ def _name(jaxpr):
 
 def _either(a, b):
     return [x or y for x, y in zip(a, b, strict=True)]
+
+
+def split(jaxpr: Jaxpr) -> tuple[Jaxpr, Jaxpr]:
+    """What the constants alone decide, and the rest, with the results of the first as constants.
+
+    A result that is larger than all the constants it is made of is left to the rest.
+    """
+    size = {v: _size(v) for v in jaxpr.constvars}  # of the largest constant in what is known
+    early, late = [], []
+    for eqn in jaxpr.eqns:
+        variables = _variables(eqn.invars)
+        if eqn.effects or not variables <= size.keys():
+            late.append(eqn)
+        else:
+            early.append(eqn)
+            size |= dict.fromkeys(eqn.outvars, max([1, *(size[v] for v in variables)]))
+
+    needed = _variables(jaxpr.outvars).union(*(_variables(eqn.invars) for eqn in late))
+    first: list[JaxprEqn] = []
+    wanted: set[Var] = set()
+    for eqn in reversed(early):
+        outs = set(eqn.outvars)
+        if any(_size(v) > size[v] for v in outs & needed):
+            late.insert(0, eqn)
+            needed = (needed - outs) | _variables(eqn.invars)
+        if outs & (needed | wanted):
+            first.insert(0, eqn)
+            wanted |= _variables(eqn.invars)
+    found = [v for v in size if v in needed]
+    return (
+        jaxpr.replace(invars=[], outvars=found, eqns=first),
+        jaxpr.replace(constvars=found, eqns=late),
+    )
+
+
+def _variables(atoms):
+    return {v for v in atoms if not isinstance(v, Literal)}
+
+
+def _size(variable):
+    return math.prod(variable.aval.shape)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from metricjax._flow import depends
+from metricjax._flow import depends, split
 from metricjax._types import LossDict, LossTerm, Ratio, Reducer
 
 
@@ -214,13 +214,16 @@ def ones_like(x: Array) -> Array:
 def hoist(fn, *example):
     """`fn` with every array it closes over as an explicit argument, integers included.
 
-    With these arrays, and the jaxpr of `fn`, which has them as constants.
+    What does not depend on the arguments of `fn` is computed here, once, and closed over. Returned
+    with these arrays, and the jaxpr of the rest of `fn`, which has them as constants.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
     tree = jax.tree.structure(shape)
+    first, rest = split(closed.jaxpr)
+    closed_over = jax.core.eval_jaxpr(first, closed.consts)
 
     def explicit(*args):
         operands, consts = args[: len(example)], args[len(example) :]
-        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(closed.jaxpr, consts, *operands))
+        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(rest, consts, *operands))
 
-    return explicit, closed.consts, closed.jaxpr
+    return explicit, closed_over, rest

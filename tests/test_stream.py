@@ -135,6 +135,21 @@ def test_what_a_derivative_flows_to():
     assert depends(jaxpr, [False, True]) == [False] * 4 + [True, False, False, True]
 
 
+def test_what_no_step_changes_is_computed_once():
+    def fn(a, k):
+        scale = jnp.sum(jnp.cos(a))
+        grid = jnp.exp(a[0][:, None] + a[1][None, :])  # larger than a
+        return jnp.sum(grid * jnp.sin(a[2])[None, :] * scale * k.astype(a.dtype))
+
+    run = jax.value_and_grad(lambda a: sum_over(lambda k: fn(a, k), 3))
+    chex.assert_trees_all_close(
+        run(A), jax.value_and_grad(lambda a: fn(a, jnp.int32(3)))(A), rtol=1e-5
+    )
+    (loop,) = (e for e in jax.make_jaxpr(run)(A).eqns if e.primitive.name == "while")
+    inside = str(loop.params["body_jaxpr"])
+    assert "cos" not in inside and "sin" not in inside and "exp" in inside
+
+
 def test_terms_of_one_stream_share_one_pass():
     calls = []
 

@@ -6,16 +6,16 @@ from jaxtyping import Array, Float, Num
 from metricjax._check import check_euclidean
 from metricjax._chunks import anchorwise
 from metricjax._masked import exists, logsumexp, softplus
-from metricjax._refs import compare, prepare, take
+from metricjax._refs import prepare, take
 from metricjax._triplets import pick, sum_over_positives
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
-from metricjax.distances import CosineSimilarity, LpDistance
+from metricjax.distances import DotProductSimilarity, LpDistance, normalize
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 from metricjax.tuples import label_pairs
 
 
-@anchorwise()
+@anchorwise
 def angular(
     embeddings: Float[Array, "n d"],
     labels: Labels,
@@ -67,16 +67,20 @@ def angular(
     dtype = batch.weights.dtype
     negative = label_pairs("losses.angular", batch.labels, batch.refs, match, dtype).negative
     square = jnp.tan(jnp.deg2rad(jnp.asarray(alpha, dtype))) ** 2
-    cosine = CosineSimilarity(precision=distance.precision)
-    mat = compare(cosine, batch)
-    others = batch.refs.embeddings
-    own = others is batch.embeddings
-    of_positive = lambda j: take(mat, j) if own else cosine(take(others, j), others)
+    x, others = normalize(batch.embeddings), normalize(batch.refs.embeddings)
+    dot = DotProductSimilarity(normalize_embeddings=False, precision=distance.precision)
+    if batch.refs.embeddings is batch.embeddings:
+        mat = dot(x)
+        pair = lambda j: (mat + take(mat, j), pick(mat, j))
+    else:
+        own = lambda j: take(others, j)
+        pair = lambda j: (dot(x + own(j), others), jnp.sum(x * own(j), 1, keepdims=True))
 
     def with_positive(j, weight):
-        f_n = logsumexp(4 * square * (mat + of_positive(j)), negative)[:, None]
-        value = softplus(f_n - 2 * (1 + square) * pick(mat, j))
-        here = (jnp.arange(len(others))[None, :] == j[:, None]) & (weight > 0)
+        of_negatives, of_positive = pair(j)
+        f_n = logsumexp(4 * square * of_negatives, negative)[:, None]
+        value = softplus(f_n - 2 * (1 + square) * of_positive)
+        here = (jnp.arange(positive.shape[1])[None, :] == j[:, None]) & (weight > 0)
         return jnp.where(here, value, 0)
 
     values = sum_over_positives(with_positive, positive)

@@ -14,7 +14,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@anchorwise()
+@anchorwise
 def circle(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -11,7 +11,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term, pair_term
 
 
-@anchorwise()
+@anchorwise
 def contrastive(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

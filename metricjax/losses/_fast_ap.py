@@ -14,7 +14,7 @@ from metricjax.losses._pairs import mined_weights, pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise(arrays=2)
+@anchorwise
 @weighs_samples()
 def fast_ap(
     embeddings: Float[Array, "n d"],

@@ -13,7 +13,7 @@ from metricjax.distances import CosineSimilarity
 from metricjax.losses._terms import row_term
 
 
-@anchorwise()
+@anchorwise
 def instance(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

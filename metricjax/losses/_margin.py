@@ -13,7 +13,7 @@ from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
 from metricjax.losses._terms import reduced_term, term
 
 
-@anchorwise(arrays=2)
+@anchorwise
 def margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

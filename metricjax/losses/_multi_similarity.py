@@ -11,7 +11,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise()
+@anchorwise
 def multi_similarity(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -12,7 +12,7 @@ from metricjax.losses._pairs import mined_weights, pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise()
+@anchorwise
 @weighs_samples()
 def nca(
     embeddings: Float[Array, "n d"],

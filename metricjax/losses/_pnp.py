@@ -15,7 +15,7 @@ from metricjax.losses._pairs import pairs_of, with_itself
 from metricjax.losses._terms import reduced_term
 
 
-@anchorwise()
+@anchorwise
 def pnp(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -12,7 +12,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise(arrays=2)
+@anchorwise
 def ranked_list(
     embeddings: Float[Array, "n d"],
     labels: Labels,

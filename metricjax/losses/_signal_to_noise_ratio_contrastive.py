@@ -11,7 +11,7 @@ from metricjax.losses._contrastive import contrast
 from metricjax.losses._pairs import pairs_of
 
 
-@anchorwise()
+@anchorwise
 def signal_to_noise_ratio_contrastive(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

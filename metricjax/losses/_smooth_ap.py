@@ -15,7 +15,7 @@ from metricjax.losses._pairs import mined_weights, pairs_of, with_itself
 from metricjax.losses._terms import row_term
 
 
-@anchorwise()
+@anchorwise
 @weighs_samples()
 def smooth_ap(
     embeddings: Float[Array, "n d"],

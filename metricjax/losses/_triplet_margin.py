@@ -13,7 +13,7 @@ from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
 from metricjax.losses._terms import active_term
 
 
-@anchorwise(arrays=2)
+@anchorwise
 def triplet_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

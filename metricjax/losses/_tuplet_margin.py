@@ -14,7 +14,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@anchorwise(arrays=2)
+@anchorwise
 def tuplet_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
