@@ -65,26 +65,44 @@ def uniform_histogram(
 
     def draw(i, weights, per_bin):
         key_of_kind = jax.random.fold_in(key, i)
-        times = _draw(key_of_kind, mat.ravel(), replicated(weights).ravel(), num_bins, per_bin)
-        return weights * spread_as(times.reshape(mat.shape), weights)
+        times = _draw(key_of_kind, mat, replicated(weights), num_bins, per_bin)
+        return weights * spread_as(times, weights)
 
     return Pairs(draw(0, pairs.positive, pos_per_bin), draw(1, pairs.negative, neg_per_bin))
 
 
 def _draw(key, values, weights, num_bins, per_bin):
     """How often each value is drawn; a NaN always is, so that the loss shows it."""
+    n, m = values.shape
     if not values.size:
         return weights
     nan = jnp.isnan(values)
-    exists = (weights > 0) & ~nan
+    bins = _bins(values, (weights > 0) & ~nan, num_bins)
+    of_row = (num_bins + 1) * jnp.arange(n)[:, None]
+    rows = jnp.zeros(n * (num_bins + 1), jnp.int32).at[bins + of_row].add(1)
+    rows = rows.reshape(n, num_bins + 1)[:, :num_bins]
+    ends = jnp.cumsum(rows, 0)  # how many a bin has in the rows so far
+    counts = ends[-1]
+
+    def one_of_each_bin(at):
+        row = jnp.minimum(jnp.sum(ends <= at[None, :], 0), n - 1)
+        b = jnp.arange(num_bins)
+        rank = at - (ends - rows)[row, b]
+        so_far = jnp.cumsum(bins[row] == b[:, None], 1)
+        return row, jnp.argmax(so_far > rank[:, None], 1)
+
+    at = jax.random.randint(key, (per_bin, num_bins), 0, jnp.maximum(counts, 1)[None, :])
+    drawn = jax.lax.map(one_of_each_bin, at)
+    times = jnp.zeros_like(weights).at[drawn].add((counts > 0).astype(weights.dtype)[None, :])
+    return jnp.where(nan, 1, times)
+
+
+def _bins(values, exists, num_bins):
+    """The bin of each value; `num_bins` for those that do not exist."""
     low = jnp.min(values, where=exists, initial=jnp.inf)
     high = jnp.max(values, where=exists, initial=-jnp.inf)
     edges = jnp.linspace(low, high, num_bins + 1)
-    bins = jnp.clip(jnp.searchsorted(edges, values, side="right") - 1, 0, num_bins - 1)
-    bins = jnp.where(exists, bins, num_bins)
-    order, counts = jnp.argsort(bins), jnp.bincount(bins, length=num_bins)
-    start = jnp.cumsum(counts) - counts
-    at = jax.random.randint(key, (per_bin, num_bins), 0, jnp.maximum(counts, 1)[None, :])
-    drawn = order[jnp.minimum(start[None, :] + at, values.size - 1)]
-    times = jnp.zeros_like(weights).at[drawn].add((counts > 0).astype(weights.dtype)[None, :])
-    return jnp.where(nan, 1, times)
+    bins = jnp.clip(
+        jnp.searchsorted(edges, values, side="right", method="scan_unrolled") - 1, 0, num_bins - 1
+    )
+    return jnp.where(exists, bins, num_bins)
