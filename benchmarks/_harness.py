@@ -71,7 +71,7 @@ def compiled(step, *args):
     return run, seconds, run.memory_analysis().temp_size_in_bytes
 
 
-SLOW = 1.0
+SLOW = 3.0
 """Seconds. A contestant whose first call takes longer is not called again."""
 
 

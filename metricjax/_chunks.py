@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metricjax._check import check_embeddings
+from metricjax._masked import upcast
 from metricjax._refs import gather_refs, replicated, self_refs
 from metricjax._stream import Stream, sum_over
 from metricjax._types import LossTerm, Mined, Refs, TripletRule, Triplets
@@ -298,7 +299,8 @@ def _blocks(loss, size, embeddings, labels, *params, refs=None, where=None, mine
     if paired:
         refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
     cut = Cut(n, size)
-    parts = cut((embeddings, labels, where, refs and refs.self_index))
+    # at least float32, or gradients would be added up in half precision
+    parts = cut((upcast(embeddings), labels, where, refs and refs.self_index))
     if isinstance(mined, Mined) and getattr(pure(loss), "weighs_samples", not paired):
         own_refs &= not getattr(pure(loss), "anchors_only", False)
         mined = sample_weights(mined, n, self_refs=own_refs)
@@ -312,7 +314,7 @@ def _blocks(loss, size, embeddings, labels, *params, refs=None, where=None, mine
             own["refs"] = refs._replace(self_index=self_index)
         if mined is not None:
             own["mined"] = mined_at(k)
-        return loss(x, y, *params, **own, **options)
+        return loss(x.astype(embeddings.dtype), y, *params, **own, **options)
 
     return cut, block
 

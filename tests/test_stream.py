@@ -95,6 +95,15 @@ def test_the_gradient_of_a_single_number_is_added_up_along_with_it():
     assert loops(half) == 2  # or a sum of many would be rounded, and in float16 not finite
 
 
+def test_chunks_of_half_precision_add_up_in_single():
+    y = jnp.array([0, 0, 1, 1])
+    loss = lambda a: mj.reduce(mj.chunked(mj.losses.ntxent, 1)(a.astype(jnp.bfloat16), y))[0]
+    assert loops(jax.grad(loss)) == 1
+    dense = lambda a: mj.reduce(mj.losses.ntxent(a, y))[0]
+    want = jax.grad(dense)(A.astype(jnp.bfloat16).astype(jnp.float32))
+    chex.assert_trees_all_close(jax.grad(loss)(A), want, rtol=0.02, atol=0.02)
+
+
 def test_a_number_that_no_one_asked_for_has_no_gradient():
     unasked = lambda a: sum_over(lambda k: share(a, k), 4)[1] + jnp.sum(a)
     chex.assert_trees_all_equal(jax.grad(unasked)(A), jnp.ones_like(A))
