@@ -112,10 +112,11 @@ def test_rows_join_those_of_the_same_environment(tmp_path):
         write(rows, jax="2")
 
 
-def test_what_is_slow_has_one_call():
+def test_what_is_slow_has_one_call(monkeypatch):
+    monkeypatch.setattr(_harness, "SLOW", 0.2)
     calls = []
     found, results = _harness.compared(
-        {"ours": lambda: calls.append(1), "slow": lambda: _harness.time.sleep(1.1) or 7}, 3
+        {"ours": lambda: calls.append(1), "slow": lambda: _harness.time.sleep(0.3) or 7}, 3
     )
     assert found["slow"]["rounds"] == 1 and found["ours"]["rounds"] == 3
     assert results["slow"] == 7 and len(found["slow"]["ratio"]) == 3
