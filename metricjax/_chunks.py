@@ -86,7 +86,8 @@ def _own_size(loss, embeddings, refs):
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
     if n * m < DENSE_ELEMENTS * (2 if _rows_of(loss) is _by_passes else 1):
         return None
-    return max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
+    size = max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
+    return size if size < n else None
 
 
 Passes = Generator[Any, Any, T]

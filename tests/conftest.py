@@ -13,8 +13,8 @@ import pytest
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
 )
-# Programs for several CPU devices that come out of JAX's persistent cache wait for each other for
-# ever (jaxlib 0.10.2).
+# Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
+# other for ever (jaxlib 0.10.2).
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # for the processes that tests start
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 import metricjax as mj
-from metricjax import losses
+from metricjax import _chunks, losses
 
 IN_PASSES = [
     losses.dynamic_soft_margin,
@@ -199,3 +199,18 @@ def test_references_of_a_few_anchors_are_never_all_by_all():
     )[0]
     compiled = jax.jit(total).lower(*shapes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * m * m / 4
+
+
+def test_a_few_anchors_are_taken_at_once():
+    m = _chunks.DENSE_ELEMENTS
+    refs = mj.Refs(jnp.zeros((m, 1)), jnp.zeros(m, jnp.int32))
+    rows = []
+
+    def loss(n):
+        terms = losses.ntxent(jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32), refs=refs)
+        rows.append(terms["loss"].stream.slab(0) if n > _chunks.CHUNK_ROWS else terms)
+        return mj.reduce(terms)[0]
+
+    for n in (2, _chunks.CHUNK_ROWS, _chunks.CHUNK_ROWS + 1):
+        jax.eval_shape(lambda n=n: loss(n))
+    assert [len(terms["loss"].values) for terms in rows] == [2, 128, 128]
