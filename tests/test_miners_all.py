@@ -234,6 +234,13 @@ def test_half_precision_is_compared_in_single(case):
     equal(pairs, mine(case, x.astype(jnp.float32), LABELS))
 
 
+@cases(quick=["uniform_histogram"])
+def test_double_precision_mines_the_same_kind(case):
+    with jax.enable_x64(True):
+        mined = case(jnp.asarray(batch(), jnp.float64), LABELS, key=KEY)
+        assert all(mat.any() for mat in tuples.as_pairs(mined, (N, N)))
+
+
 @pytest.mark.slow
 @cases(lambda case: case.form.__name__ != "Pairs")
 def test_chunks_take_the_triplets(case):

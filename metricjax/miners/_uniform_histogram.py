@@ -78,20 +78,22 @@ def _draw(key, values, weights, num_bins, per_bin):
         return weights
     nan = jnp.isnan(values)
     bins = _bins(values, (weights > 0) & ~nan, num_bins)
-    of_row = (num_bins + 1) * jnp.arange(n)[:, None]
-    rows = jnp.zeros(n * (num_bins + 1), jnp.int32).at[bins + of_row].add(1)
+    of_row = (num_bins + 1) * jnp.arange(n, dtype=bins.dtype)[:, None]
+    rows = jnp.zeros(n * (num_bins + 1), bins.dtype).at[bins + of_row].add(1)
     rows = rows.reshape(n, num_bins + 1)[:, :num_bins]
-    ends = jnp.cumsum(rows, 0)  # how many a bin has in the rows so far
+    ends = jnp.cumsum(rows, 0, bins.dtype)  # how many a bin has in the rows so far
     counts = ends[-1]
 
     def one_of_each_bin(at):
-        row = jnp.minimum(jnp.sum(ends <= at[None, :], 0), n - 1)
-        b = jnp.arange(num_bins)
+        row = jnp.minimum(jnp.sum(ends <= at[None, :], 0, bins.dtype), n - 1)
+        b = jnp.arange(num_bins, dtype=bins.dtype)
         rank = at - (ends - rows)[row, b]
-        so_far = jnp.cumsum(bins[row] == b[:, None], 1)
+        so_far = jnp.cumsum(bins[row] == b[:, None], 1, bins.dtype)
         return row, jnp.argmax(so_far > rank[:, None], 1)
 
-    at = jax.random.randint(key, (per_bin, num_bins), 0, jnp.maximum(counts, 1)[None, :])
+    at = jax.random.randint(
+        key, (per_bin, num_bins), 0, jnp.maximum(counts, 1)[None, :], bins.dtype
+    )
     drawn = jax.lax.map(one_of_each_bin, at)
     times = jnp.zeros_like(weights).at[drawn].add((counts > 0).astype(weights.dtype)[None, :])
     return jnp.where(nan, 1, times)
