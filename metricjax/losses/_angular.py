@@ -67,14 +67,17 @@ def angular(
     dtype = batch.weights.dtype
     negative = label_pairs("losses.angular", batch.labels, batch.refs, match, dtype).negative
     square = jnp.tan(jnp.deg2rad(jnp.asarray(alpha, dtype))) ** 2
-    x, others = normalize(batch.embeddings), normalize(batch.refs.embeddings)
     dot = DotProductSimilarity(normalize_embeddings=False, precision=distance.precision)
+    x = normalize(batch.embeddings)
     if batch.refs.embeddings is batch.embeddings:
         mat = dot(x)
         pair = lambda j: (mat + take(mat, j), pick(mat, j))
     else:
-        own = lambda j: take(others, j)
-        pair = lambda j: (dot(x + own(j), others), jnp.sum(x * own(j), 1, keepdims=True))
+        others = normalize(batch.refs.embeddings)
+
+        def pair(j):
+            positives = take(others, j)
+            return dot(x + positives, others), jnp.sum(x * positives, 1, keepdims=True)
 
     def with_positive(j, weight):
         of_negatives, of_positive = pair(j)
