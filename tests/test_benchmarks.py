@@ -157,7 +157,8 @@ def test_names_in_a_plot_are_apart():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", scale.LARGE)
-def test_chunks_of_a_large_batch_take_little_memory(name, optimized):
+@pytest.mark.optimized
+def test_chunks_of_a_large_batch_take_little_memory(name):
     n = scale.LARGE_BATCH
     shapes = jax.ShapeDtypeStruct((n, 64), "float32"), jax.ShapeDtypeStruct((n,), "int32")
     fn = losses.CASES[name].fn

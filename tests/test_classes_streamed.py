@@ -83,7 +83,8 @@ def test_blocks_are_of_equal_size_where_that_is_possible():
 
 
 @pytest.mark.parametrize("name", ["arcface", "proxy_anchor", "p2s_grad"])
-def test_nothing_is_samples_by_classes(name, optimized):
+@pytest.mark.optimized
+def test_nothing_is_samples_by_classes(name):
     n, c, d = 512, 100_000, 16
     loss = getattr(mj.losses, name)
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((n, d), (c, d))]

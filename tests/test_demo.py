@@ -135,7 +135,8 @@ def test_runs_as_a_module():
 
 
 @pytest.mark.slow
-def test_training_beats_raw_pixels(tmp_path, capsys, optimized):
+@pytest.mark.optimized
+def test_training_beats_raw_pixels(tmp_path, capsys):
     demo.main(["--out", str(tmp_path)])
     rows = table(capsys.readouterr().out)
     for map_at_r in (2, 5):  # held-out images of seen digits, and unseen digits

@@ -95,7 +95,8 @@ def test_each_chunk_has_its_own_dropout_the_same_in_both_passes():
     assert not np.allclose(chunked(params, x), model.apply(params, x))
 
 
-def test_memory_is_that_of_a_chunk(optimized):
+@pytest.mark.optimized
+def test_memory_is_that_of_a_chunk():
     model, params, _ = start(1)
     x = jax.ShapeDtypeStruct((4096, 6, 16), jnp.float32)
     scale = jnp.linspace(0, 1, 16)[None, :]

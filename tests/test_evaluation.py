@@ -152,7 +152,8 @@ def test_block_size_does_not_matter(block_size):
     check(scores, *(retrieval_metrics(x, labels)[name] for name in NAMES))
 
 
-def test_all_distances_are_never_held_at_once(optimized):
+@pytest.mark.optimized
+def test_all_distances_are_never_held_at_once():
     x, labels = jnp.ones((4096, 2)), jnp.arange(4096) % 2048
 
     def scratch(block_size):
@@ -162,7 +163,8 @@ def test_all_distances_are_never_held_at_once(optimized):
     assert scratch(64) < scratch(4096) / 8
 
 
-def test_references_come_in_blocks(optimized):
+@pytest.mark.optimized
+def test_references_come_in_blocks():
     x = jax.ShapeDtypeStruct((2**20, 2), jnp.float32)
     run = jax.jit(lambda x: knn(x[:256], x, 10, distance=EUCLIDEAN))
     scratch = run.lower(x).compile().memory_analysis().temp_size_in_bytes
@@ -276,7 +278,8 @@ def test_sharded_metrics_equal_one_device(kind):
     check(retrieval_metrics(*both), *(expected[name] for name in NAMES))
 
 
-def test_devices_search_only_their_own_references(optimized):
+@pytest.mark.optimized
+def test_devices_search_only_their_own_references():
     reference = sharded(AxisType.Explicit, jnp.ones((8 * 512, 4)), jax.P("data"))
     run = jax.jit(lambda y: knn(jnp.ones((4, 4)), y, 1))
     text = run.lower(reference).compile().as_text()

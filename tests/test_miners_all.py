@@ -254,7 +254,8 @@ def test_chunks_take_the_triplets(case):
 
 @pytest.mark.slow
 @cases()
-def test_memory_is_of_the_order_of_the_pairs(case, optimized):
+@pytest.mark.optimized
+def test_memory_is_of_the_order_of_the_pairs(case):
     n = 512
     run = lambda x, y: tuples.as_pairs(case(x, y, key=KEY), (n, n))
     x, y = jnp.ones((n, D)), jnp.arange(n) // 4

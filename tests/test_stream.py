@@ -195,7 +195,8 @@ def test_triplets_cannot_be_averaged_by_anchor():
 
 
 @pytest.mark.parametrize("n, limit", [(512, 12), (2048, 192)])
-def test_triplets_take_a_few_matrices_of_memory(n, limit, optimized):
+@pytest.mark.optimized
+def test_triplets_take_a_few_matrices_of_memory(n, limit):
     x, y = jnp.zeros((n, 128)), jnp.arange(n) // 4
     for loss in (mj.losses.triplet_margin, mj.losses.triplet_margin.__wrapped__):
         step = jax.value_and_grad(lambda x, loss=loss: mj.reduce(loss(x, y))[0])
