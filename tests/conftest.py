@@ -4,8 +4,8 @@ Compiling is most of a run, so this file makes XLA quick rather than its program
 
 - Tests do without XLA's optimizations, and without its newer emitters, which take three times as
   long to compile what the older ones do. Tests marked `optimized` measure what the optimizations
-  do and have them. In a run of these alone (``-m optimized``), and in the parity tests, programs are
-  compiled as users compile them.
+  do and have them. In a run of these alone (``-m optimized``), and in the parity tests, programs
+  are compiled as users compile them.
 - Tests of one file, or of one row of the table of losses, share their programs, so they run in one
   worker, one after the other.
 - Compiled programs are kept from test to test while there is memory for them.
