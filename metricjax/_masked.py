@@ -7,8 +7,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float
+
+from metricjax._jax import SymbolicZero
 
 
 def upcast(x: Array) -> Array:
