@@ -7,8 +7,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float
+
+from metricjax._jax import SymbolicZero
 
 
 def upcast(x: Array) -> Array:
@@ -102,7 +103,9 @@ def _exponentials(x, kept, weights, axis, plus_one):
     x = jnp.where(kept, x, -jnp.inf)
     top = jnp.max(x, axis, keepdims=True, initial=0 if plus_one else -jnp.inf)
     top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
-    e = jnp.exp(jnp.minimum(x - top, 0))  # 0: x may be rounded otherwise than in the maximum
+    # x may be rounded otherwise here than in the maximum, and then lie above it. `minimum(x - top,
+    # 0)` would not do: its derivative at a tie is 1/2, and the largest x of every row is one.
+    e = jnp.exp(x - jax.lax.stop_gradient(jnp.maximum(x, top)))
     e = e if weights is None else weights * e
     total = jnp.sum(e, axis, keepdims=True)
     return top, e, total + jnp.exp(-top) if plus_one else jnp.where(total == 0, 1, total)

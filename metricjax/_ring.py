@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import losses
+from metricjax._jax import hoist, varying
 from metricjax._masked import exists, logsumexp, safe_divide, softplus
 from metricjax._refs import compare, prepare
-from metricjax._stream import Stream, StreamedTerm, hoist, varying, zeros_like
+from metricjax._stream import Stream, StreamedTerm, zeros_like
 from metricjax.distances import farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term, pair_term, row_term, term

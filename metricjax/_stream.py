@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array
 
-from metricjax._flow import depends, split
+from metricjax._jax import SymbolicZero, depends, hoist, varying
 from metricjax._types import LossDict, LossTerm, Ratio, Reducer
 
 
@@ -123,7 +122,7 @@ def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
         return out, lambda cotangents: back(cotangents)[0]
 
     @jax.custom_vjp
-    def sum_of_slabs(count, *args):  # `_flow` knows it by this name
+    def sum_of_slabs(count, *args):  # `_jax` knows it by this name
         return _add_up(lambda k: fn(k, *args), count)
 
     def forward(count, *args):
@@ -201,29 +200,6 @@ def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
-def varying(like: jax.ShapeDtypeStruct) -> frozenset[str]:
-    """The axes of `jax.shard_map` that a type varies over; none outside of it."""
-    return getattr(getattr(like, "manual_axis_type", None), "varying", frozenset())
-
-
 def ones_like(x: Array) -> Array:
     """The cotangent 1 of `x`, which has its type, see `zeros_like`."""
     return zeros_like(jax.typeof(x)) + 1
-
-
-def hoist(fn, *example):
-    """`fn` with every array it closes over as an explicit argument, integers included.
-
-    What does not depend on the arguments of `fn` is computed here, once, and closed over. Returned
-    with these arrays, and the jaxpr of the rest of `fn`, which has them as constants.
-    """
-    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
-    tree = jax.tree.structure(shape)
-    first, rest = split(closed.jaxpr)
-    closed_over = jax.core.eval_jaxpr(first, closed.consts)
-
-    def explicit(*args):
-        operands, consts = args[: len(example)], args[len(example) :]
-        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(rest, consts, *operands))
-
-    return explicit, closed_over, rest

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import metricjax as mj
-from metricjax._flow import depends
+from metricjax._jax import depends
 from metricjax._stream import StreamedTerm, sum_over
 
 A = jax.random.normal(jax.random.key(0), (4, 6))

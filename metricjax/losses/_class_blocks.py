@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._chunks import Cut
+from metricjax._jax import varying
 from metricjax._masked import logsumexp, safe_divide, upcast
 from metricjax._refs import replicated, spread_as, take
-from metricjax._stream import varying, zeros_like
+from metricjax._stream import zeros_like
 from metricjax._triplets import pick
 from metricjax.losses._classes import ClassBatch
 

@@ -1,12 +1,61 @@
-"""What depends on what in a function, seen in its jaxpr."""
+"""The parts of JAX that this library uses and JAX does not document, all of them in this file.
+
+A streamed sum (`_stream.sum_over`) takes a function of a loop's index and has to know three things
+that no documented function tells:
+
+* which arrays the function closes over, so that gradients reach them (`hoist`),
+* what of its work no step changes, so that this work is done once (`hoist`, `split`),
+* which of its outputs have a derivative, so that one loop can sum value and gradient (`depends`).
+
+All three are read off its jaxpr. For instance ``lambda k: (jnp.sum(jnp.sin(a)) * k, k)`` becomes
+
+    { lambda a:f32[9]; k:i32[]. let       a is closed over: a constant of the jaxpr
+        b:f32[9] = sin a                  } `split`: constants alone decide these,
+        c:f32[] = reduce_sum b            } so they run once, before the loop
+        d:f32[] = convert_element_type k
+        e:f32[] = mul c d
+      in (e, k) }                         `depends`: e moves with c, k is an integer
+
+Relied upon: `jax.make_jaxpr` keeps what is closed over as constants; equations have a primitive
+with a name and parameters as `_outputs` reads them; `jax.core.eval_jaxpr` runs a jaxpr;
+`SymbolicZero` marks cotangents that nobody asked for; a type has `manual_axis_type`.
+tests/test_jax_internals.py fails where a version of JAX changes any of this.
+"""
 
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero as SymbolicZero
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 SEEN_THROUGH = "sum_of_slabs"
 """A `jax.custom_vjp` function of this name has the derivative of what is written in it."""
+
+
+def varying(like: Any) -> frozenset[str]:
+    """The axes of `jax.shard_map` that a type varies over; none outside of it."""
+    axes = like.manual_axis_type  # None: a `jax.ShapeDtypeStruct` that varies over no axis
+    return frozenset() if axes is None else axes.varying
+
+
+def hoist(fn, *example):
+    """`fn` with every array it closes over as an explicit argument, integers included.
+
+    What does not depend on the arguments of `fn` is computed here, once, and closed over. Returned
+    with these arrays, and the jaxpr of the rest of `fn`, which has them as constants.
+    """
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
+    tree = jax.tree.structure(shape)
+    first, rest = split(closed.jaxpr)
+    closed_over = jax.core.eval_jaxpr(first, closed.consts)
+
+    def explicit(*args):
+        operands, consts = args[: len(example)], args[len(example) :]
+        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(rest, consts, *operands))
+
+    return explicit, closed_over, rest
 
 
 def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
@@ -27,7 +76,7 @@ def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
 
 def _outputs(eqn, inputs):
     kind, params = eqn.primitive.name, eqn.params
-    if kind == "stop_gradient":
+    if kind == "stop_gradient":  # not differentiated further, and so nothing moves
         return [False] * len(eqn.outvars)
     if kind == "jit":
         return depends(params["jaxpr"].jaxpr, inputs)
@@ -38,10 +87,11 @@ def _outputs(eqn, inputs):
         consts = inputs[start : start + params["body_nconsts"]]
         carry = inputs[start + params["body_nconsts"] :]
         body = params["body_jaxpr"].jaxpr
+        # what moves in a step moves its followers in the next: until nothing is added
         while carry != (more := _either(carry, depends(body, consts + carry))):
             carry = more
         return carry
-    return [True] * len(eqn.outvars)
+    return [True] * len(eqn.outvars)  # of any other operation: it may have a derivative
 
 
 def _inexact(variable):

@@ -1,0 +1,90 @@
+"""Derivatives other than the gradient, in float64: forward mode and Hessian-vector products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, D, N
+
+import metricjax as mj
+from metricjax._masked import logsumexp, softplus
+
+REPRESENTATIVE = "contrastive ntxent arcface triplet_margin smooth_ap".split()
+ONLY_BACKWARD = (
+    "angular dynamic_soft_margin fast_ap histogram instance manifold margin p2s_grad pnp "
+    "proxy_anchor smooth_ap soft_triple subcenter_arcface triplet_margin"
+).split()
+"""Losses with a part that JAX cannot differentiate forward yet."""
+LAYOUTS = {"dense": lambda case: case.fn}
+STEP = 1e-6
+"""Of finite differences: their error is about 1e-9 of a gradient of size 1 in float64."""
+
+
+def rows():
+    """Every loss in every layout; a few of them are quick, for each compiles for seconds."""
+    for case in CASES:
+        for layout in LAYOUTS:
+            if layout == "dense" or not case.whole:
+                slow = str(case) not in REPRESENTATIVE
+                marks = [pytest.mark.slow] if slow else []
+                if str(case) in ONLY_BACKWARD:
+                    marks.append(pytest.mark.xfail(raises=TypeError, strict=True))
+                yield pytest.param(case, layout, marks=marks, id=f"{case}-{layout}")
+
+
+def along(x, direction):
+    """The inner product of two trees."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), x, direction)
+    return jax.tree.reduce(jnp.add, products)
+
+
+@pytest.mark.parametrize("case, layout", list(rows()))
+def test_forward_mode_and_hessian_vector_products(case, layout):
+    """One program: the gradient at three points on a line, and the derivatives along the line."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        e = jax.random.normal(keys[0], (N, D), "float64")
+        y = jnp.asarray(np.arange(N) * 5 % 7 % 4, jnp.int32)
+        at = e, case.params(keys[1], "float64")
+        leaves, tree = jax.tree.flatten(at)
+        directions = zip(keys[2:], leaves, strict=False)  # not e: its length changes few losses
+        v = [jax.random.normal(key, x.shape, x.dtype) for key, x in directions]
+        v = jax.tree.unflatten(tree, v)
+        loss = LAYOUTS[layout](case)
+
+        def total(at):
+            return mj.reduce(loss(at[0], y, *at[1], where=jnp.arange(N) % 5 / 2))[0]
+
+        @jax.jit
+        def run(at):
+            moved = lambda t: jax.tree.map(lambda x, v: x + t * v, at, v)
+            grads = jax.lax.map(lambda t: jax.grad(total)(moved(t)), jnp.array([-STEP, 0, STEP]))
+            slope = jax.jvp(total, (at,), (v,))[1]
+            return grads, slope, jax.jvp(jax.grad(total), (at,), (v,))[1]
+
+        grads, slope, curvature = run(at)
+        here = jax.tree.map(lambda g: g[1], grads)
+        np.testing.assert_allclose(slope, along(here, v), rtol=1e-9, atol=1e-12)
+        if case.detached:  # what is constant in the gradient is constant in its derivative, too
+            return
+        differences = jax.tree.map(lambda g: (g[2] - g[0]) / (2 * STEP), grads)
+        for got, want in zip(*map(jax.tree.leaves, (curvature, differences)), strict=True):
+            size = np.abs(want).max()
+            assert size > 1e-3
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+def test_the_hessian_of_a_log_sum_of_exponentials(plus_one):
+    x = jnp.array([0.3, -1.0, 0.3, 2.0])  # the largest is a tie with itself
+    weights = jnp.array([1.0, 2.0, 0.0, 0.5])
+    with jax.enable_x64(True):
+        x, weights = x.astype("float64"), weights.astype("float64")
+        got = jax.hessian(lambda x: logsumexp(x, weights, plus_one=plus_one))(x)
+        p = weights * jnp.exp(x) / (jnp.sum(weights * jnp.exp(x)) + float(plus_one))
+        np.testing.assert_allclose(got, jnp.diag(p) - jnp.outer(p, p), atol=1e-12)
+
+
+def test_the_second_derivative_of_softplus_at_its_kink():
+    """It is computed from the absolute value, which has a kink at 0."""
+    np.testing.assert_allclose(jax.grad(jax.grad(softplus))(0.0), 0.25, rtol=1e-6)

@@ -1,0 +1,149 @@
+"""What `metricjax._jax` relies on in JAX: one test for each part that JAX does not document."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import Literal
+from jax.sharding import AxisType
+
+import metricjax as mj
+from metricjax import _jax
+from metricjax._stream import sum_over
+
+A = jnp.arange(6.0).reshape(2, 3)
+Y = jnp.arange(12) // 4
+X = jnp.sin(jnp.arange(60.0)).reshape(12, 5)
+
+
+def equation(fn, *args):
+    """The one equation of a function."""
+    (eqn,) = jax.make_jaxpr(fn)(*args).jaxpr.eqns
+    return eqn
+
+
+def test_names_and_parameters_of_the_primitives_that_are_matched():
+    assert equation(jax.lax.stop_gradient, A).primitive.name == "stop_gradient"
+
+    call = equation(jax.jit(jnp.sin), A)
+    assert call.primitive.name == "jit"
+    assert len(call.params["jaxpr"].jaxpr.invars) == len(call.invars) == 1
+
+    # conditions read `limit`, steps read `step`: constants first, the condition's before the body's
+    limit, step = jnp.float32(9), jnp.float32(2)
+    run = lambda limit, step, x: jax.lax.while_loop(
+        lambda x: x < limit, lambda x: x + step * step, x
+    )
+    loop = equation(run, limit, step, A[0, 0])
+    assert loop.primitive.name == "while"
+    assert loop.params["cond_nconsts"] == loop.params["body_nconsts"] == 1
+    assert len(loop.params["body_jaxpr"].jaxpr.invars) == 2
+    assert len(loop.invars) == 3
+
+
+def test_a_streamed_sum_is_known_by_its_name():
+    eqn = next(
+        e
+        for e in jax.make_jaxpr(lambda a: sum_over(lambda k: jnp.sum(a), 3))(A).jaxpr.eqns
+        if "call_jaxpr" in e.params
+    )
+    assert eqn.primitive.name == "custom_vjp_call"
+    assert _jax._name(eqn.params["call_jaxpr"].jaxpr) == _jax.SEEN_THROUGH
+    assert len(eqn.params["call_jaxpr"].jaxpr.invars) == len(eqn.invars)
+
+
+def test_jaxprs_keep_what_is_closed_over_as_constants_and_run():
+    closed = jax.make_jaxpr(lambda k: A * k + 1)(2.0)
+    assert [x.shape for x in closed.consts] == [A.shape]
+    assert [v.aval.shape for v in closed.jaxpr.constvars] == [A.shape]
+    assert any(isinstance(v, Literal) for e in closed.jaxpr.eqns for v in e.invars)
+    assert not any(e.effects for e in closed.jaxpr.eqns)
+    (out,) = jax.core.eval_jaxpr(closed.jaxpr, closed.consts, 2.0)
+    assert (out == A * 2 + 1).all()
+
+
+def test_traced_arrays_that_are_closed_over_are_constants_too():
+    def of(a):
+        explicit, closed_over, rest = _jax.hoist(lambda k: jnp.sum(jnp.sin(a)) * k, jnp.float32(0))
+        assert [x.shape for x in closed_over] == [()]  # the sine and its sum are done before
+        assert [e.primitive.name for e in rest.eqns] == ["mul"]
+        return explicit(2.0, *closed_over)
+
+    assert jnp.allclose(jax.grad(of)(A), 2 * jnp.cos(A))
+
+
+def test_derivatives_are_followed_through_calls_loops_and_sums():
+    def fn(a, b):
+        _, looped, other = jax.lax.while_loop(
+            lambda c: c[0] < 3,
+            lambda c: (c[0] + 1, c[1] + c[2], c[2] * 1),
+            (0, b, jax.jit(jnp.sin)(a)),
+        )
+        summed = sum_over(lambda k: (jnp.sum(a), jnp.sum(b)), 3)
+        return looped, other, *summed, jax.lax.stop_gradient(a), jnp.argmax(a)
+
+    jaxpr = jax.make_jaxpr(fn)(A, A).jaxpr
+    assert _jax.depends(jaxpr, [True, False]) == [True, True, True, False, False, False]
+    assert _jax.depends(jaxpr, [False, True]) == [True, False, False, True, False, False]
+
+
+def seen(**options):
+    """What `varying` says of a mapped array, one that is alike on all devices, and their sum."""
+    found = {}
+
+    def run(x, shared):
+        types = {"mapped": x, "shared": shared, "sum": jax.eval_shape(jnp.add, x, shared)}
+        found.update(
+            {n: _jax.varying(t if n == "sum" else jax.typeof(t)) for n, t in types.items()}
+        )
+        return x
+
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    specs = jax.P("rows"), jax.P()
+    jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=jax.P("rows"), **options)(A, A[:1])
+    return found
+
+
+def test_types_say_over_which_axes_they_vary():
+    rows, nothing = {"rows"}, set()
+    assert seen() == {"mapped": rows, "shared": nothing, "sum": rows}
+    assert seen(check_vma=False) == {"mapped": nothing, "shared": nothing, "sum": nothing}
+    assert _jax.varying(jax.typeof(A)) == _jax.varying(jax.eval_shape(jnp.sin, A)) == nothing
+
+
+def test_cotangents_that_nobody_asked_for_are_symbolic():
+    found = []
+
+    @jax.custom_vjp
+    def both(x):
+        return x, x * 2
+
+    def forward(x):
+        found.append(x.perturbed)
+        return both(x.value), None
+
+    def backward(_, cotangents):
+        found.extend(isinstance(c, _jax.SymbolicZero) for c in cotangents)
+        return (cotangents[0],)
+
+    both.defvjp(forward, backward, symbolic_zeros=True)
+    jax.grad(lambda x: both(x)[0])(1.0)
+    assert found == [True, False, True]
+
+
+def loops(jaxpr):
+    """How many `while` loops with floating sums run: walks along positives sum integers only."""
+    count = 0
+    for eqn in jaxpr.eqns:
+        sums = any(v.aval.dtype == jnp.float32 for v in eqn.outvars)
+        count += eqn.primitive.name == "while" and sums
+        inner = [eqn.params[n] for n in ("jaxpr", "call_jaxpr") if n in eqn.params]
+        count += sum(loops(getattr(j, "jaxpr", j)) for j in inner)
+    return count
+
+
+@pytest.mark.parametrize("name", ["multi_similarity", "triplet_margin", "smooth_ap", "ntxent"])
+def test_a_streamed_loss_takes_one_loop_for_value_and_gradient(name):
+    """Two loops, and not one, are what a sum falls back to where a derivative is misread."""
+    loss = mj.chunked(getattr(mj.losses, name), 4)
+    step = jax.value_and_grad(lambda x: mj.reduce(loss(x, Y))[0])
+    assert loops(jax.make_jaxpr(step)(X).jaxpr) == 1
