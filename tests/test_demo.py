@@ -45,13 +45,18 @@ def test_a_short_run(tmp_path, capsys):
 
 
 RECIPES = [
-    ("contrastive", "triplet_margin", 0),
-    ("triplet_margin", "distance_weighted", 0),
     ("multi_similarity", "multi_similarity", 200),
-    ("ntxent", "none", 100),
     ("arcface", "uniform_histogram", 0),
-    ("proxy_anchor", "none", 0),
-    *(pytest.param("triplet_margin", m, 100, marks=pytest.mark.slow) for m in demo.MINERS),
+    *(
+        pytest.param(*recipe, marks=pytest.mark.slow)
+        for recipe in (
+            ("contrastive", "triplet_margin", 0),
+            ("triplet_margin", "distance_weighted", 0),
+            ("ntxent", "none", 100),
+            ("proxy_anchor", "none", 0),
+            *(("triplet_margin", miner, 100) for miner in demo.MINERS),
+        )
+    ),
 ]
 
 
