@@ -17,8 +17,8 @@ from metricjax.distances import (
 TYPES = "all", "hard", "semihard", "easy"
 LINE = LpDistance(normalize_embeddings=False)
 DOT = DotProductSimilarity(normalize_embeddings=False)
-X = jnp.array([[0.0], [1], [2], [3], [5]])
-LABELS = jnp.array([0, 0, 1, 1, 0])
+X = np.array([[0], [1], [2], [3], [5]], np.float32)
+LABELS = np.array([0, 0, 1, 1, 0])
 
 
 def listed(mat):
