@@ -59,7 +59,7 @@ def close(got, want, tolerance=1e-5):
 
 @cases(
     lambda c: c.centers and c.takes("labels"),
-    quick="arcface large_margin_softmax soft_triple p2s_grad center proxy_anchor proxy_nca",
+    quick="arcface large_margin_softmax soft_triple p2s_grad proxy_anchor",
 )
 @pytest.mark.parametrize(
     "dtype, tolerance",
@@ -187,7 +187,7 @@ def test_a_recipe_gathers_where_classes_are_spread_as_the_batch_is():
 
 
 @some_class_losses
-@pytest.mark.parametrize("rows", ["classes", "data"])
+@pytest.mark.parametrize("rows", ["classes", pytest.param("data", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
 )

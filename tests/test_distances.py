@@ -176,7 +176,12 @@ def meets(distance, edge):
 @pytest.mark.parametrize(
     ("edge", "distance"),
     [
-        pytest.param(edge, distance, id=f"{edge}-{label(distance)}")
+        pytest.param(
+            edge,
+            distance,
+            id=f"{edge}-{label(distance)}",
+            marks=[pytest.mark.slow] if edge == "one_feature" else [],
+        )
         for edge in EDGES
         for distance in DISTANCES
         if meets(distance, edge)

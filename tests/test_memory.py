@@ -234,7 +234,11 @@ def test_pmap_is_one_device():
         chex.assert_trees_all_close(same, (want, parts), rtol=1e-5)
 
 
-@pytest.mark.parametrize("spread", [False, True], ids=["replicated", "spread"])
+@pytest.mark.parametrize(
+    "spread",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["replicated", "spread"],
+)
 @pytest.mark.parametrize(
     "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
 )
@@ -260,7 +264,7 @@ def total(memory, x, y, *params, **options):
 
 jitted = nnx.jit(total)
 
-QUICK = "contrastive lifted_structure".split()
+QUICK = ["contrastive"]
 slow = lambda quick: [] if quick else [pytest.mark.slow]
 
 
@@ -309,7 +313,7 @@ def test_every_miner_mines_in_the_memory(miner):
     chex.assert_trees_all_close(value, want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("n", [1, N])
+@pytest.mark.parametrize("n", [pytest.param(1, marks=pytest.mark.slow), N])
 def test_the_first_batch_is_compared_with_itself(n):
     x, y = batch(0, n)
     want, _ = against(LOSSES.nca, x, y, None)

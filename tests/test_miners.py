@@ -118,7 +118,7 @@ def grid(n, seed):
     return rng.integers(-2, 3, (n, 3)).astype(np.float32), rng.integers(0, 3, n)
 
 
-@pytest.mark.parametrize("mode", ["self", "refs", "inside"])
+@pytest.mark.parametrize("mode", ["self", "refs", pytest.param("inside", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "distance", [LpDistance(p=1, normalize_embeddings=False), DOT], ids=["L1", "dot"]
 )

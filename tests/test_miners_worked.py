@@ -137,7 +137,7 @@ def test_ranges_include_their_bounds_and_all_ignores_them():
 
 
 @pytest.mark.parametrize("distance", [L1, DOT], ids=["L1", "dot"])
-@pytest.mark.parametrize("mode", ["self", "refs", "inside"])
+@pytest.mark.parametrize("mode", ["self", "refs", pytest.param("inside", marks=pytest.mark.slow)])
 def test_equals_definition(distance, mode):
     some = 0
     for seed in range(8):

@@ -282,6 +282,7 @@ def test_listed_triplets_are_passed_through_without_padding(triplets):
         is_list_of(*as_triplets(triplets, size), expected)
 
 
+@pytest.mark.slow
 @many
 @given(some_rules | some_triplets)
 def test_triplets_make_the_same_pairs_in_every_form(mined):
@@ -302,6 +303,7 @@ def test_miners_join_as_pairs(pairs, rule, triplets):
         same(joined, (functools.reduce(choose, x) for x in zip(*each, strict=True)))
 
 
+@pytest.mark.slow
 @many
 @given(some_weights, some_weights, some_rules, some_rules)
 def test_rules_of_a_batch_join_as_a_rule(positive, negative, one, two):
