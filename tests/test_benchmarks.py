@@ -73,6 +73,7 @@ def test_a_peer_is_left_out_by_the_time_of_a_smaller_size():
     assert not losses.estimates(rows, "ntxent", 64, 64, 0)
 
 
+@pytest.mark.slow
 def test_the_other_scripts(tmp_path):
     write = lambda name: ["--out", str(tmp_path / f"{name}.json")]
     miners.main(

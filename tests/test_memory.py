@@ -448,7 +448,7 @@ def test_an_objective_hands_the_key_to_the_miner_of_the_memory():
 
 
 @pytest.mark.parametrize(
-    "name", ["lifted_structure", pytest.param("contrastive", marks=pytest.mark.slow)]
+    "name", [pytest.param("lifted_structure", marks=pytest.mark.slow), "contrastive"]
 )
 def test_an_objective_on_each_device_is_one_device(name):
     memory = CrossBatchMemory(getattr(LOSSES, name), 24, D)
