@@ -27,7 +27,7 @@ FLAGS = [
 QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
 HAS_QUICK_FLAG = jax.__version_info__ < (0, 11)
 """Later versions have no older emitters, and end the process at a flag that they do not have."""
-MOST_MEMORY = 1.7 * 2**30
+MOST_MEMORY = 1.6 * 2**30
 """Bytes that a worker may hold before it forgets its compiled programs."""
 
 # Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
@@ -43,6 +43,7 @@ def pytest_configure(config):
     as_users = config.option.markexpr == "optimized" or any("parity" in a for a in config.args)
     flags = FLAGS if as_users or not HAS_QUICK_FLAG else [*FLAGS, QUICK_FLAG]
     os.environ["XLA_FLAGS"] = " ".join(flags)  # read when the first program is compiled
+    config.pluginmanager.register(_Compiling())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,15 +62,22 @@ def _group(item):
     return f"{item.path.name} {case}".strip()
 
 
-@pytest.fixture(autouse=True)
-def _compilation(request):
-    as_users = "parity" in request.node.nodeid or request.node.get_closest_marker("optimized")
-    jax.config.update("jax_disable_most_optimizations", not as_users)
-    yield
-    if _memory() > MOST_MEMORY:
-        jax.clear_caches()
-        with contextlib.suppress(AttributeError):  # a C library without it
-            ctypes.CDLL(None).malloc_trim(0)  # or the system does not get the memory back
+class _Compiling:
+    """How a test is compiled. Hooks of a conftest.py are not called for the doctests of metricjax/,
+    those of a plugin are.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        as_users = "parity" in item.nodeid or item.get_closest_marker("optimized")
+        jax.config.update("jax_disable_most_optimizations", not as_users)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self):
+        if _memory() > MOST_MEMORY:
+            jax.clear_caches()
+            with contextlib.suppress(AttributeError):  # a C library without it
+                ctypes.CDLL(None).malloc_trim(0)  # or the system does not get the memory back
 
 
 def _memory():

@@ -23,6 +23,7 @@ def run(name, out, steps):
     return {key: float(value) for key, value in rows}
 
 
+@pytest.mark.slow
 def test_supervised(tmp_path):
     got = run("supervised", tmp_path, 60)
     assert got["margin from 0.1 to 0.4"] > max(got["pixels"], got["untrained"]) + 0.2
