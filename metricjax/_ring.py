@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from metricjax import losses
 from metricjax._jax import hoist, varying
+from metricjax._linear import linear
 from metricjax._masked import exists, logsumexp, safe_divide, softplus
 from metricjax._refs import compare, prepare
 from metricjax._stream import Stream, StreamedTerm, zeros_like
@@ -124,54 +125,14 @@ class Ring(NamedTuple):
         """What ``fn(own, block)`` adds up to over the blocks of all devices, on each of them.
 
         `own` says whether the block is the device's. Arrays are added, `LogSum` in logarithms.
-        In the backward pass the blocks go around again, and their gradients with them, until both
-        are home. So nothing is stored but this device's block and what `fn` closes over.
+        For derivatives the blocks go around again, and their tangents or gradients with them, until
+        both are home. So nothing is stored but this device's block and what `fn` closes over.
         """
         leaves, tree = jax.tree.flatten(self.block)
         leaves = list(map(self._varying, leaves))
         of_leaves = lambda own, *leaves: fn(own, jax.tree.unflatten(tree, leaves))
-        part, closed_over, _ = hoist(of_leaves, jnp.bool_(True), *leaves)
-
-        def add_up(leaves, rest):
-            like = jax.eval_shape(part, jnp.bool_(True), *leaves, *rest)
-            step = lambda own, leaves, done, _: (_add(done, part(own, *leaves, *rest)), [])
-            return self._around(step, leaves, _nothing(like), [])[0]
-
-        total = jax.custom_vjp(add_up)
-
-        def forward(leaves, rest):
-            out = add_up(leaves, rest)
-            return out, (leaves, rest, out)
-
-        def backward(residuals, cotangents):
-            leaves, rest, out = residuals
-
-            def step(own, leaves, grads_of_rest, grads_of_leaves):
-                values, pull = jax.vjp(lambda *args: part(own, *args), *leaves, *rest)
-                grads = pull(_share(cotangents, values, out))
-                n = len(leaves)
-                sums = lambda old, new: list(map(jnp.add, old, _floats(new)))
-                return sums(grads_of_rest, grads[n:]), sums(grads_of_leaves, grads[:n])
-
-            zeros = lambda args: [zeros_like(jax.typeof(x)) for x in _floats(args)]
-            of_rest, of_leaves = self._around(step, leaves, zeros(rest), zeros(leaves))
-            return _where_floats(leaves, of_leaves), _where_floats(rest, of_rest)
-
-        total.defvjp(forward, backward)
-        return total(leaves, closed_over)
-
-    def _around(self, step, leaves, done, cargo):
-        """Folds ``step(own, leaves, done, cargo) -> done, cargo``; cargo goes with the leaves."""
-        size = jax.lax.axis_size(self.axis_name)
-        on = [(i, (i - 1) % size) for i in range(size)]
-
-        def body(k, carry):
-            leaves, done, cargo = carry
-            done, cargo = step(k == 0, leaves, done, cargo)
-            leaves, cargo = jax.lax.ppermute((leaves, cargo), self.axis_name, on)
-            return leaves, done, cargo
-
-        return jax.lax.fori_loop(0, size, body, (leaves, done, cargo))[1:]
+        part, closed_over = hoist(of_leaves, jnp.bool_(True), *leaves)
+        return _total(part, self.axis_name, tuple(leaves), tuple(closed_over))
 
     def _varying(self, x):
         """`x` as an array that may differ from device to device, as all that travels does."""
@@ -179,6 +140,66 @@ class Ring(NamedTuple):
         if varies(x) or not varies(jax.lax.axis_index(self.axis_name)):  # or types do not say
             return x
         return jax.lax.pcast(x, self.axis_name, to="varying")
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _total(part, axis_name, block, rest):
+    """The sum of ``part(own, *block, *rest)`` over the blocks of all devices."""
+    like = jax.eval_shape(part, jnp.bool_(True), *block, *rest)
+    step = lambda own, block, done: (block, _add(done, part(own, *block, *rest)))
+    return _around(step, axis_name, block, _nothing(like))[1]
+
+
+@_total.defjvp
+def _total_jvp(part, axis_name, primals, tangents):
+    zeros = lambda xs: jax.tree.map(lambda x: zeros_like(jax.typeof(x)), xs)
+    out = _total(part, axis_name, *primals)
+    slopes = tuple(_floats(t, like=p) for t, p in zip(tangents, primals, strict=True))
+    plus = lambda a, b: jax.tree.map(jnp.add, a, b)
+
+    def smooth(own, block, rest):
+        """The part of a block as a function of the numbers in it, and these."""
+        args = (*block, *rest)
+        return lambda *numbers: part(own, *_with_floats(args, numbers)), *_floats(args)
+
+    def push(args, slopes):
+        block, rest, out = args
+
+        def step(own, visit, done):
+            block, of_block = visit
+            fn, *numbers = smooth(own, block, rest)
+            values, of_part = jax.jvp(fn, numbers, [*of_block, *slopes[1]])
+            return visit, plus(done, _share(of_part, values, out))
+
+        return _around(step, axis_name, (block, slopes[0]), zeros(out))[1]
+
+    def pull(args, cotangents):
+        block, rest, out = args
+
+        def step(own, visit, of_rest):
+            block, of_block = visit
+            values, back = jax.vjp(*smooth(own, block, rest))
+            grads = back(_share(cotangents, values, out))
+            n = len(of_block)
+            return (block, plus(of_block, grads[:n])), plus(of_rest, grads[n:])
+
+        start = (block, zeros(_floats(block))), zeros(_floats(rest))
+        (_, of_block), of_rest = _around(step, axis_name, *start)
+        return of_block, of_rest
+
+    return out, linear(push, pull, (*primals, out), slopes, out)
+
+
+def _around(step, axis_name, visit, done):
+    """Folds ``step(own, visit, done) -> visit, done``, and hands `visit` on after each step."""
+    size = jax.lax.axis_size(axis_name)
+    on = [(i, (i - 1) % size) for i in range(size)]
+
+    def body(k, carry):
+        visit, done = step(k == 0, *carry)
+        return jax.lax.ppermute(visit, axis_name, on), done
+
+    return jax.lax.fori_loop(0, size, body, (visit, done))
 
 
 def _is_log(x):
@@ -196,7 +217,7 @@ def _nothing(like):
 
 
 def _share(cotangents, part, total):
-    """The cotangents of a part: of a log-sum, times its share in the total."""
+    """The tangents or cotangents of a part: of a log-sum, times its share in the total."""
 
     def one(c, part, total):
         if not _is_log(c):
@@ -208,15 +229,19 @@ def _share(cotangents, part, total):
     return jax.tree.map(one, cotangents, part, total, is_leaf=_is_log)
 
 
-def _floats(args):
-    """Those that have a gradient, or are one."""
-    return [x for x in args if jnp.issubdtype(x.dtype, jnp.floating)]
+def _is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def _where_floats(args, grads):
-    """`grads` in the places of the floating arguments, `None` in those of others."""
-    grads = iter(grads)
-    return [next(grads) if _floats([x]) else None for x in args]
+def _floats(args, like=None):
+    """Those that have a derivative, or those in the places of the ones that do in `like`."""
+    return tuple(x for x, y in zip(args, like or args, strict=True) if _is_float(y))
+
+
+def _with_floats(args, floats):
+    """`args` with other floating numbers."""
+    floats = iter(floats)
+    return [next(floats) if _is_float(x) else x for x in args]
 
 
 # --- losses of pairs: each block is a part of the sum -----------------------------------------
