@@ -138,7 +138,7 @@ def _sum_of_tangents(fn, primals, tangents):
     """
     (count, *args), (_, *tangents) = primals, tangents
     moves = [not isinstance(t, SymbolicZero) for t in tangents]
-    moving, tangents = _where(moves, args), _where(moves, tangents)
+    moving, tangents = pick_where(moves, args), pick_where(moves, tangents)
     jaxpr = jax.make_jaxpr(fn)(jnp.int32(0), *args).jaxpr
     flows = depends(jaxpr, [False, *moves])
 
@@ -148,9 +148,9 @@ def _sum_of_tangents(fn, primals, tangents):
         def of_moving(*moving):
             rest = iter(moving)
             out = fn(k, *(next(rest) if m else x for m, x in zip(moves, args, strict=True)))
-            return _where(flows, jax.tree.leaves(out)), out
+            return pick_where(flows, jax.tree.leaves(out)), out
 
-        return of_moving, *_where(moves, args)
+        return of_moving, *pick_where(moves, args)
 
     @_once
     def value_and_gradient(k, *args):
@@ -170,7 +170,7 @@ def _sum_of_tangents(fn, primals, tangents):
 
     if _alone(jaxpr, flows, moving):
         out, grads = sum_of_slabs(value_and_gradient, count, *args)
-        leaf = _where(flows, jax.tree.leaves(out))[0]
+        leaf = pick_where(flows, jax.tree.leaves(out))[0]
         products = (jnp.sum(g * t) for g, t in zip(grads, tangents, strict=True))
         slopes = [sum(x.astype(leaf.dtype) for x in products)]
     elif not any(flows):
@@ -182,7 +182,7 @@ def _sum_of_tangents(fn, primals, tangents):
             lambda args, cotangents: sum_of_slabs(pull, *args, *cotangents),
             (count, *args),
             tuple(tangents),
-            _where(flows, jax.tree.leaves(out)),
+            pick_where(flows, jax.tree.leaves(out)),
         )
     leaves, tree = jax.tree.flatten(out)
     slopes = iter(slopes)
@@ -207,7 +207,7 @@ def _alone(jaxpr, flows, moving):
     return all(ready(jax.typeof(x)) for x in moving)
 
 
-def _where(flags, values):
+def pick_where(flags, values):
     return [value for flag, value in zip(flags, values, strict=True) if flag]
 
 

@@ -8,11 +8,13 @@ from cases import CASES, D, N
 
 import metricjax as mj
 from metricjax._masked import logsumexp, softplus
+from metricjax._record import record_of
 
 REPRESENTATIVE = "contrastive ntxent arcface triplet_margin smooth_ap".split()
 LAYOUTS = {
     "dense": lambda case: case.fn,
     "in blocks": lambda case: mj.chunked(case.loss, 7),
+    "in blocks of references": lambda case: mj.chunked(case.loss, 7, 5),
 }
 STEP = 1e-6
 """Of finite differences: their error is about 1e-9 of a gradient of size 1 in float64."""
@@ -22,7 +24,9 @@ def rows():
     """Every loss in every layout; a few of them are quick, for each compiles for seconds."""
     for case in CASES:
         for layout in LAYOUTS:
-            if layout == "dense" or not case.whole:
+            record = record_of(case.loss)
+            has = {"dense": True, "in blocks": not case.whole}.get(layout, record.ring)
+            if has:
                 slow = str(case) not in REPRESENTATIVE
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(case, layout, marks=marks, id=f"{case}-{layout}")

@@ -26,6 +26,10 @@ LOSSES = {
     "siglip": ("bias", -3.0),
     "signal_to_noise_ratio_contrastive": ("neg_margin", 0.8),
     "sup_con": ("temperature", 0.3),
+    "tuplet_margin": ("scale", 6.0),
+    "intra_pair_variance": ("pos_eps", 0.1),
+    "threshold_consistent_margin": ("margin_minus", 0.1),
+    "ranked_list": ("margin", 0.3),
 }
 every_loss = pytest.mark.parametrize("name", LOSSES)
 

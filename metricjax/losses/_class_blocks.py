@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from metricjax._chunks import Cut
+from metricjax._blocks import Cut
 from metricjax._linear import alike, linear
 from metricjax._masked import logsumexp, safe_divide, upcast
 from metricjax._refs import replicated, spread_as, take
