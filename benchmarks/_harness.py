@@ -203,6 +203,14 @@ def quartiles(values):
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
+def installed(*packages):
+    """Whether all these packages are there."""
+    try:
+        return all(map(importlib.metadata.version, packages))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
 def environment(*packages):
     """What the numbers depend on."""
     return {

@@ -3,6 +3,7 @@
 import collections
 import re
 
+from benchmarks._gpu_page import gpus
 from benchmarks._measured import code, scale
 from benchmarks._plots import loglog
 from benchmarks._text import (
@@ -190,6 +191,7 @@ def page():
             "`--peers`, and works with breaks in the graph.",
             others(rows),
         ]
+    parts += gpus()
     for name, (about, rows) in results("miners").items():
         groups = grouped(rows, "miner")
         heads = sorted({row["n"] for row in rows})

@@ -1,5 +1,6 @@
 """References: the other side of every pair."""
 
+import contextlib
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,19 @@ def spread_as(x: Array, like: Array) -> Array:
         return x
     spec = jax.P(sharding.spec[0], *[None] * (x.ndim - 1))
     return jax.sharding.reshard(x, sharding.update(spec=spec))
+
+
+def on_mesh_of(tree):
+    """A context with the mesh that arrays of a pytree are explicitly sharded over.
+
+    Since JAX 0.12, gradients of gathers start from zeros on the mesh of the context: without one,
+    optax's cross entropy of a sharded batch has no gradient.
+    """
+    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves(tree)]
+    meshes = [s.mesh for s in shardings if any(axis is not None for axis in s.spec)]
+    if not meshes or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(meshes[0])
 
 
 def self_refs(embeddings, labels, where=None) -> Refs:

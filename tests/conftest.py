@@ -1,18 +1,35 @@
 """Strict settings for every test: no implicit promotion, eight CPU devices, no stray warnings.
 
-Compiling is most of a run, so most tests do without XLA's optimizations; `optimized` brings them
-back for those that measure what they do. The parity tests are compiled as users compile.
+Compiling is most of a run, so this file makes XLA quick rather than its programs:
+
+- Tests do without XLA's optimizations, and without its newer emitters, which take three times as
+  long to compile what the older ones do. Tests marked `optimized` measure what the optimizations
+  do and have them. In a run of these alone (``-m optimized``), and in the parity tests, programs
+  are compiled as users compile them.
+- Tests of one file, or of one row of the table of losses, share their programs, so they run in one
+  worker, one after the other.
+- Compiled programs are kept from test to test while there is memory for them.
 """
 
+import contextlib
+import ctypes
 import os
+import resource
 
 import jax
 import pytest
 
-# Eight devices on a busy core may meet late; XLA would end the process after 40 s.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-)
+FLAGS = [
+    os.environ.get("XLA_FLAGS", ""),
+    # Eight devices on a busy core may meet late; XLA would end the process after 40 s.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+]
+QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
+HAS_QUICK_FLAG = jax.__version_info__ < (0, 11)
+"""Later versions have no older emitters, and end the process at a flag that they do not have."""
+MOST_MEMORY = 1.7 * 2**30
+"""Bytes that a worker may hold before it forgets its compiled programs."""
+
 # Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
 # other for ever (jaxlib 0.10.2).
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # for the processes that tests start
@@ -22,20 +39,43 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def pytest_configure(config):
+    as_users = config.option.markexpr == "optimized" or any("parity" in a for a in config.args)
+    flags = FLAGS if as_users or not HAS_QUICK_FLAG else [*FLAGS, QUICK_FLAG]
+    os.environ["XLA_FLAGS"] = " ".join(flags)  # read when the first program is compiled
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that share programs are one group for the workers, and run one after the other."""
+    groups = {item: _group(item) for item in items}
+    order = {group: i for i, group in enumerate(dict.fromkeys(groups.values()))}
+    items.sort(key=lambda item: order[groups[item]])
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item):
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get("case", "") if callspec else ""
+    return f"{item.path.name} {case}".strip()
+
+
 @pytest.fixture(autouse=True)
-def _quick_compilation(request):
-    parity = "parity" in request.node.nodeid
-    quick = not parity and "optimized" not in request.fixturenames
-    jax.config.update("jax_disable_most_optimizations", quick)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget_compiled():
-    """Compiled programs are not kept from file to file: they add up to gigabytes."""
+def _compilation(request):
+    as_users = "parity" in request.node.nodeid or request.node.get_closest_marker("optimized")
+    jax.config.update("jax_disable_most_optimizations", not as_users)
     yield
-    jax.clear_caches()
+    if _memory() > MOST_MEMORY:
+        jax.clear_caches()
+        with contextlib.suppress(AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)  # or the system does not get the memory back
 
 
-@pytest.fixture
-def optimized():
-    """For tests of compiled memory: XLA's usual optimizations."""
+def _memory():
+    """Bytes that this process holds now; where the system does not say, the most it has held."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10

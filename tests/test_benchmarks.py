@@ -8,7 +8,18 @@ import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import _harness, _plots, evaluation, losses, memory, miners, report, samplers, scale
+from benchmarks import (
+    _harness,
+    _plots,
+    evaluation,
+    gpu,
+    losses,
+    memory,
+    miners,
+    report,
+    samplers,
+    scale,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +73,7 @@ def test_a_peer_is_left_out_by_the_time_of_a_smaller_size():
     assert not losses.estimates(rows, "ntxent", 64, 64, 0)
 
 
+@pytest.mark.slow
 def test_the_other_scripts(tmp_path):
     write = lambda name: ["--out", str(tmp_path / f"{name}.json")]
     miners.main(
@@ -85,6 +97,21 @@ def test_training(tmp_path):
     training.main([*flags, "--steps", "10", "--rounds", "1", "--no-pml", "--out", str(out)])
     (row,) = json.loads(out.read_text())["rows"]
     assert row["steps"] == 10 and 0 < row["score"] < 1
+
+
+@pytest.mark.slow
+def test_gpu_runs_on_any_device_and_resumes(tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    flags = ["--losses", "ntxent,arcface", "--sizes", "16", "--size", "16", "--right-size", "16"]
+    flags += ["--ceiling", "64", "--rounds", "1", "--out", str(out)]
+    gpu.main(flags)
+    rows = json.loads(out.read_text())["rows"]
+    assert {row["part"] for row in rows} == {"ceiling", "right", "times", "losses"}
+    assert all(row["error"] == 0 for row in rows if row["part"] == "right")  # itself
+    assert all(row["ms"] > 0 for row in rows if row["part"] in ("times", "losses"))
+    capsys.readouterr()
+    gpu.main(flags)
+    assert capsys.readouterr().out == "" and json.loads(out.read_text())["rows"] == rows
 
 
 @pytest.mark.slow
@@ -131,7 +158,8 @@ def test_names_in_a_plot_are_apart():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", scale.LARGE)
-def test_chunks_of_a_large_batch_take_little_memory(name, optimized):
+@pytest.mark.optimized
+def test_chunks_of_a_large_batch_take_little_memory(name):
     n = scale.LARGE_BATCH
     shapes = jax.ShapeDtypeStruct((n, 64), "float32"), jax.ShapeDtypeStruct((n,), "int32")
     fn = losses.CASES[name].fn

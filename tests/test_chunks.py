@@ -125,7 +125,8 @@ def test_what_blocks_of_references_cannot_do_says_so():
         mj.chunked(losses.ntxent, 3, 4)(jnp.eye(N), Y, mined=mj.tuples.all_pairs(jnp.asarray(Y)))
 
 
-def test_a_million_references_take_no_matrix_and_no_gradient(optimized):
+@pytest.mark.optimized
+def test_a_million_references_take_no_matrix_and_no_gradient():
     """Temporaries are those of a chunk and a copy of the references, not their gradient."""
     n, m, d = 1024, 1_000_000, 64
     spec = jax.ShapeDtypeStruct
@@ -148,8 +149,10 @@ def test_whether_there_are_negatives_goes_by_the_batch():
     e, y = jax.random.normal(jax.random.key(0), (4, D)), jnp.array([0, 0, 0, 1])
     mined = mj.Pairs(jnp.eye(4)[::-1], jnp.zeros((4, 4)).at[3, 0].set(1))
     for loss in losses.sup_con, losses.lifted_structure:
-        want = mj.reduce(loss(e, y, mined=mined))[0]
-        got = mj.reduce(mj.chunked(loss, 1)(e, y, mined=mined))[0]
+        want, got = (
+            jax.jit(lambda e, fn=fn: mj.reduce(fn(e, y, mined=mined))[0])(e)
+            for fn in (loss, mj.chunked(loss, 1))
+        )
         assert want > 0
         np.testing.assert_allclose(got, want, rtol=1e-5)
 
@@ -229,11 +232,12 @@ def test_totals_are_added_up_over_devices(loss, how, size):
 def test_pairs_mined_within_a_batch_are_not_those_of_a_device():
     """A histogram has them both ways, so a recipe gathers the batch that they are of."""
     x = jax.random.normal(jax.random.key(0), (N, D))
-    mined = mj.miners.multi_similarity(x, Y, epsilon=0.3)
+    mined = jax.jit(lambda x: mj.miners.multi_similarity(x, Y, epsilon=0.3))(x)
     recipe = mj.objective(losses.histogram, axis_name="batch")
     run = spread(lambda x, y, _, mined: recipe(x, y, mined=mined)[0])
     got = jax.jit(run)(x, jnp.asarray(Y), x[:, 0], mined)
-    np.testing.assert_allclose(got, mj.reduce(losses.histogram(x, Y, mined=mined))[0], rtol=1e-5)
+    want = jax.jit(lambda x: mj.reduce(losses.histogram(x, Y, mined=mined))[0])(x)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
     with pytest.raises(ValueError, match="losses.histogram: `mined` must be that of the whole"):
         losses.histogram(x, Y, mined=mined, axis_name="batch")
 
@@ -245,7 +249,8 @@ def test_the_running_histogram_is_that_of_all_devices():
     run = spread(lambda x, y, where, _: soft(x, y, where=where, axis_name="batch")[1])
     where = jnp.asarray(WHERE, x.dtype)
     got = jax.jit(run)(x, jnp.asarray(Y), where, x)
-    np.testing.assert_allclose(got, soft(x, Y, where=where)[1], rtol=1e-5)
+    want = jax.jit(lambda x: soft(x, Y, where=where)[1])(x)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_a_memory_on_each_device_is_one():
@@ -259,7 +264,7 @@ def test_a_memory_on_each_device_is_one():
         recipe(x, y, where=where)
         return recipe(jnp.cos(x), y, where=where)[0]
 
-    want = jax.value_and_grad(lambda x: total(x, y, where, x, axis_name=None))(x)
+    want = jax.jit(jax.value_and_grad(lambda x: total(x, y, where, x, axis_name=None)))(x)
     got = jax.jit(jax.value_and_grad(lambda x: spread(total)(x, y, where, x)))(x)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

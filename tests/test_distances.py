@@ -134,7 +134,11 @@ def test_equals_definition(distance):
     np.testing.assert_allclose(itself, definition(distance, x, x), rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("group", [DISTANCES[::2], DISTANCES[1::2]], ids=["even", "odd"])
+@pytest.mark.parametrize(
+    "group",
+    [DISTANCES[::2], pytest.param(DISTANCES[1::2], marks=pytest.mark.slow)],
+    ids=["even", "odd"],
+)
 def test_double_precision(group):
     with jax.enable_x64(True):
         x, y = random(4, 3).astype(float), random(5, 3, seed=1).astype(float)
@@ -172,7 +176,12 @@ def meets(distance, edge):
 @pytest.mark.parametrize(
     ("edge", "distance"),
     [
-        pytest.param(edge, distance, id=f"{edge}-{label(distance)}")
+        pytest.param(
+            edge,
+            distance,
+            id=f"{edge}-{label(distance)}",
+            marks=[pytest.mark.slow] if edge == "one_feature" else [],
+        )
         for edge in EDGES
         for distance in DISTANCES
         if meets(distance, edge)
@@ -279,7 +288,7 @@ def test_what_is_not_finite_stays_visible(distance, bad):
     assert np.all(np.isfinite(pair[rest]))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 @every(FEW)
 def test_half_precision(distance, dtype):
     x = jnp.concatenate([random(3, 3), np.zeros((1, 3), np.float32)]).astype(dtype)

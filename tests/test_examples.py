@@ -69,6 +69,7 @@ def test_linen(tmp_path):
     assert got["fine-tuned"] > max(got["pixels"], got["classifier, trained on"]) + 0.1
 
 
+@pytest.mark.slow
 def test_data_parallel(tmp_path):
     got = run("data_parallel", tmp_path, 60)
     assert got["eight devices"] == pytest.approx(got["one device"], abs=0.01)

@@ -142,8 +142,8 @@ def test_an_empty_index_matches_nothing():
     ("distance", "threshold"),
     [
         (CosineSimilarity(), 0.3),
-        (DotProductSimilarity(normalize_embeddings=False), 0.5),
-        (LpDistance(), 1.1),
+        pytest.param(DotProductSimilarity(normalize_embeddings=False), 0.5, marks=pytest.mark.slow),
+        pytest.param(LpDistance(), 1.1, marks=pytest.mark.slow),
         (LpDistance(p=1, power=2, normalize_embeddings=False), 9.0),
         (SNRDistance(), 1.5),
     ],
@@ -152,7 +152,7 @@ def test_matches_agree_row_by_row_with_the_matrix(distance, threshold):
     x, y = drawn(7), drawn(7, seed=1)
     index = inference.Index(y, distance=distance)
     whole = index.matches(x, threshold)
-    mat = np.asarray(distance(jnp.asarray(x), jnp.asarray(y)))
+    mat = np.asarray(jax.jit(distance)(x, y))
     assert np.abs(mat - threshold).min() > 1e-3  # no matter of rounding
     np.testing.assert_array_equal(
         whole, mat >= threshold if distance.is_similarity else mat <= threshold
@@ -241,8 +241,8 @@ def test_errors(call, error, complaint):
     "distance",
     [
         LpDistance(),
-        LpDistance(power=2, normalize_embeddings=False),
-        CosineSimilarity(),
+        pytest.param(LpDistance(power=2, normalize_embeddings=False), marks=pytest.mark.slow),
+        pytest.param(CosineSimilarity(), marks=pytest.mark.slow),
         DotProductSimilarity(normalize_embeddings=False),
     ],
 )

@@ -11,7 +11,6 @@ import pytest
 from cases import CASES, C, D, N
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
-from jax.test_util import check_grads
 
 import metricjax as mj
 from metricjax._stream import StreamedTerm
@@ -19,16 +18,16 @@ from metricjax._stream import StreamedTerm
 REPRESENTATIVE = "contrastive arcface proxy_anchor triplet_margin smooth_ap lifted_structure vicreg"
 
 
-def cases(which=lambda case: True, *, layouts=False):
-    """The rows of the table that `which` picks; `layouts` compile long, so few are quick."""
-    slow = lambda c: layouts and str(c) not in REPRESENTATIVE.split()
+def cases(which=lambda case: True, *, quick=None):
+    """The rows of the table that `which` picks; all but the losses named in `quick` are slow."""
+    slow = lambda c: quick is not None and str(c) not in quick.split()
     marks = lambda c: [pytest.mark.slow] if slow(c) else []
     chosen = [pytest.param(c, marks=marks(c), id=str(c)) for c in CASES if which(c)]
     return pytest.mark.parametrize("case", chosen)
 
 
 every_loss = cases()
-paired = cases(lambda c: c.takes("refs", "mined"))
+some_losses = cases(quick=REPRESENTATIVE)
 LABELS = {
     "mixed": np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 1, 0, 3, 2, 2, 1, 0, 3]),
     "one_class": np.ones(N, int),
@@ -76,33 +75,61 @@ def test_every_loss_has_a_case():
     assert {c.module for c in CASES if c.module} == modules - {mj.nn.CrossBatchMemory}
 
 
-@every_loss
+@cases(quick="contrastive arcface triplet_margin vicreg")
 def test_compiled_or_not_the_value_is_the_same(case):
     e, y = batch()
     p = params(case)
     close(mj.reduce(case.fn(e, y, *p))[0], step(case.fn)(e, y, p)[0])
 
 
-@every_loss
-def test_vmap_over_a_leading_axis_is_a_loop(case):
+@functools.cache
+def mapped(case):
+    """``(values, gradients, slopes)`` of four batches side by side, in one program.
+
+    The float options are traced: the defaults in the first two batches, then others.
+    """
     p = params(case)
+    fn = functools.partial(case.fn, **VARIANT.get(str(case), {}))
     pairs = [batch(labels, seed=i) for i, labels in enumerate(("mixed", "one_class"))]
-    e, y = jax.tree.map(lambda *x: jnp.stack(x), *pairs)
-    total = lambda e, y: mj.reduce(case.fn(e, y, *p, where=jnp.ones(N)))[0]
-    got = jax.jit(jax.vmap(jax.value_and_grad(total)))(e, y)
-    want = [step(case.fn)(*pair, p) for pair in pairs]
-    close(got, (jnp.stack([v for v, _ in want]), jnp.stack([g[0] for _, g in want])))
+    e, y = jax.tree.map(lambda *x: jnp.stack(x), *pairs, pairs[0], pairs[0])
+    options = {n: x + jnp.array([0, 0, 0.03, 0.1]) for n, x in float_options(case).items()}
+    traces = []
+
+    def total(e, options, y):
+        traces.append(1)
+        return mj.reduce(fn(e, y, *p, where=jnp.ones(N), **options))[0]
+
+    values, (grads, slopes) = jax.jit(jax.vmap(jax.value_and_grad(total, (0, 1))))(e, options, y)
+    assert len(traces) == 1
+    one_by_one = [step(fn if fn.keywords else case.fn)(*pair, p) for pair in pairs]
+    return values, grads, slopes, [(value, grad[0]) for value, grad in one_by_one]
+
+
+@some_losses
+def test_vmap_over_a_leading_axis_is_a_loop(case):
+    values, grads, _, one_by_one = mapped(case)
+    close([values[:2], grads[:2]], [jnp.stack(x) for x in zip(*one_by_one, strict=True)])
 
 
 @cases(lambda c: not c.detached)
 def test_gradient_is_that_of_finite_differences(case):
     with jax.enable_x64(True):
         e, y = batch(dtype=jnp.float64)
-        p = params(case, jnp.float64)
+        x = e, *params(case, jnp.float64)
         for options in ({}, *(() if case.pml else case.options)):  # parity has the others
-            total = jax.jit(lambda e, *p, o=options: mj.reduce(case.fn(e, y, *p, **o))[0])
-            assert total(e, *p).dtype == jnp.float64
-            check_grads(total, (e, *p), order=1, modes="rev", rtol=1e-4, atol=1e-5, eps=1e-6)
+            total = lambda *x, o=options: mj.reduce(case.fn(x[0], y, *x[1:], **o))[0]
+            run = jax.jit(jax.value_and_grad(total, range(len(x))))
+            value, grads = run(*x)
+            assert value.dtype == jnp.float64
+            for seed in range(2):
+                rng = np.random.default_rng(seed)
+                direction = [rng.normal(size=part.shape) for part in x]
+                ahead, behind = (
+                    run(*(a + h * b for a, b in zip(x, direction, strict=True)))[0]
+                    for h in (1e-6, -1e-6)
+                )
+                slope = sum(np.vdot(g, b) for g, b in zip(grads, direction, strict=True))
+                np.testing.assert_allclose((ahead - behind) / 2e-6, slope, rtol=1e-4, atol=1e-5)
 
 
 @every_loss
@@ -127,12 +154,14 @@ def test_value_and_gradient_are_finite_on_degenerate_batches(case, labels):
         out = step(case.fn)(x, y, p)
         for leaf in jax.tree.leaves(out):
             assert np.isfinite(leaf).all(), name
+        alone = step(case.fn)(x, y, p, jnp.ones(N).at[1:].set(0))
+        chex.assert_tree_all_finite(alone)
     nobody = step(case.fn)(e, y, p, jnp.zeros(N))
     close(nobody, jax.tree.map(jnp.zeros_like, nobody), atol=0)
 
 
 @every_loss
-@pytest.mark.parametrize("n", [0, 1])
+@pytest.mark.parametrize("n", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_tiny_batches_have_finite_values(case, n):
     e, y = batch()
     p = params(case)
@@ -142,22 +171,42 @@ def test_tiny_batches_have_finite_values(case, n):
         assert value == 0 and not any(g.any() for g in jax.tree.leaves(grads))
 
 
-@every_loss
+@cases(quick=REPRESENTATIVE + " circle histogram margin nca p2s_grad sup_con")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_computed_with_in_single(case, dtype):
     e, y = batch(dtype=dtype)
     p = params(case, dtype)
     value, grads = step(case.fn)(e, y, p)
-    assert value.dtype == jnp.float32
-    assert all(g.dtype == dtype for g in jax.tree.leaves(grads))
     single = jax.tree.map(lambda x: x.astype(jnp.float32), (e, p))
     want, want_grads = step(case.fn)(single[0], y, single[1])
     close(value, want)
     grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
     close(grads, want_grads, rtol=1e-2, atol=1e-3)
     chex.assert_tree_all_finite(step(case.fn)(jnp.zeros_like(e), y, p))
-    for term in case.fn(e, y, *p).values():
-        assert term.dense().values.dtype == term.dense().weights.dtype == jnp.float32
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_terms_are_single_precision_and_gradients_have_the_dtype_of_the_input(case, dtype):
+    e, y = batch(dtype=dtype)
+    p = params(case, dtype)
+    total = lambda e, p: mj.reduce(case.fn(e, y, *p))[0]
+    terms, value, grads = jax.eval_shape(
+        lambda e, p: (
+            [*map(slab_of, case.fn(e, y, *p).values())],
+            *jax.value_and_grad(total, (0, 1))(e, p),
+        ),
+        *(e, p),
+    )
+    assert {x.dtype for x in jax.tree.leaves((terms, value))} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
+
+
+def slab_of(term):
+    """Values and weights of a term; of a streamed one those of its first slab."""
+    while isinstance(term, StreamedTerm):
+        term = term.stream.slab(jnp.int32(0))[term.name]
+    return term.values, term.weights
 
 
 @every_loss
@@ -177,52 +226,68 @@ def test_padding_is_the_shorter_batch_whatever_it_holds(case):
 @every_loss
 def test_a_nan_embedding_stays_visible(case):
     e, y = batch()
+    assert np.isnan(step(case.fn)(e.at[0].set(jnp.nan), y, params(case))[0])
+
+
+@some_losses
+def test_a_nan_embedding_stays_visible_to_other_reducers(case):
+    e, y = batch()
     p = params(case)
-    reducers = None, mj.reducers.avg_non_zero, mj.reducers.mean
+    reducers = mj.reducers.avg_non_zero, mj.reducers.mean
     run = jax.jit(lambda e: [mj.reduce(case.fn(e, y, *p), r)[0] for r in reducers])
     assert np.isnan(run(e.at[0].set(jnp.nan))).all()
 
 
-@cases(lambda c: c.takes("refs") and not c.ordered)
-def test_weights_are_multiplicities(case):
+@functools.cache
+def against_refs(case):
+    """``{what: (loss, the same loss said otherwise)}`` of batches with references."""
     e, y = batch()
     twice = jnp.concatenate([jnp.arange(N), jnp.arange(3)])
     w = jnp.ones(N).at[:3].set(2)
     refs = mj.Refs(e[::-1], y[::-1])
+    copies = mj.Refs(refs.embeddings[twice], refs.labels[twice])
+    weights = jnp.ones(N).at[4].set(2).at[5].set(0)
+    batch_again = mj.Refs(e, y, jnp.arange(N), weights)
 
     @jax.jit
-    def pairs(e):
+    def run(e):
         once = lambda refs, e=e, y=y, **o: mj.reduce(case.fn(e, y, refs=refs, **o))[0]
-        copies = mj.Refs(refs.embeddings[twice], refs.labels[twice])
-        return (
-            (once(refs._replace(where=w)), once(copies)),
-            (once(refs, where=w), once(refs, e[twice], y[twice])),
-        )
+        out = {"batch": (once(batch_again, where=weights), once(None, where=weights))}
+        if not case.ordered:
+            out["refs"] = once(refs._replace(where=w)), once(copies)
+            out["anchors"] = once(refs, where=w), once(refs, e[twice], y[twice])
+        return out
 
-    for got, want in pairs(e):
-        close(got, want)
+    return run(e)
 
 
-@cases(lambda c: c.takes("refs"))
+WITH_REFS = "contrastive instance lifted_structure multi_similarity ntxent sup_con triplet_margin"
+
+
+@cases(lambda c: c.takes("refs") and not c.ordered, quick=WITH_REFS)
+def test_weights_are_multiplicities(case):
+    both = against_refs(case)
+    close(*both["refs"])
+    close(*both["anchors"])
+
+
+@cases(lambda c: c.takes("refs"), quick=WITH_REFS)
 def test_the_batch_as_references_is_the_batch(case):
-    e, y = batch()
-    weights = jnp.ones(N).at[4].set(2).at[5].set(0)
-    refs = mj.Refs(e, y, jnp.arange(N), weights)
-    run = jax.jit(lambda refs: mj.reduce(case.fn(e, y, refs=refs, where=weights))[0])
-    close(run(refs), step(case.fn)(e, y, (), weights)[0])
+    close(*against_refs(case)["batch"])
 
 
 @cases(lambda c: c.centers and c.takes("mined"))
 def test_class_losses_count_a_sample_as_often_as_its_weight(case):
     e, y = batch()
     p = params(case)
-    twice = jnp.concatenate([jnp.arange(N), jnp.arange(3)])
-    got = step(case.fn)(e, y, p, jnp.ones(N).at[:3].set(2))
+    once, again = jnp.arange(16), jnp.arange(8)
+    twice = jnp.concatenate([once, again])
+    got = step(case.fn)(e[once], y[once], p, jnp.ones(16).at[again].set(2))
     want = step(case.fn)(e[twice], y[twice], p)
     close((got[0], got[1][1]), (want[0], want[1][1]))
 
 
-@every_loss
+@some_losses
 def test_values_without_weight_are_zero(case):
     e, y = batch()
     terms = case.fn(e, y, *params(case), where=jnp.arange(N) > 3)
@@ -240,22 +305,21 @@ def float_options(case):
 
 
 @cases(float_options)
-def test_every_float_option_may_be_traced_and_mapped_over(case):
+def test_every_float_option_may_be_traced(case):
     e, y = batch()
     p = params(case)
-    traces = []
+    total = lambda options: mj.reduce(case.fn(e, y, *p, **options))[0]
+    slopes = jax.eval_shape(jax.grad(total), float_options(case))
+    assert slopes.keys() == float_options(case).keys()
 
-    def total(options):
-        traces.append(1)
-        return mj.reduce(case.fn(e, y, *p, **VARIANT.get(str(case), {}), **options))[0]
 
-    options = {n: x + jnp.array([0.03, 0.0, 0.1]) for n, x in float_options(case).items()}
-    values, slopes = jax.jit(jax.vmap(jax.value_and_grad(total)))(options)
-    assert len(traces) == 1
+@cases(float_options, quick=REPRESENTATIVE)
+def test_every_float_option_may_be_mapped_over_and_learned(case):
+    values, _, slopes, one_by_one = mapped(case)
     for name, slope in slopes.items():
         assert np.isfinite(slope).all()
         assert name in UNMOVED.get(str(case), ()) or (slope != 0).any(), name
-    close(values[1], jax.jit(lambda: total(float_options(case)))())
+    close(values[0], one_by_one[0][0])
 
 
 VARIANT = {"pnp": {"variant": "Ib"}}
@@ -322,7 +386,8 @@ def test_order_does_not_matter(case):
 
 # --- chunks and devices -----------------------------------------------------------------------
 
-chunkable = cases(lambda c: not c.whole)
+IN_CHUNKS = """arcface center contrastive dynamic_soft_margin histogram instance lifted_structure
+    ntxent proxy_anchor sup_con triplet_margin"""
 
 
 @cases(lambda c: c.whole)
@@ -331,7 +396,7 @@ def test_what_does_not_come_apart_says_so(case):
         mj.chunked(case.loss, 7)
 
 
-@chunkable
+@cases(lambda c: not c.whole, quick=IN_CHUNKS)
 @pytest.mark.parametrize("size", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40))])
 def test_chunked_is_dense(case, size):
     e, y = batch()
@@ -340,7 +405,7 @@ def test_chunked_is_dense(case, size):
     close(step(mj.chunked(case.loss, size))(e, y, p, where), step(case.fn)(e, y, p, where))
 
 
-@cases(lambda c: c.takes("mined") and not c.whole, layouts=True)
+@cases(lambda c: c.takes("mined") and not c.whole, quick="triplet_margin")
 def test_chunked_takes_whatever_was_mined(case):
     e, y = batch()
     p = params(case)
@@ -350,17 +415,15 @@ def test_chunked_takes_whatever_was_mined(case):
         "rule": mj.miners.triplet_margin(e, y, type_of_triplets="semihard"),
         "list": mj.tuples.random_triplets(jax.random.key(3), y, 5),
     }
-    for name, some in mined.items():
-        total = lambda e, m, loss: mj.reduce(loss(e, y, *p, mined=m))[0]
-        got, want = (
-            jax.jit(jax.value_and_grad(functools.partial(total, loss=x)))(e, some)
-            for x in (loss, case.loss)
-        )
+    total = lambda e, m, loss: mj.reduce(loss(e, y, *p, mined=m))[0]
+    of = lambda e, m, loss: jax.value_and_grad(total)(e, m, loss)
+    both = jax.jit(lambda e: {k: (of(e, m, loss), of(e, m, case.loss)) for k, m in mined.items()})
+    for name, (got, want) in both(e).items():
         chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6, custom_message=name)
         assert want[0] != 0
 
 
-@cases(lambda c: not c.whole, layouts=True)
+@cases(lambda c: not c.whole, quick="triplet_margin")
 def test_chunked_reduces_and_shows_what_dense_does(case):
     e, y = batch()
     p = params(case)
@@ -385,7 +448,7 @@ def test_chunked_reduces_and_shows_what_dense_does(case):
         close((got.values, got.weights), (want.values, want.weights))
 
 
-@cases(lambda c: c.takes("refs") and not c.whole)
+@cases(lambda c: c.takes("refs") and not c.whole, quick=REPRESENTATIVE)
 def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     e, y = batch()
     p = params(case)
@@ -394,14 +457,16 @@ def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
         monkeypatch.setattr(f"metricjax._chunks.{name}", value)
     total = lambda e, p: mj.reduce(case.fn(e, y, *p, where=jnp.ones(N)))[0]
     close(jax.jit(jax.value_and_grad(total, (0, 1)))(e, p), want)
-    assert all(isinstance(t, StreamedTerm) or not t.values.ndim for t in case.fn(e, y).values())
+    terms = []
+    jax.eval_shape(lambda e: terms.extend(case.fn(e, y).values()), e)
+    assert all(isinstance(t, StreamedTerm) or not t.values.ndim for t in terms)
 
 
 def mesh(kind):
     return jax.make_mesh((8,), ("batch",), axis_types=(kind,))
 
 
-@cases(lambda c: c.takes("refs", "mined"), layouts=True)
+@cases(lambda c: c.takes("refs", "mined"), quick="contrastive")
 def test_sharded_references_and_mined_tuples_are_one_device(case):
     e, y = batch()
 
@@ -421,7 +486,9 @@ def test_sharded_references_and_mined_tuples_are_one_device(case):
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("name", ["ntxent", "lifted_structure"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("ntxent", marks=pytest.mark.slow), "lifted_structure"]
+)
 def test_views_on_each_device_are_one_device(name, symmetric):
     e, _ = batch()
     views = e, e[:, ::-1], jnp.cos(e)
@@ -450,7 +517,7 @@ def test_losses_without_labels_per_device_say_so():
 # --- modules ----------------------------------------------------------------------------------
 
 
-@cases(lambda c: c.centers and c.takes("labels"))
+@cases(lambda c: c.centers and c.takes("labels"), quick="arcface proxy_anchor soft_triple center")
 def test_the_module_is_the_pure_function(case):
     e, y = batch()
     head = case.module(C, D, rngs=nnx.Rngs(0))

@@ -17,8 +17,8 @@ RARE = 1e-4
 
 
 def circle(*degrees):
-    angle = jnp.deg2rad(jnp.array(degrees, jnp.float32))
-    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+    angle = np.deg2rad(np.array(degrees, np.float32))
+    return jnp.array(np.stack([np.cos(angle), np.sin(angle)], 1))
 
 
 @functools.partial(jax.jit, static_argnames="triplets_per_anchor")
@@ -112,7 +112,7 @@ def test_a_near_pair_does_not_silence_the_other_anchors():
     x = jax.random.normal(jax.random.key(0), (64, 256)).at[63].set(0)
     x = x.at[63].set(x[0] + 1e-4)  # of another class
     y = jnp.arange(64) // 4
-    mined = weighted(x, y, keys=KEYS[:1])
+    mined = jax.device_get(weighted(x, y, keys=KEYS[:1]))
     assert mined.weights.sum() == 64 * 4
     at = (mined.anchor == 0) & (mined.weights > 0)
     assert np.all(mined.negative[at] == 63)
@@ -142,7 +142,8 @@ def test_a_weight_of_zero_is_never_drawn():
     kept = jax.random.bernoulli(jax.random.key(1), 0.3, (m,))
     x = jax.random.normal(jax.random.key(0), (m, 3))
     refs = Refs(x, jnp.arange(m) % 2, where=kept.astype(jnp.float32))
-    mined = weighted(x[:2], jnp.array([0, 1]), refs, KEYS[:4], triplets_per_anchor=2000)
+    some = weighted(x[:2], jnp.array([0, 1]), refs, KEYS[:4], triplets_per_anchor=2000)
+    mined, kept = jax.device_get((some, kept))
     assert np.all(mined.weights == 1)
     assert np.all(kept[mined.positive]) and np.all(kept[mined.negative])
     assert np.all(mined.positive % 2 == mined.anchor % 2)
@@ -182,7 +183,7 @@ def test_uniform_histogram_is_uniform_in_each_bin(distance):
     mined = histogram(
         x, y, Refs(r, ry), num_bins=4, pos_per_bin=3, neg_per_bin=5, distance=distance
     )
-    mat = np.asarray(distance(x, r), float)
+    mat = np.asarray(jax.jit(distance)(x, r), float)
     same = np.asarray(y)[:, None] == np.asarray(ry)
     for drawn, exists, per_bin in ((mined.positive, same, 3), (mined.negative, ~same, 5)):
         edges = np.linspace(mat[exists].min(), mat[exists].max(), 5)
@@ -199,13 +200,13 @@ def test_uniform_histogram_is_uniform_in_each_bin(distance):
 
 def test_equal_distances_are_in_the_last_bin():
     x, y = jnp.eye(4), jnp.array([0, 0, 1, 1])
-    mined = histogram(x, y, num_bins=5, pos_per_bin=3, neg_per_bin=4)
+    mined = jax.device_get(histogram(x, y, num_bins=5, pos_per_bin=3, neg_per_bin=4))
     assert np.all(mined.positive.sum((1, 2)) == 3) and np.all(mined.negative.sum((1, 2)) == 4)
 
 
 def test_a_nan_pair_is_always_drawn_and_bins_are_of_the_others():
     x, y = jnp.array([[0.0], [1], [3], [7], [jnp.nan]]), jnp.array([0, 0, 0, 0, 0])
-    mined = histogram(x, y, pos_per_bin=8)
+    mined = jax.device_get(histogram(x, y, pos_per_bin=8))
     assert np.all(mined.positive[:, 4, :4] == 1) and np.all(mined.positive[:, :4, 4] == 1)
     assert np.all(mined.positive[:, :4, :4].sum((1, 2)) == 16)
 
@@ -243,7 +244,7 @@ def test_a_key_is_needed(miner):
 def test_drawn_triplets_are_those_of_the_loss():
     """The padded list and its triplets alone give the same loss."""
     x, y = circle(0, 10, 40, 60, 80, 100), jnp.array([0, 0, 1, 1, 1, 1])
-    mined = jax.tree.map(lambda v: v[0], weighted(x, y, keys=KEYS[:1]))
+    mined = jax.tree.map(lambda v: v[0], jax.device_get(weighted(x, y, keys=KEYS[:1])))
     short = jax.tree.map(lambda v: v[mined.weights > 0], mined)
     assert len(mined.anchor) == 36 and len(short.anchor) == 2 * 2 + 3 * 4  # 100 has no negative
     total = jax.jit(lambda mined: reduce(losses.triplet_margin(x, mined=mined, margin=0.7))[0])

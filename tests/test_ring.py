@@ -31,7 +31,11 @@ LOSSES = {
     "threshold_consistent_margin": ("margin_minus", 0.1),
     "ranked_list": ("margin", 0.3),
 }
-every_loss = pytest.mark.parametrize("name", LOSSES)
+QUICK = "contrastive ntxent siglip".split()
+every_loss = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in LOSSES],
+)
 
 
 def mesh(devices=8):
@@ -77,7 +81,7 @@ def test_a_ring_is_one_device(name):
     close(jax.jit(spread(step(loss, option, "batch")))(*data), want, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["siglip", "ntxent"])
+@pytest.mark.parametrize("name", [pytest.param("siglip", marks=pytest.mark.slow), "ntxent"])
 def test_forward_mode_and_hessian_vector_products_are_one_device(name):
     loss = getattr(mj.losses, name)
     along = jnp.cos(E), jnp.float32(1)
@@ -105,7 +109,7 @@ def test_forward_mode_and_hessian_vector_products_are_one_device(name):
     close(derivatives(run), derivatives(total), 1e-4)
 
 
-@pytest.mark.parametrize("name", ["contrastive", "ntxent"])
+@pytest.mark.parametrize("name", [pytest.param("contrastive", marks=pytest.mark.slow), "ntxent"])
 def test_double_precision_is_exact(name):
     option, value = LOSSES[name]
     loss = getattr(mj.losses, name)
@@ -133,7 +137,10 @@ def test_pmap_and_unchecked_types_are_one_device(name):
 
 @pytest.mark.parametrize(
     "name, reducer",
-    [("ntxent", mj.reducers.threshold(high=1.0)), ("siglip", mj.reducers.mean)],
+    [
+        ("ntxent", mj.reducers.threshold(high=1.0)),
+        pytest.param("siglip", mj.reducers.mean, marks=pytest.mark.slow),
+    ],
     ids=["threshold", "mean"],
 )
 def test_reducers_add_up_over_blocks(name, reducer):
@@ -154,7 +161,9 @@ def two_towers(loss, axis_name=None, **options):
     return total
 
 
-@pytest.mark.parametrize("name", ["siglip", "ntxent", "sup_con"])
+@pytest.mark.parametrize(
+    "name", ["siglip", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ntxent", "sup_con"))]
+)
 def test_gradients_go_home_to_the_other_tower(name):
     loss = getattr(mj.losses, name)
     data = E, jnp.cos(E), jnp.arange(N)
@@ -186,7 +195,14 @@ def ragged(kind):
     return E, Y, jnp.zeros(N)  # nothing there
 
 
-@pytest.mark.parametrize("name", ["contrastive", "ntxent", "sup_con", "multi_similarity"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "contrastive",
+        "sup_con",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("ntxent", "multi_similarity")),
+    ],
+)
 def test_degenerate_batches_are_one_device(name):
     option, value = LOSSES[name]
     loss = getattr(mj.losses, name)
@@ -220,7 +236,8 @@ def local_memory(n, name, ring):
 
 
 @pytest.mark.parametrize("name", ["siglip", pytest.param("ntxent", marks=pytest.mark.slow)])
-def test_no_device_holds_all_pairs_of_its_anchors(name, optimized):
+@pytest.mark.optimized
+def test_no_device_holds_all_pairs_of_its_anchors(name):
     n = 4096
     ring, gathered = (local_memory(n, name, ring) for ring in (True, False))
     assert ring < 8 * 4 * (n // 8) ** 2 < gathered

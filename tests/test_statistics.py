@@ -10,9 +10,10 @@ import metricjax as mj
 from metricjax._refs import replicated
 from metricjax._types import LossTerm
 
-X = jax.random.normal(jax.random.key(0), (16, 4))
-Y = jnp.arange(16) % 5
-MAT = mj.distances.LpDistance()(X)
+X = jnp.array(np.random.default_rng(0).normal(size=(16, 4)), jnp.float32)
+Y = jnp.array(np.arange(16) % 5)
+MAT = jax.jit(mj.distances.LpDistance())(X)
+statistics = jax.jit(mj.statistics)
 
 
 def same(got, expected):
@@ -41,27 +42,28 @@ def distances_by_hand(pairs, mat=MAT):
 
 
 def test_terms_of_pairs_and_what_was_mined():
-    lists = jax.random.randint(jax.random.key(1), (4, 40), 0, 16)
+    lists = np.random.default_rng(1).integers(0, 16, (4, 40))
     pairs = mj.tuples.from_pairs(*lists, shape=(16, 16))
     assert pairs.positive.max() > 1
-    terms = mj.losses.contrastive(X, Y, mined=pairs, pos_margin=0.8, neg_margin=1.2)
+    options = {"mined": pairs, "pos_margin": 0.8, "neg_margin": 1.2}
+    terms = jax.jit(lambda: mj.losses.contrastive(X, Y, **options))()
     expected = by_hand(**terms) | {"positive_pairs": 40, "negative_pairs": 40}
     assert 0 < expected["neg_loss_non_zero"] < expected["pos_loss_non_zero"] < 1
     same(mj.statistics(terms, pairs), expected)
-    same(jax.jit(mj.statistics)(terms, pairs, MAT), expected | distances_by_hand(pairs))
+    same(statistics(terms, pairs, MAT), expected | distances_by_hand(pairs))
 
 
 @pytest.mark.parametrize("mined", ["rule", "list"])
 def test_streamed_terms_and_triplets(mined):
     if mined == "rule":
-        mined = mj.miners.triplet_margin(X, Y, margin=0.3)
+        mined = jax.jit(lambda: mj.miners.triplet_margin(X, Y, margin=0.3))()
     else:
-        mined = mj.tuples.random_triplets(jax.random.key(0), Y, 4)
-    listed, left_out = mj.tuples.as_triplets(mined, 600)
+        mined = jax.jit(lambda: mj.tuples.random_triplets(jax.random.key(0), Y, 4))()
+    listed, left_out = jax.jit(lambda: mj.tuples.as_triplets(mined, 600))()
     count = float(listed.weights.sum())
     assert left_out == 0 and 30 < count < 600
-    pairs = mj.tuples.as_pairs(mined, (16, 16))
-    where = jnp.ones(16).at[3].set(0.5)
+    pairs = jax.jit(lambda: mj.tuples.as_pairs(mined, (16, 16)))()
+    where = np.where(np.arange(16) == 3, np.float32(0.5), np.float32(1))
     loss = lambda: mj.losses.triplet_margin(X, mined=mined, where=where)
     expected = by_hand(loss=loss()["loss"].dense())
     assert 0 < expected["loss_non_zero"] < 1 and expected["loss_count"] < count
@@ -101,8 +103,13 @@ def test_similarities_are_described_as_they_are():
 def test_nothing_is_zero(labels):
     y = jnp.array(labels, int)
     x = X[: len(y)]
-    terms, pairs = mj.losses.contrastive(x, y), mj.tuples.all_pairs(y)
-    got = mj.statistics(terms, pairs, mj.distances.LpDistance()(x))
+
+    @jax.jit
+    def run(x, y):
+        mat = mj.distances.LpDistance()(x)
+        return mj.statistics(mj.losses.contrastive(x, y), mj.tuples.all_pairs(y), mat)
+
+    got = run(x, y)
     assert all(np.isfinite(value) for value in got.values())
     for kind, name in (("positive", "pos_loss"), ("negative", "neg_loss")):
         if got[f"{kind}_pairs"] == 0:
@@ -112,17 +119,19 @@ def test_nothing_is_zero(labels):
 
 
 def test_a_nan_stays_visible_and_what_was_not_mined_does_not_show():
-    pairs = mj.tuples.all_pairs(Y)
     x = X.at[0, 0].set(jnp.nan)
-    mat = mj.distances.LpDistance()(x)
-    got = mj.statistics(mj.losses.contrastive(x, Y), pairs, mat)
+
+    @jax.jit
+    def run(x, mat, where=None):
+        pairs = mj.tuples.all_pairs(Y, where=where)
+        return mj.statistics(mj.losses.contrastive(x, Y, where=where), pairs, mat)
+
+    mat = jax.jit(mj.distances.LpDistance())(x)
+    got = run(x, mat)
     assert all(np.isnan(v) for n, v in got.items() if "distance" in n)
     assert got["pos_loss_non_zero"] == 1
-    where = jnp.ones(16).at[0].set(0)
-    without = mj.tuples.all_pairs(Y, where=where)
-    got = mj.statistics(mj.losses.contrastive(x, Y, where=where), without, mat)
-    expected = mj.statistics(mj.losses.contrastive(X, Y, where=where), without, MAT)
-    same(got, expected)
+    where = (np.arange(16) > 0).astype(np.float32)
+    same(run(x, mat, where), run(X, MAT, where))
 
 
 def everything(x, y, axis_name=None, refs=None):

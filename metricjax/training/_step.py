@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from metricjax._masked import upcast
 from metricjax._record import accepts
+from metricjax._refs import on_mesh_of
 from metricjax._types import Scalar
 from metricjax.training._state import State
 
@@ -71,7 +72,8 @@ def make_step(
             return mean(loss), aux
 
         grad = jax.value_and_grad(total, has_aux=True)
-        (loss, (metrics, variables)), grads = grad(state.params)
+        with on_mesh_of(batch):
+            (loss, (metrics, variables)), grads = grad(state.params)
         grads, metrics = mean((grads, metrics))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
