@@ -1,36 +1,65 @@
-"""Losses a block of rows at a time: memory no longer grows with N * M."""
+"""Losses and their blocks of rows: by `chunked`, and what large losses do by themselves.
 
+A loss is a function of anchors and references that returns terms, or a generator that yields what
+has to be summed elsewhere before it can go on:
+
+    negatives = yield OverRefs(log_sum(logits, pairs.negative))   # of each anchor, over references
+    total = yield jnp.sum(...)                                    # over all anchors
+    return {"loss": ...}
+
+Whoever runs it sends the sums back. With the whole batch at once, that is what it yields, summed
+over devices if there is an `axis_name`. In blocks of anchors, a loss that yields n sums over them
+runs n + 1 times over all blocks, each time from its start. In run k the first k sums are known and
+are sent at once; the next sum is added up over the blocks, and the rest of the function is dropped.
+The last run is a stream of terms, which reducers add up. `_ring` treats references the same way.
+"""
+
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Generator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
 
 import jax
 import jax.numpy as jnp
 
+from metricjax._blocks import Cut, cut_mined
 from metricjax._check import check_embeddings
 from metricjax._masked import upcast
+from metricjax._record import Record, accepts, body_of, is_module, record_of
 from metricjax._refs import gather_refs, replicated, self_refs
-from metricjax._stream import Stream, sum_over
-from metricjax._types import LossTerm, Mined, Refs, TripletRule, Triplets
+from metricjax._stream import sum_over
+from metricjax._sums import sent
+from metricjax._types import LossTerm, Mined, Refs
+from metricjax._visits import InTurn, over_refs
 from metricjax.tuples import sample_weights
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+Passes = Generator[Any, Any, T]
+"""A loss that yields sums, is sent those over everything, and returns a T."""
+
 DENSE_ELEMENTS = 2**20
 """Pair and triplet losses take all (anchor, reference) pairs at once if there are fewer."""
 
 CHUNK_ELEMENTS, CHUNK_ROWS = 2**19, 128
-"""Of more they take so many at a time, but no fewer anchors: products of few rows are slow."""
+"""Above that, a chunk has this many pairs but at least CHUNK_ROWS anchors: products of few rows are
+slow."""
+
+REF_ELEMENTS, REF_CHUNK = 2**25, (1024, 4096)
+"""Where a chunk of anchors with all references would be more than so many pairs, 128 MiB for each
+array of them, a chunk is of so many anchors and references."""
 
 
-def chunked(loss, chunk_size: int):
+def chunked(loss, chunk_size: int, ref_chunk_size: int | None = None):
     """The same loss, computed at most `chunk_size` rows at a time, and its gradient, too.
 
     A row is an anchor with all its references, or a class with the whole batch for losses that sum
-    over the batch inside a logarithm (`losses.proxy_anchor`). Value and gradient are those of the
-    dense loss. Pair and triplet losses do this by themselves once ``N * M`` is large.
+    over the batch inside a logarithm (`losses.proxy_anchor`). With a `ref_chunk_size` anchors meet
+    so many references at a time: memory is ``chunk_size * ref_chunk_size`` whatever N and M are.
+    Value and gradient are those of the dense loss. Pair and triplet losses do this by themselves
+    once ``N * M`` is large.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -44,6 +73,9 @@ def chunked(loss, chunk_size: int):
             ``(embeddings, labels, *params, refs=, where=, mined=, **options) -> LossDict``,
             whose terms have one row for each anchor.
         chunk_size: rows at a time; static.
+        ref_chunk_size: references at a time; static. For the losses that `ring` takes; each block
+            of anchors meets all references once more for every sum over them that comes first.
+            There is no `mined`, unless it weighs samples, and terms of pairs hold no whole rows.
 
     Returns:
         A function with the arguments of `loss` whose terms are streamed: `reduce` them under the
@@ -51,279 +83,228 @@ def chunked(loss, chunk_size: int):
     """
     if chunk_size < 1:
         raise ValueError(f"chunked: `chunk_size` must be at least 1, got {chunk_size}.")
-    rows = _rows_of(loss)
-    if rows is None:
-        name, why = pure(loss).__name__, pure(loss).why_whole
-        raise ValueError(f"chunked: losses.{name} needs the whole batch at once: {why}.")
+    record = record_of(loss)
+    if record.rows == "batch":
+        raise ValueError(
+            f"chunked: losses.{record.name} needs the whole batch at once: {record.why}."
+        )
+    size: Any = chunk_size
+    if ref_chunk_size is not None:
+        if ref_chunk_size < 1:
+            raise ValueError(f"chunked: `ref_chunk_size` must be at least 1, got {ref_chunk_size}.")
+        if not record.ring or is_module(loss):
+            raise ValueError(
+                f"chunked: losses.{record.name} needs all references of an anchor at once; leave "
+                f"`ref_chunk_size` out, or give a pure function that `metricjax.ring` takes."
+            )
+        size = chunk_size, ref_chunk_size
+    rows = _by_class if record.rows == "classes" else _by_anchor
 
-    @functools.wraps(loss)
+    @functools.wraps(loss, updated=())
     def fn(embeddings, labels=None, *params, **options):
-        return rows(loss, chunk_size, embeddings, labels, *params, **options)
+        return rows(loss, size, embeddings, labels, *params, **options)
 
     return fn
 
 
-def anchorwise(loss):
-    """Marks a loss whose rows are anchors, and streams it by itself over large batches."""
-
-    @functools.wraps(loss)
-    def fn(embeddings, labels=None, *params, refs=None, **options):
-        size = _own_size(loss, embeddings, refs)
-        if size is None:
-            return loss(embeddings, labels, *params, refs=refs, **options)
-        return _by_anchor(loss, size, embeddings, labels, *params, refs=refs, **options)
-
-    return fn
+class _Declare(Protocol):
+    @overload
+    def __call__(self, body: Callable[P, Passes[T]]) -> Callable[P, T]: ...
+    @overload
+    def __call__(self, body: Callable[P, T]) -> Callable[P, T]: ...
 
 
-def _own_size(loss, embeddings, refs):
-    """How many anchors at a time a loss takes by itself; `None`: all.
+def declare(**known) -> _Declare:
+    """Makes a loss of a function or a generator; what is `known` of it is in its `Record`.
 
-    One in passes computes its pairs anew in each of them, and takes twice as many at once.
+    A loss with references is run by a driver: a large batch is taken in blocks. Rows of weight 0
+    must add 0 to every sum, as padding has weight 0. With an argument `axis_name`, which is read
+    here and not by the loss, sums over anchors are summed over that axis, and the batch is gathered
+    as references if there are none; terms that are numbers must then come from sums alone.
     """
-    check_embeddings(f"losses.{pure(loss).__name__}", "embeddings", jnp.asarray(embeddings))
+
+    def mark(body):
+        signature = inspect.signature(body)
+        record = Record(body, **known)
+        if record.rows != "anchors" or "refs" not in signature.parameters:
+            body.record = record
+            return body
+
+        @functools.wraps(body)
+        def fn(embeddings, labels=None, *params, **options):
+            return _by_anchor(fn, None, embeddings, labels, *params, **options)
+
+        returned = signature.return_annotation
+        if get_origin(returned) is Generator:
+            returned = get_args(returned)[-1]
+        fn.__annotations__ = body.__annotations__ | {"return": returned}
+        fn.__signature__ = signature.replace(return_annotation=returned)
+        fn.record = dataclasses.replace(record, by_itself=True)
+        return fn
+
+    return mark  # type: ignore[return-value]
+
+
+def _own_size(record, embeddings, refs, mined=None):
+    """How many anchors, or anchors and references, at a time a loss takes by itself; `None`: all.
+
+    A loss that sums over anchors first computes its pairs anew each time, and takes twice as many
+    at once.
+    """
+    check_embeddings(f"losses.{record.name}", "embeddings", jnp.asarray(embeddings))
     n = len(embeddings)
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    if n * m < DENSE_ELEMENTS * (2 if _rows_of(loss) is _by_passes else 1):
+    if not record.by_itself or n * m < DENSE_ELEMENTS * (2 if record.sums_over_anchors else 1):
         return None
-    size = max(CHUNK_ROWS, CHUNK_ELEMENTS // m)
+    size = min(n, max(CHUNK_ROWS, CHUNK_ELEMENTS // m))
+    tuples = mined is not None and record.mined == "tuples"  # which blocks of references have not
+    if size * m > REF_ELEMENTS and record.ring and not tuples:
+        return min(n, REF_CHUNK[0]), REF_CHUNK[1]
     return size if size < n else None
 
 
-Passes = Generator[Any, Any, T]
-"""A loss in passes: it yields sums over its anchors, is sent those over all, and returns a T."""
-
-
-def in_passes(
-    *,
-    refs_first: bool = False,
-    own_mined: Callable[..., Mined] | None = None,
+def _by_anchor(
+    loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
 ):
-    """Makes a loss of a generator: ``total = yield part`` adds up `part` over all anchors.
+    """The terms of a loss, `size` anchors at a time; `None`: as many as it takes by itself.
 
-    A dense loss is sent what it yields. In blocks of anchors each `yield` is a pass over all of
-    them; then the terms are streamed, unless they are numbers, which must come from totals alone.
-    A row of weight 0 must add 0. The argument `axis_name` is seen to here: totals are summed over
-    that axis, and the batch is gathered as references if there are none.
-
-    Args:
-        refs_first: the first total is that of the references among themselves.
-        own_mined: ``(mined, n, where) -> mined``, for what was mined within the batch.
+    Or `size` is a pair: so many anchors, and so many references at a time.
     """
+    record, totals, of_all = record_of(loss), [], lambda total: total
+    if record.sums_over_anchors:
+        if is_module(loss):
+            raise TypeError(
+                f"chunked: give the pure function losses.{record.name}, not the module."
+            )
+        if record.refs_first and isinstance(refs, Refs) and mined is None:
+            totals.append(_first_total(loss, size, refs, *params, **options))
+        axis_name = options.pop("axis_name", None)
+        mined = _own_mined(record, mined, len(embeddings), refs, where, axis_name)
+        if axis_name is not None:
+            of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
+            if refs is None:
+                refs = gather_refs(embeddings, labels, axis_name, where=where)
+    if size is None and not (labels is None and mined is None):
+        size = _own_size(record, embeddings, refs, mined)
+    batch = embeddings, labels, *params
+    options |= {} if mined is None else {"mined": mined}
+    if size is None:
+        body = body_of(loss)(*batch, refs=refs, where=where, **options)
+        return sent(body, totals, then=of_all)[0]
 
-    def mark(loss: Callable[P, Passes[T]]) -> Callable[P, T]:
-        body: Callable[..., Any] = loss
-
-        @functools.wraps(loss)
-        def fn(embeddings, labels=None, *params, block=False, **options):
-            if block:
-                return body(embeddings, labels, *params, **options)
-            return _by_passes(fn, None, embeddings, labels, *params, **options)
-
-        vars(fn).update(rows=_by_passes, refs_first=refs_first, own_mined=own_mined)
-        return fn  # type: ignore[return-value]
-
-    return mark
-
-
-def classwise(loss):
-    """Marks a loss whose rows are classes: it needs the whole batch, but not all classes."""
-    loss.rows = _by_class
-    return loss
-
-
-def whole_batch(why: str):
-    """Marks a loss that does not come apart: it needs the whole batch at once."""
-
-    def mark(loss):
-        loss.rows = None
-        loss.why_whole = why
-        return loss
-
-    return mark
-
-
-def weighs_samples(*, anchors_only: bool = False):
-    """Marks a loss for which `mined` weighs samples, and does not choose pairs.
-
-    Losses without references are such by themselves. `anchors_only`: as in `tuples.sample_weights`
-    with ``self_refs=False``.
-    """
-
-    def mark(loss):
-        loss.weighs_samples = True
-        loss.anchors_only = anchors_only
-        return loss
-
-    return mark
-
-
-def needs_whole_batch(loss, *, mined: bool = False) -> bool:
-    """Whether a device's part of the batch, or what is `mined` in it, makes no part of the loss."""
-    of_batch = mined and getattr(pure(loss), "own_mined", None) is not None
-    return of_batch or _rows_of(loss) in (None, _by_class)
-
-
-def gathers(loss, *, mined: bool = False) -> bool:
-    """Whether a loss gathers its references by itself, and need not share them with a miner."""
-    return names(loss, "axis_name") and not (mined and _rows_of(loss) is _by_passes)
-
-
-def given(loss, option: str):
-    """What a `functools.partial` or a module of `metricjax.nn` has for an option."""
-    while isinstance(loss, functools.partial):
-        if option in loss.keywords:
-            return loss.keywords[option]
-        loss = loss.func
-    return dict(getattr(loss, "options", ())).get(option)
-
-
-def takes(loss, option: str) -> bool:
-    """Whether a loss has a parameter of that name, or takes any."""
-    parameters = inspect.signature(pure(loss)).parameters
-    return option in parameters or any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-
-
-def names(loss, option: str) -> bool:
-    """Whether a loss has a parameter of that very name."""
-    return option in inspect.signature(pure(loss)).parameters
-
-
-def pure(loss):
-    """The function under a `functools.partial` or a module of `metricjax.nn`."""
-    loss = _unbound(loss)
-    return getattr(loss, "loss", loss)
-
-
-def _unbound(loss):
-    """The function or module under a `functools.partial`."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    return loss
-
-
-def _rows_of(loss):
-    return getattr(pure(loss), "rows", _by_anchor)
-
-
-def _by_anchor(loss, size, embeddings, labels, *params, **options):
-    cut, block = _blocks(loss, size, embeddings, labels, *params, **options)
+    cut, block = _blocks(loss, size, *batch, refs=refs, where=where, **options)
+    while True:
+        out, ended = sent(block(jnp.int32(0)), totals)
+        if ended:
+            break
+        add_up = lambda k, known=tuple(totals): sent(block(k), known)[0]
+        totals.append(of_all(sum_over(add_up, cut.count)))
+    if not isinstance(out, dict):
+        return out
+    if totals and all(map(_is_number, out.values())):  # made of sums over all anchors alone
+        return out
 
     def slab(k):
-        terms = block(k)
+        terms = sent(block(k), totals)[0]
         for name, term in terms.items():
-            _check_rows(name, term, size)
+            _check_rows(name, term, cut.size)
         return terms
 
     return cut.stream(slab)
 
 
-def _by_passes(
-    loss,
-    size,
-    embeddings,
-    labels,
-    *params,
-    refs=None,
-    where=None,
-    mined=None,
-    axis_name=None,
-    **options,
-):
-    """Sends a loss `in_passes` its totals; `size` anchors at a time, `None`: as it does itself."""
-    if hasattr(_unbound(loss), "loss"):
-        raise TypeError(
-            f"chunked: give the pure function losses.{pure(loss).__name__}, not the module."
+def _is_number(term):
+    return isinstance(term, LossTerm) and term.values.ndim == 0
+
+
+def _own_mined(record, mined, n, refs, where, axis_name):
+    """What was mined within a batch, as the loss wants it of the whole batch."""
+    if refs is not None or mined is None or record.own_mined is None:
+        return mined
+    if axis_name is not None:
+        raise ValueError(
+            f"losses.{record.name}: `mined` must be that of the whole batch, and `axis_name` left "
+            f"out: gather the batch, or use `metricjax.objective`."
         )
-    options |= {"block": True}
-    totals = []
-    if pure(loss).refs_first and isinstance(refs, Refs) and mined is None:
-        totals.append(_first_total(loss, size, refs, *params, **options))
-    if refs is None and mined is not None and pure(loss).own_mined is not None:
-        if axis_name is not None:
-            raise ValueError(
-                f"losses.{pure(loss).__name__}: `mined` must be that of the whole batch, and "
-                f"`axis_name` left out: gather the batch, or use `metricjax.objective`."
-            )
-        mined = pure(loss).own_mined(mined, len(embeddings), where)
-    if refs is None and axis_name is not None:
-        refs = gather_refs(embeddings, labels, axis_name, where=where)
-    if size is None and not (labels is None and mined is None):
-        size = _own_size(loss, embeddings, refs)
-    options |= {"refs": refs, "where": where, "mined": mined}
-    of_all = lambda total: total if axis_name is None else jax.lax.psum(total, axis_name)
-    if size is None:
-        return _sent(loss(embeddings, labels, *params, **options), totals, then=of_all)[0]
-    cut, block = _blocks(loss, size, embeddings, labels, *params, **options)
-    while True:
-        out, ended = _sent(block(jnp.int32(0)), totals)
-        if ended:
-            break
-        add_up = lambda k, sent=tuple(totals): _sent(block(k), sent)[0]
-        totals.append(of_all(sum_over(add_up, cut.count)))
-    if not isinstance(out, dict) or all(term.values.ndim == 0 for term in out.values()):
-        return out
-    return cut.stream(lambda k: _sent(block(k), totals)[0])
+    return record.own_mined(mined, n, where)
 
 
-def _first_total(loss, size, refs, *params, **options):
-    """The first total of the references among themselves."""
+def _first_total(loss, size, refs, *params, axis_name=None, **options):
+    """The first total, of the references among themselves."""
     batch = refs.embeddings, refs.labels, *params
     options |= {"where": refs.where}
-    size = size or _own_size(loss, refs.embeddings, None)
+    size = size or _own_size(record_of(loss), refs.embeddings, None)
     if size is None:
-        return next(loss(*batch, **options))
+        return sent(body_of(loss)(*batch, **options), ())[0]
     cut, block = _blocks(loss, size, *batch, **options)
-    return sum_over(lambda k: next(block(k)), cut.count)
-
-
-def _sent(passes, totals, *, then=None):
-    """What a loss yields after `totals`, or returns; and whether it returned.
-
-    It goes on with ``then(part)`` of what it yields, if there is a `then`.
-    """
-    try:
-        part = next(passes)
-        for total in totals:
-            part = passes.send(total)
-        while then is not None:
-            part = passes.send(then(part))
-    except StopIteration as end:
-        return end.value, True
-    return part, False
+    return sum_over(lambda k: sent(block(k), ())[0], cut.count)
 
 
 def _blocks(loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options):
     """How the anchors are cut, and what the loss makes of the k-th of its blocks."""
-    n = len(embeddings)
-    paired, own_refs = takes(loss, "refs"), refs is None
+    n, record, body = len(embeddings), record_of(loss), body_of(loss)
+    size, ref_size = size if isinstance(size, tuple) else (size, None)
+    paired, own_refs = accepts(loss, "refs"), refs is None
     if paired:
         refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
     cut = Cut(n, size)
     # at least float32, or gradients would be added up in half precision
     parts = cut((upcast(embeddings), labels, where, refs and refs.self_index))
-    if isinstance(mined, Mined) and getattr(pure(loss), "weighs_samples", not paired):
-        own_refs &= not getattr(pure(loss), "anchors_only", False)
+    if isinstance(mined, Mined) and (record.mined != "tuples" or not paired):
+        own_refs &= record.mined != "anchors"
         mined = sample_weights(mined, n, self_refs=own_refs)
-    mined_at = _cut_mined(cut, mined)
+    if ref_size is not None:
+        if isinstance(mined, Mined):
+            raise ValueError(
+                f"losses.{record.name}: `mined` is not supported with blocks of references."
+            )
+        *visits, some_refs = _ref_blocks(refs, ref_size)
+    mined_at = cut_mined(cut, mined)
 
     def block(k):
         x, y, w, self_index = cut.at(parts, k)
         real = cut.rows(k) < n
         own = {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
-        if paired:
-            own["refs"] = refs._replace(self_index=self_index)
         if mined is not None:
             own["mined"] = mined_at(k)
-        return loss(x.astype(embeddings.dtype), y, *params, **own, **options)
+        meet = functools.partial(body, x.astype(embeddings.dtype), y, *params, **own, **options)
+        if not paired:
+            return meet()
+        if ref_size is None:
+            return meet(refs=refs._replace(self_index=self_index))
+        return over_refs(lambda j, some: meet(refs=some_refs(j, some, self_index)), *visits)
 
     return cut, block
+
+
+def _ref_blocks(refs, size):
+    """References in contiguous blocks: how to visit them, the blocks, and the `Refs` of one.
+
+    Contiguous blocks are slices of what is there; dealt ones would be a copy of all references.
+    """
+    m = len(refs.embeddings)
+    size = min(size, max(m, 1))
+    count = -(-m // size)
+    where = jnp.ones(m, upcast(refs.embeddings[:0]).dtype) if refs.where is None else refs.where
+
+    def blocks(x):
+        x = jnp.pad(x, [(0, count * size - m)] + [(0, 0)] * (x.ndim - 1))  # of weight 0
+        return x.reshape(count, size, *x.shape[1:])
+
+    def one(j, block, self_index):
+        if self_index is not None:  # in other blocks an anchor is nowhere
+            here = self_index // size == j.astype(self_index.dtype)
+            self_index = jnp.where(here, self_index % size, size)
+        return Refs(*block[:2], self_index, block[2])
+
+    everything = refs.embeddings, refs.labels, where
+    return InTurn(count, m), jax.tree.map(blocks, everything), one
 
 
 def _by_class(loss, size, embeddings, labels, weights=None, *params, where=None, **options):
     if weights is None:
         raise TypeError(
-            f"chunked: losses.{pure(loss).__name__} is cut by classes and needs its class weights "
+            f"chunked: losses.{record_of(loss).name} is cut by classes and needs its class weights "
             f"as third argument; with a module, give the pure function `module.weights[...]`."
         )
     c = len(weights)
@@ -349,53 +330,3 @@ def _check_rows(name, term, size):
             f"chunked: the term {name!r} has {len(term.values)} rows for {size} anchors; a loss "
             f"that does not come apart by anchors cannot be chunked."
         )
-
-
-class Cut:
-    """Deals n rows out to parts of `size`: part k has the rows k, k + count, k + 2 count, ...
-
-    So each part has rows from every device when the batch is sharded, and all devices work on it.
-    """
-
-    def __init__(self, n, size):
-        self.n, self.size, self.count = n, size, -(-n // size)
-
-    def __call__(self, tree):
-        """Arrays ``[n, ...]`` as ``[size, count, ...]``, with zeros at the end."""
-
-        def one(x):
-            if padding := self.size * self.count - self.n:
-                x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-            return x.reshape(self.size, self.count, *x.shape[1:])
-
-        return jax.tree.map(one, replicated(tree))
-
-    def at(self, parts, k):
-        """Part k of what was cut."""
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, k, 1, False), parts)
-
-    def rows(self, k):
-        """The row numbers of part k; those from n on are padding."""
-        return jnp.arange(self.size, dtype=jnp.int32) * self.count + k
-
-    def join(self, x):
-        """``[size, count, ...]`` as ``[n, ...]``."""
-        return x.reshape(-1, *x.shape[2:])[: self.n]
-
-    def stream(self, slab):
-        return Stream(slab, self.count, self.rows, self.join).terms()
-
-
-def _cut_mined(cut, mined):
-    """Mined pairs or triplets as a function of k: those of the anchors in part k."""
-    if isinstance(mined, Triplets):
-        ours = lambda k: mined.anchor % cut.count == k
-        return lambda k: mined._replace(
-            anchor=jnp.where(ours(k), mined.anchor // cut.count, 0),
-            weights=jnp.where(ours(k), mined.weights, 0),
-        )
-    if isinstance(mined, TripletRule):
-        parts = cut((mined.positive, mined.negative, mined.rows))
-        return lambda k: TripletRule(*cut.at(parts, k), mined.keep)
-    parts = cut(mined)
-    return lambda k: cut.at(parts, k)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
-from metricjax._chunks import gathers, given, names, needs_whole_batch, pure, takes
 from metricjax._masked import safe_divide
+from metricjax._record import accepts, bound, has_parameter, record_of
 from metricjax._refs import gather_refs, numbered
 from metricjax._stream import fold
 from metricjax._types import LossDict, Reducer, Refs, Scalar
@@ -137,17 +137,17 @@ def objective(
         ``match``, ``mined``, options) and ``key`` for random miners, or for a loss without one.
     """
     _check_options(loss, options)
-    if axis_name is not None and names(loss, "proxy_ids"):
+    if axis_name is not None and has_parameter(loss, "proxy_ids"):
         raise ValueError(
-            f"objective: losses.{pure(loss).__name__} has no labels, and `axis_name` cannot gather "
-            f"its batch; gather it yourself and call the loss on every device."
+            f"objective: losses.{record_of(loss).name} has no labels, and `axis_name` cannot "
+            f"gather its batch; gather it yourself and call the loss on every device."
         )
 
     def fn(embeddings, labels=None, *params, **data):
         key = data.pop("key", None)
         data = options | data
         _check_options(loss, data)
-        if miner is None and key is not None and names(loss, "key"):
+        if miner is None and key is not None and has_parameter(loss, "key"):
             data["key"] = key
         if axis_name is not None:
             mined = miner is not None or data.get("mined") is not None
@@ -156,7 +156,7 @@ def objective(
             if data.get("mined") is not None:
                 raise ValueError("objective: give either `miner` or `mined`.")
             shared = {n: data[n] for n in ("refs", "where", "match") if n in data}
-            if key is not None and takes(miner, "key"):
+            if key is not None and accepts(miner, "key"):
                 shared["key"] = key
             data["mined"] = miner(embeddings, labels, **shared)
         terms = loss(embeddings, labels, *params, **data)
@@ -195,8 +195,10 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
         ``(embeddings, *views, where=None, **options) -> LossDict``: two or more views ``[N, D]``,
         and sample weights ``[N]``.
     """
-    if not takes(loss, "refs"):
-        raise TypeError(f"self_supervised: {pure(loss).__name__} does not compare with references.")
+    if not accepts(loss, "refs"):
+        raise TypeError(
+            f"self_supervised: {record_of(loss).name} does not compare with references."
+        )
 
     def fn(embeddings, *views, where=None, **options):
         if not views or any(jnp.shape(x) != jnp.shape(embeddings) for x in views):
@@ -217,10 +219,10 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
         refs = Refs(jnp.concatenate(views), tiled, where=weights)
         if axis_name is not None:
             refs = gather_refs(*refs[:2], axis_name, where=weights)._replace(self_index=None)
-            if needs_whole_batch(loss):
+            if record_of(loss).needs_whole_batch():
                 anchors = gather_refs(embeddings, ids, axis_name, where=where)
                 embeddings, ids, where = anchors.embeddings, anchors.labels, anchors.where
-            elif names(loss, "axis_name"):
+            elif has_parameter(loss, "axis_name"):
                 options |= {"axis_name": axis_name}
         return loss(embeddings, ids, refs=refs, where=where, **options)
 
@@ -229,26 +231,29 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
 
 def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     """Anchors, labels and data of a loss over a batch of which each device has a part."""
-    if names(loss, "axis_name"):
+    record, by_itself = record_of(loss), has_parameter(loss, "axis_name")
+    if by_itself:
         data = data | {"axis_name": axis_name}
-    if data.get("refs") is not None or gathers(loss, mined=mined):
+    if mined and record.sums_over_anchors:  # a miner needs the references before the loss does
+        by_itself = False
+    if data.get("refs") is not None or by_itself:
         return embeddings, labels, data
     everything = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
-    class_axis = data.get("class_axis") or given(loss, "class_axis")
-    if needs_whole_batch(loss, mined=mined) or class_axis == axis_name:
+    class_axis = data.get("class_axis") or bound(loss, "class_axis")
+    if record.needs_whole_batch(mined=mined) or class_axis == axis_name:
         data = {n: x for n, x in data.items() if n != "axis_name"}
         return everything.embeddings, everything.labels, data | {"where": everything.where}
-    refs = {"refs": everything} if takes(loss, "refs") else {}
+    refs = {"refs": everything} if accepts(loss, "refs") else {}
     return embeddings, labels, data | refs
 
 
 def _check_options(loss, options):
-    unknown = [option for option in options if not takes(loss, option)]
+    unknown = [option for option in options if not accepts(loss, option)]
     if unknown:
-        parameters = inspect.signature(pure(loss)).parameters.values()
+        parameters = inspect.signature(record_of(loss).body).parameters.values()
         known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
         raise TypeError(
-            f"objective: {pure(loss).__name__} has no option {', '.join(map(repr, unknown))}; "
+            f"objective: {record_of(loss).name} has no option {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(known)}."
         )
 

@@ -31,7 +31,7 @@ from jax.custom_derivatives import SymbolicZero as SymbolicZero
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 SEEN_THROUGH = "sum_of_slabs"
-"""A `jax.custom_vjp` function of this name has the derivative of what is written in it."""
+"""A `jax.custom_jvp` function of this name has the derivative of what is written in it."""
 
 
 def varying(like: Any) -> frozenset[str]:
@@ -40,11 +40,16 @@ def varying(like: Any) -> frozenset[str]:
     return frozenset() if axes is None else axes.varying
 
 
+def no_slope(x: Any) -> SymbolicZero:
+    """The tangent of an output of `jax.custom_jvp` that has no derivative."""
+    return SymbolicZero(jax.typeof(x).to_tangent_aval())
+
+
 def hoist(fn, *example):
     """`fn` with every array it closes over as an explicit argument, integers included.
 
     What does not depend on the arguments of `fn` is computed here, once, and closed over. Returned
-    with these arrays, and the jaxpr of the rest of `fn`, which has them as constants.
+    with these arrays.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
     tree = jax.tree.structure(shape)
@@ -55,7 +60,7 @@ def hoist(fn, *example):
         operands, consts = args[: len(example)], args[len(example) :]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(rest, consts, *operands))
 
-    return explicit, closed_over, rest
+    return explicit, closed_over
 
 
 def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
@@ -80,7 +85,7 @@ def _outputs(eqn, inputs):
         return [False] * len(eqn.outvars)
     if kind == "jit":
         return depends(params["jaxpr"].jaxpr, inputs)
-    if kind == "custom_vjp_call" and _name(params["call_jaxpr"].jaxpr) == SEEN_THROUGH:
+    if kind == "custom_jvp_call" and _name(params["call_jaxpr"].jaxpr) == SEEN_THROUGH:
         return depends(params["call_jaxpr"].jaxpr, inputs)
     if kind == "while":
         start = params["cond_nconsts"]

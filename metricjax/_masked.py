@@ -81,21 +81,26 @@ def _softplus_jvp(primals, tangents):
 
 
 def logsumexp(
-    x: Array, weights: Array, *, axis: int = -1, plus_one: bool = False
+    x: Array, weights: Array, *, axis: int = -1, plus_one: bool = False, empty: float = 0.0
 ) -> Float[Array, "..."]:
-    """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; 0 where every weight is 0.
+    """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; `empty` where every weight is 0.
 
     `weights` may be a boolean mask. Between the passes only the exponentials are kept.
     """
     if weights.dtype == bool:
-        return _logsumexp(x, weights, None, axis, plus_one)
-    return _logsumexp(x, weights > 0, weights, axis, plus_one)
+        return _logsumexp(x, weights, None, axis, plus_one, empty)
+    return _logsumexp(x, weights > 0, weights, axis, plus_one, empty)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _logsumexp(x, kept, weights, axis, plus_one):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def _logsumexp(x, kept, weights, axis, plus_one, empty):
     top, _, total = _exponentials(x, kept, weights, axis, plus_one)
-    return jnp.squeeze(top + jnp.log(total), axis)
+    return _logarithm(top, total, axis, empty)
+
+
+def _logarithm(top, total, axis, empty):
+    none = total == 0
+    return jnp.squeeze(jnp.where(none, empty, top + jnp.log(jnp.where(none, 1, total))), axis)
 
 
 def _exponentials(x, kept, weights, axis, plus_one):
@@ -108,17 +113,19 @@ def _exponentials(x, kept, weights, axis, plus_one):
     e = jnp.exp(x - jax.lax.stop_gradient(jnp.maximum(x, top)))
     e = e if weights is None else weights * e
     total = jnp.sum(e, axis, keepdims=True)
-    return top, e, total + jnp.exp(-top) if plus_one else jnp.where(total == 0, 1, total)
+    return top, e, total + jnp.exp(-top) if plus_one else total
 
 
-def _logsumexp_jvp(axis, plus_one, primals, tangents):
+def _logsumexp_jvp(axis, plus_one, empty, primals, tangents):
     top, e, total = _exponentials(*primals, axis, plus_one)
-    slope = jnp.zeros_like(jnp.squeeze(total, axis))
+    out = _logarithm(top, total, axis, empty)
+    total = jnp.where(total == 0, 1, total)
+    slope = jnp.zeros_like(out)
     if not isinstance(tangents[0], SymbolicZero):
         slope += jnp.sum(e / total * tangents[0], axis)
     if primals[2] is not None and not isinstance(tangents[2], SymbolicZero):
         slope += jnp.sum(safe_divide(e / total, primals[2]) * tangents[2], axis)
-    return jnp.squeeze(top + jnp.log(total), axis), slope
+    return out, slope
 
 
 _logsumexp.defjvp(_logsumexp_jvp, symbolic_zeros=True)

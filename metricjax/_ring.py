@@ -1,23 +1,16 @@
-"""References that travel around the devices: no device ever holds those of all."""
+"""References that go around the devices: no device ever holds those of all."""
 
 import functools
 import inspect
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from metricjax import losses
-from metricjax._jax import hoist, varying
-from metricjax._masked import exists, logsumexp, safe_divide, softplus
-from metricjax._refs import compare, prepare
-from metricjax._stream import Stream, StreamedTerm, zeros_like
-from metricjax.distances import farther
-from metricjax.losses._pairs import pairs_of
-from metricjax.losses._terms import active_term, pair_term, row_term, term
+from metricjax._record import body_of, is_module, record_of
+from metricjax._refs import prepare
+from metricjax._sums import sent
+from metricjax._visits import Around, over_refs
 
 
 def ring(loss):
@@ -40,9 +33,10 @@ def ring(loss):
 
     Args:
         loss: one of `metricjax.losses` whose values are sums, or functions of sums, over the
-            references of an anchor: ``circle, contrastive, generalized_lifted_structure,
-            multi_similarity, nca, ntxent, siglip, signal_to_noise_ratio_contrastive, sup_con``, or
-            a `functools.partial` of it.
+            references of an anchor: ``circle, contrastive, fast_ap, generalized_lifted_structure,
+            intra_pair_variance, multi_similarity, nca, ntxent, ranked_list, siglip,
+            signal_to_noise_ratio_contrastive, sup_con, threshold_consistent_margin,
+            tuplet_margin``, or a `functools.partial` of it.
 
     Returns:
         ``(embeddings, labels, *params, axis_name, refs=None, where=None, **options) -> LossDict``,
@@ -55,344 +49,57 @@ def ring(loss):
         ValueError: the loss cannot be computed so: it needs several references at once, as
             triplets and ranks do.
     """
-    name = _name(loss)
-    if name not in _PAIRS | _ROWS.keys():
+    record = record_of(loss)
+    if not record.ring or is_module(loss):
         raise ValueError(
-            f"ring: `loss` must be one of {', '.join(sorted(_PAIRS | _ROWS.keys()))}, got {name}. "
+            f"ring: `loss` must be one of {', '.join(_LOSSES)}, got {_name(loss)}. "
             f"For others gather the references with `metricjax.gather_refs`."
         )
     signature = _signature(loss)
 
     @functools.wraps(loss, updated=())
     def fn(embeddings, labels=None, *params, **options):
-        bound = signature.bind(embeddings, labels, *params, **options)
+        try:
+            bound = signature.bind(embeddings, labels, *params, **options)
+        except TypeError as error:
+            raise TypeError(f"ring: losses.{record.name}: {error}.") from None
         bound.apply_defaults()
         given = bound.arguments
         axis_name = given.pop("axis_name")
         embeddings, labels, refs, where = map(given.pop, ("embeddings", "labels", "refs", "where"))
-        batch = prepare(f"losses.{name}", embeddings, labels, refs, where)
+        batch = prepare(f"losses.{record.name}", embeddings, labels, refs, where)
         block, self_index = batch.refs._replace(self_index=None), batch.refs.self_index
 
-        def at(own, block):
-            """The arguments that let the anchors meet this block."""
+        def body(own, block):
+            """The loss of the device's anchors that meets one block of references."""
             if self_index is not None:  # in blocks of other devices an anchor is nowhere
                 nowhere = jnp.full_like(self_index, len(block.embeddings))
                 block = block._replace(self_index=jnp.where(own, self_index, nowhere))
-            return batch.embeddings, batch.labels, block, batch.weights
+            options = given | {"refs": block, "where": batch.weights}
+            return body_of(loss)(batch.embeddings, batch.labels, **options)
 
-        make = _by_row if name in _ROWS else _by_pair
-        return make(name, at, Ring(block, axis_name), given)
+        of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
+        return sent(over_refs(body, Around(axis_name), block), (), then=of_all)[0]
 
     fn.__signature__ = signature  # type: ignore[attr-defined]
     return fn
 
 
+_LOSSES = sorted(name for name, loss in vars(losses).items() if record_of(loss).ring)
+
+
 def _name(loss):
-    """Of a function of `metricjax.losses`, or a `functools.partial` of it; else its type's."""
-    while isinstance(loss, functools.partial):
-        loss = loss.func
-    name = getattr(loss, "__name__", type(loss).__name__)
-    return name if getattr(losses, name, None) is loss else f"another {name}"
+    return getattr(loss, "__name__", type(loss).__name__)
 
 
 def _signature(loss):
-    """The loss's own, with `axis_name` in the place of `mined`."""
+    """The loss's own, with `axis_name` and without `mined`."""
     whole = inspect.signature(loss)
-    if whole.parameters["mined"].default is not None:
-        raise ValueError("ring: `mined` would be a matrix of all references; leave it out.")
+    mined = whole.parameters.get("mined")
+    if mined is not None and mined.default is not None:
+        raise ValueError(
+            "ring: `mined` is not supported: it would need a matrix over all devices' references."
+        )
     axis_name = inspect.Parameter("axis_name", inspect.Parameter.KEYWORD_ONLY, annotation=str)
-    others = (p for p in whole.parameters.values() if p.name != "axis_name")
-    return whole.replace(parameters=[axis_name if p.name == "mined" else p for p in others])
-
-
-# --- the ring ---------------------------------------------------------------------------------
-
-
-class LogSum(NamedTuple):
-    """A part of a sum, known by its logarithm; -inf where nothing has been added yet."""
-
-    log: Float[Array, "..."]
-
-
-class Ring(NamedTuple):
-    """A block of rows on every device of a mapped axis."""
-
-    block: Any
-    axis_name: str
-
-    def total(self, fn: Callable[[Array, Any], Any]) -> Any:
-        """What ``fn(own, block)`` adds up to over the blocks of all devices, on each of them.
-
-        `own` says whether the block is the device's. Arrays are added, `LogSum` in logarithms.
-        In the backward pass the blocks go around again, and their gradients with them, until both
-        are home. So nothing is stored but this device's block and what `fn` closes over.
-        """
-        leaves, tree = jax.tree.flatten(self.block)
-        leaves = list(map(self._varying, leaves))
-        of_leaves = lambda own, *leaves: fn(own, jax.tree.unflatten(tree, leaves))
-        part, closed_over, _ = hoist(of_leaves, jnp.bool_(True), *leaves)
-
-        def add_up(leaves, rest):
-            like = jax.eval_shape(part, jnp.bool_(True), *leaves, *rest)
-            step = lambda own, leaves, done, _: (_add(done, part(own, *leaves, *rest)), [])
-            return self._around(step, leaves, _nothing(like), [])[0]
-
-        total = jax.custom_vjp(add_up)
-
-        def forward(leaves, rest):
-            out = add_up(leaves, rest)
-            return out, (leaves, rest, out)
-
-        def backward(residuals, cotangents):
-            leaves, rest, out = residuals
-
-            def step(own, leaves, grads_of_rest, grads_of_leaves):
-                values, pull = jax.vjp(lambda *args: part(own, *args), *leaves, *rest)
-                grads = pull(_share(cotangents, values, out))
-                n = len(leaves)
-                sums = lambda old, new: list(map(jnp.add, old, _floats(new)))
-                return sums(grads_of_rest, grads[n:]), sums(grads_of_leaves, grads[:n])
-
-            zeros = lambda args: [zeros_like(jax.typeof(x)) for x in _floats(args)]
-            of_rest, of_leaves = self._around(step, leaves, zeros(rest), zeros(leaves))
-            return _where_floats(leaves, of_leaves), _where_floats(rest, of_rest)
-
-        total.defvjp(forward, backward)
-        return total(leaves, closed_over)
-
-    def _around(self, step, leaves, done, cargo):
-        """Folds ``step(own, leaves, done, cargo) -> done, cargo``; cargo goes with the leaves."""
-        size = jax.lax.axis_size(self.axis_name)
-        on = [(i, (i - 1) % size) for i in range(size)]
-
-        def body(k, carry):
-            leaves, done, cargo = carry
-            done, cargo = step(k == 0, leaves, done, cargo)
-            leaves, cargo = jax.lax.ppermute((leaves, cargo), self.axis_name, on)
-            return leaves, done, cargo
-
-        return jax.lax.fori_loop(0, size, body, (leaves, done, cargo))[1:]
-
-    def _varying(self, x):
-        """`x` as an array that may differ from device to device, as all that travels does."""
-        varies = lambda x: self.axis_name in varying(jax.typeof(x))
-        if varies(x) or not varies(jax.lax.axis_index(self.axis_name)):  # or types do not say
-            return x
-        return jax.lax.pcast(x, self.axis_name, to="varying")
-
-
-def _is_log(x):
-    return isinstance(x, LogSum)
-
-
-def _add(total, part):
-    join = lambda a, b: LogSum(jnp.logaddexp(a.log, b.log)) if _is_log(a) else a + b
-    return jax.tree.map(join, total, part, is_leaf=_is_log)
-
-
-def _nothing(like):
-    zero = lambda x: LogSum(zeros_like(x.log) - jnp.inf) if _is_log(x) else zeros_like(x)
-    return jax.tree.map(zero, like, is_leaf=_is_log)
-
-
-def _share(cotangents, part, total):
-    """The cotangents of a part: of a log-sum, times its share in the total."""
-
-    def one(c, part, total):
-        if not _is_log(c):
-            return c
-        none = part.log == -jnp.inf
-        share = jnp.exp(jnp.where(none, 0, part.log) - jnp.where(none, 0, total.log))
-        return LogSum(jnp.where(none, 0, c.log * share))
-
-    return jax.tree.map(one, cotangents, part, total, is_leaf=_is_log)
-
-
-def _floats(args):
-    """Those that have a gradient, or are one."""
-    return [x for x in args if jnp.issubdtype(x.dtype, jnp.floating)]
-
-
-def _where_floats(args, grads):
-    """`grads` in the places of the floating arguments, `None` in those of others."""
-    grads = iter(grads)
-    return [next(grads) if _floats([x]) else None for x in args]
-
-
-# --- losses of pairs: each block is a part of the sum -----------------------------------------
-
-_PAIRS = {"contrastive", "siglip", "signal_to_noise_ratio_contrastive"}
-
-
-def _by_pair(name, at, ring, options):
-    loss = getattr(losses, name).__wrapped__
-
-    def slab(own, block):
-        embeddings, labels, refs, where = at(own, block)
-        terms = loss(embeddings, labels, refs=refs, where=where, **options)
-        if name == "siglip":  # divided by the number of anchors, which each block has once more
-            size = jax.lax.axis_size(ring.axis_name)
-            terms = {n: t._replace(divisor=t.divisor / size) for n, t in terms.items()}
-        return terms
-
-    return _streamed(slab, ring)
-
-
-def _streamed(slab, ring):
-    """The terms ``slab(own, block)`` of all blocks; none of them holds an anchor's whole row."""
-
-    def part(visit):
-        return {n: t._replace(anchor_weights=None) for n, t in slab(*visit).items()}
-
-    def total(fn, _):
-        return ring.total(lambda own, block: fn((own, block)))
-
-    names = []
-    jax.eval_shape(lambda block: names.extend(part((jnp.bool_(True), block))), ring.block)
-    stream = Stream(part, 0, total=total)
-    return {name: StreamedTerm(stream, name) for name in names}
-
-
-# --- losses of rows: sums over all references come first --------------------------------------
-
-
-class _Rows(NamedTuple):
-    """A loss that sums over an anchor's references.
-
-    Attributes:
-        sums: ``(mat, pairs, options)`` -> sums over a block of references, arrays and `LogSum`.
-        make: ``(batch, options, *sums)`` -> the term; for a loss with a value for each pair,
-            ``(batch, options, mat, pairs, *sums)`` -> the term of a block.
-        pairwise: whether it is one of the latter.
-    """
-
-    sums: Callable[..., tuple]
-    make: Callable[..., Any]
-    pairwise: bool = False
-
-
-def _by_row(name, at, ring, options):
-    rows, o = _ROWS[name], SimpleNamespace(**options)
-    function = f"losses.{name}"
-
-    def meet(own, block):
-        batch = prepare(function, *at(own, block))
-        pairs = pairs_of(function, batch, None, o.match)
-        return batch, compare(o.distance, batch), pairs
-
-    def sums(own, block):
-        _, mat, pairs = meet(own, block)
-        return rows.sums(mat, pairs, o)
-
-    done = ring.total(sums)
-    if not rows.pairwise:
-        batch = prepare(function, *at(True, ring.block))
-        o.anywhere = lambda x: jax.lax.psum(jnp.sum(x), ring.axis_name) > 0
-        return {"loss": rows.make(batch, o, *done)}
-
-    def slab(own, block):
-        batch, mat, pairs = meet(own, block)
-        return {"loss": rows.make(batch, o, mat, pairs, *done)}
-
-    return _streamed(slab, ring)
-
-
-def _log_sum(x, weights):
-    return LogSum(jnp.where(exists(weights), logsumexp(x, weights), -jnp.inf))
-
-
-def _or_zero(some: LogSum):
-    """The logarithm of a sum, 0 for one of nothing, and whether there was anything."""
-    any_ = some.log != -jnp.inf
-    return jnp.where(any_, some.log, 0), any_
-
-
-def _one_more(some: LogSum):
-    """``log(1 + sum)``."""
-    log, any_ = _or_zero(some)
-    return jnp.where(any_, softplus(log), 0)
-
-
-def _ntxent_sums(mat, pairs, o):
-    return (_log_sum(farther(o.distance, 0, mat) / o.temperature, pairs.negative),)
-
-
-def _ntxent(batch, o, mat, pairs, negatives):
-    logits = farther(o.distance, 0, mat) / o.temperature
-    log, any_ = (x[:, None] for x in _or_zero(negatives))
-    values = jnp.where(any_, softplus(log - logits), 0)
-    return pair_term(term, batch, values, pairs.positive)
-
-
-def _sup_con_sums(mat, pairs, o):
-    logits = farther(o.distance, 0, mat) / o.temperature
-    positive, negative = pairs
-    return (
-        _log_sum(logits, positive + negative),
-        jnp.sum(positive * logits, 1),
-        jnp.sum(positive, 1),
-        jnp.sum(negative, 1),
-    )
-
-
-def _sup_con(batch, o, everything, logits, positives, negatives):
-    some = (positives > 0) & o.anywhere(negatives)
-    values = jnp.where(some, _or_zero(everything)[0] - safe_divide(logits, positives), 0)
-    return active_term(values, batch.weights, anchor_weights=batch.weights)
-
-
-def _multi_similarity_sums(mat, pairs, o):
-    return (
-        _log_sum(o.alpha * farther(o.distance, mat, o.base), pairs.positive),
-        _log_sum(o.beta * farther(o.distance, o.base, mat), pairs.negative),
-    )
-
-
-def _multi_similarity(batch, o, pos, neg):
-    return row_term(_one_more(pos) / o.alpha + _one_more(neg) / o.beta, batch.weights)
-
-
-def _lifted_sums(mat, pairs, o):
-    return (
-        _log_sum(farther(o.distance, mat, o.pos_margin), pairs.positive),
-        _log_sum(farther(o.distance, o.neg_margin, mat), pairs.negative),
-    )
-
-
-def _lifted(batch, o, pos, neg):
-    return row_term(jax.nn.relu(_or_zero(pos)[0] + _or_zero(neg)[0]), batch.weights)
-
-
-def _circle_sums(mat, pairs, o):
-    now = jax.lax.stop_gradient(mat)
-    return (
-        _log_sum(-o.gamma * jax.nn.relu(1 + o.m - now) * (mat - (1 - o.m)), pairs.positive),
-        _log_sum(o.gamma * jax.nn.relu(now + o.m) * (mat - o.m), pairs.negative),
-    )
-
-
-def _circle(batch, o, pos, neg):
-    (pos, any_pos), (neg, any_neg) = _or_zero(pos), _or_zero(neg)
-    values = jnp.where(any_pos & any_neg, softplus(pos + neg), 0)
-    return active_term(values, batch.weights, anchor_weights=batch.weights)
-
-
-def _nca_sums(mat, pairs, o):
-    closeness = o.softmax_scale * farther(o.distance, 0, mat)
-    return tuple(_log_sum(closeness, w) for w in pairs)
-
-
-def _nca(batch, o, own, others):
-    (own, has_own), (others, rivalled) = _or_zero(own), _or_zero(others)
-    values = jnp.where(rivalled, softplus(others - own), 0)
-    return row_term(values, jnp.where(has_own, batch.weights, 0))
-
-
-_ROWS = {
-    "circle": _Rows(_circle_sums, _circle),
-    "generalized_lifted_structure": _Rows(_lifted_sums, _lifted),
-    "multi_similarity": _Rows(_multi_similarity_sums, _multi_similarity),
-    "nca": _Rows(_nca_sums, _nca),
-    "ntxent": _Rows(_ntxent_sums, _ntxent, pairwise=True),
-    "sup_con": _Rows(_sup_con_sums, _sup_con),
-}
+    others = [p for p in whole.parameters.values() if p.name not in ("mined", "axis_name")]
+    return whole.replace(parameters=[*others, axis_name])

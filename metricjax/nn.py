@@ -23,8 +23,8 @@ from jaxtyping import Array, Bool, Float, Int, Num, PRNGKeyArray
 
 from metricjax import losses
 from metricjax._check import check_rows
-from metricjax._chunks import names, needs_whole_batch, pure, takes
 from metricjax._masked import upcast
+from metricjax._record import accepts, has_parameter, record_of
 from metricjax._types import Labels, LossDict, Mined, Pairs
 from metricjax.distances import LpDistance, normalize
 from metricjax.losses._centers import nearest, softmax_mean
@@ -405,9 +405,9 @@ class CrossBatchMemory(nnx.Module):
         dtype: Any = jnp.float32,
         labels: Labels = None,
     ):
-        if not takes(loss, "refs"):
+        if not accepts(loss, "refs"):
             raise TypeError(
-                f"nn.CrossBatchMemory: {pure(loss).__name__} does not compare with references."
+                f"nn.CrossBatchMemory: {record_of(loss).name} does not compare with references."
             )
         bank = MemoryBank.create(size, embedding_size, dtype=dtype, labels=labels)
         self.bank = nnx.Variable(bank)
@@ -454,9 +454,9 @@ class CrossBatchMemory(nnx.Module):
         bank = bank.enqueue(embeddings, labels, queued, axis_name=axis_name)
         self.bank.set_value(bank)
         rows = embeddings, labels, anchors, slots
-        if axis_name is not None and needs_whole_batch(self.inner):
+        if axis_name is not None and record_of(self.inner).needs_whole_batch():
             rows = jax.lax.all_gather(rows, axis_name, tiled=True)
-        elif axis_name is not None and names(self.inner, "axis_name"):
+        elif axis_name is not None and has_parameter(self.inner, "axis_name"):
             options["axis_name"] = axis_name
         embeddings, labels, anchors, slots = rows
         refs = bank.refs(self_index=slots)

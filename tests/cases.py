@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from metricjax import losses, nn
+from metricjax._record import record_of
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
 
 N, D, C = 24, 8, 5
@@ -56,7 +57,7 @@ class Case:
     @property
     def whole(self):
         """The loss does not come apart by anchors or classes."""
-        return getattr(self.loss, "rows", True) is None
+        return record_of(self.loss).rows == "batch"
 
     def takes(self, *names):
         return set(names) <= inspect.signature(self.loss).parameters.keys()

@@ -20,7 +20,8 @@ import metricjax as mj
 N, D, C = 24, 8, 16
 RING = set(
     "circle contrastive generalized_lifted_structure multi_similarity nca ntxent siglip "
-    "signal_to_noise_ratio_contrastive sup_con".split()
+    "signal_to_noise_ratio_contrastive sup_con tuplet_margin intra_pair_variance "
+    "threshold_consistent_margin ranked_list fast_ap".split()
 )
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
 

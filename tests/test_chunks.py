@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 
 import metricjax as mj
 from metricjax import _chunks, losses
+from metricjax._record import record_of
 
 IN_PASSES = [
     losses.dynamic_soft_margin,
@@ -32,7 +33,8 @@ def results(loss, how, x, size=None):
 
     def total(x):
         e, others = x[:N], x[N:]
-        fn = mj.chunked(loss, size) if size else loss
+        sizes = size if isinstance(size, tuple) else (size,)
+        fn = mj.chunked(loss, *sizes) if size else loss
         where = jnp.asarray(WHERE, x.dtype)
         if how == "refs":
             terms = fn(e, Y, refs=mj.Refs(others, REF_Y), where=where)
@@ -66,6 +68,80 @@ def test_chunked_may_be_mapped_over(loss):
     for i in range(2):
         for a, b in zip(got, results(loss, "refs", x[i]), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)
+
+
+ON_A_RING = [loss for loss in vars(losses).values() if callable(loss) and record_of(loss).ring]
+QUICK = losses.ntxent, losses.sup_con, losses.siglip
+on_a_ring = pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(x, id=x.__name__, marks=[] if x in QUICK else [pytest.mark.slow])
+        for x in ON_A_RING
+    ],
+)
+
+
+@on_a_ring
+def test_blocks_of_references_are_dense(loss):
+    """Blocks that do and do not divide N and M, with weights, and with anchors as references."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (N + M, D), jnp.float64)
+        for how, size in ("self", (3, 4)), ("self", (5, 40)), ("refs", (4, 6)):
+            got, want = results(loss, how, x, size), results(loss, how, x)
+            assert want[0] != 0 and jnp.any(want[1] != 0)
+            for a, b in zip(got, want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_blocks_of_references_are_taken_by_itself(monkeypatch):
+    """Where a few anchors with all references would be too much; not with mined tuples."""
+    x = jax.random.normal(jax.random.key(0), (N + M, D))
+    want = results(losses.ntxent, "refs", x)
+    for name, value in {"DENSE_ELEMENTS": 1, "REF_ELEMENTS": 1, "REF_CHUNK": (4, 5)}.items():
+        monkeypatch.setattr(_chunks, name, value)
+    run = lambda x: mj.reduce(
+        losses.ntxent(x[:N], Y, refs=mj.Refs(x[N:], REF_Y), where=jnp.asarray(WHERE, x.dtype))
+    )[0]
+    assert "while" in str(jax.make_jaxpr(run)(x))
+    for a, b in zip(jax.jit(jax.value_and_grad(run))(x), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_block_of_references_shows_its_pairs():
+    e = jax.random.normal(jax.random.key(0), (N, D))
+    got = mj.chunked(losses.ntxent, 3, 4)(e, Y)["loss"].dense()
+    want = losses.ntxent(e, Y)["loss"].dense()
+    np.testing.assert_allclose(got.values, want.values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(got.weights, want.weights)
+
+
+def test_what_blocks_of_references_cannot_do_says_so():
+    for loss in losses.triplet_margin, losses.arcface, mj.nn.SigLIP():
+        with pytest.raises(ValueError, match="chunked: losses..* needs all references"):
+            mj.chunked(loss, 3, 4)
+    with pytest.raises(ValueError, match="chunked: `ref_chunk_size` must be at least 1, got 0"):
+        mj.chunked(losses.ntxent, 3, 0)
+    with pytest.raises(ValueError, match="losses.ntxent: `mined` is not supported with blocks"):
+        mj.chunked(losses.ntxent, 3, 4)(jnp.eye(N), Y, mined=mj.tuples.all_pairs(jnp.asarray(Y)))
+
+
+@pytest.mark.optimized
+def test_a_million_references_take_no_matrix_and_no_gradient():
+    """Temporaries are those of a chunk and a copy of the references, not their gradient."""
+    n, m, d = 1024, 1_000_000, 64
+    spec = jax.ShapeDtypeStruct
+
+    def total(x, y, refs, labels):
+        return mj.reduce(losses.ntxent(x, y, refs=mj.Refs(refs, labels)))[0]
+
+    args = (
+        spec((n, d), "float32"),
+        spec((n,), "int32"),
+        spec((m, d), "float32"),
+        spec((m,), "int32"),
+    )
+    made = jax.jit(jax.value_and_grad(total)).lower(*args).compile()
+    assert made.memory_analysis().temp_size_in_bytes < 400 * 2**20
 
 
 def test_whether_there_are_negatives_goes_by_the_batch():
@@ -211,7 +287,8 @@ def test_a_few_anchors_are_taken_at_once():
     rows = []
 
     def loss(n):
-        terms = losses.ntxent(jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32), refs=refs)
+        # a loss that needs all references at once; others take them in blocks
+        terms = losses.instance(jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32), refs=refs)
         rows.append(terms["loss"].stream.slab(0) if n > _chunks.CHUNK_ROWS else terms)
         return mj.reduce(terms)[0]
 

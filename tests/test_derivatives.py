@@ -8,14 +8,14 @@ from cases import CASES, D, N
 
 import metricjax as mj
 from metricjax._masked import logsumexp, softplus
+from metricjax._record import record_of
 
 REPRESENTATIVE = "contrastive ntxent arcface triplet_margin smooth_ap".split()
-ONLY_BACKWARD = (
-    "angular dynamic_soft_margin fast_ap histogram instance manifold margin p2s_grad pnp "
-    "proxy_anchor smooth_ap soft_triple subcenter_arcface triplet_margin"
-).split()
-"""Losses with a part that JAX cannot differentiate forward yet."""
-LAYOUTS = {"dense": lambda case: case.fn}
+LAYOUTS = {
+    "dense": lambda case: case.fn,
+    "in blocks": lambda case: mj.chunked(case.loss, 7),
+    "in blocks of references": lambda case: mj.chunked(case.loss, 7, 5),
+}
 STEP = 1e-6
 """Of finite differences: their error is about 1e-9 of a gradient of size 1 in float64."""
 
@@ -24,11 +24,11 @@ def rows():
     """Every loss in every layout; a few of them are quick, for each compiles for seconds."""
     for case in CASES:
         for layout in LAYOUTS:
-            if layout == "dense" or not case.whole:
+            record = record_of(case.loss)
+            has = {"dense": True, "in blocks": not case.whole}.get(layout, record.ring)
+            if has:
                 slow = str(case) not in REPRESENTATIVE
                 marks = [pytest.mark.slow] if slow else []
-                if str(case) in ONLY_BACKWARD:
-                    marks.append(pytest.mark.xfail(raises=TypeError, strict=True))
                 yield pytest.param(case, layout, marks=marks, id=f"{case}-{layout}")
 
 

@@ -26,8 +26,12 @@ LOSSES = {
     "siglip": ("bias", -3.0),
     "signal_to_noise_ratio_contrastive": ("neg_margin", 0.8),
     "sup_con": ("temperature", 0.3),
+    "tuplet_margin": ("scale", 6.0),
+    "intra_pair_variance": ("pos_eps", 0.1),
+    "threshold_consistent_margin": ("margin_minus", 0.1),
+    "ranked_list": ("margin", 0.3),
 }
-QUICK = "contrastive", "ntxent"
+QUICK = "contrastive ntxent siglip".split()
 every_loss = pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in LOSSES],
@@ -75,6 +79,34 @@ def test_a_ring_is_one_device(name):
     want = jax.jit(step(loss, option))(*data)
     assert abs(want[1][1]) > 1e-4 and jnp.abs(want[1][0]).max() > 1e-4
     close(jax.jit(spread(step(loss, option, "batch")))(*data), want, 1e-5)
+
+
+@pytest.mark.parametrize("name", [pytest.param("siglip", marks=pytest.mark.slow), "ntxent"])
+def test_forward_mode_and_hessian_vector_products_are_one_device(name):
+    loss = getattr(mj.losses, name)
+    along = jnp.cos(E), jnp.float32(1)
+
+    def total(x, value, y, axis_name=None):
+        options = {LOSSES[name][0]: value}
+        if axis_name is None:
+            return mj.reduce(loss(x, y, **options))[0]
+        terms = mj.ring(loss)(x, y, axis_name=axis_name, **options)
+        return mj.reduce(terms, axis_name=axis_name)[0]
+
+    shard = jax.P("batch")
+    run = jax.shard_map(
+        lambda x, value, y: total(x, value, y, "batch"),
+        mesh=mesh(4),
+        in_specs=(shard, jax.P(), shard),
+        out_specs=jax.P(),
+    )
+
+    def derivatives(fn):
+        of = lambda *moving: fn(*moving, Y)
+        at = E, jnp.float32(LOSSES[name][1])
+        return jax.jit(lambda: (jax.jvp(of, at, along), jax.jvp(jax.grad(of, (0, 1)), at, along)))()
+
+    close(derivatives(run), derivatives(total), 1e-4)
 
 
 @pytest.mark.parametrize("name", [pytest.param("contrastive", marks=pytest.mark.slow), "ntxent"])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_euclidean
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._masked import exists, logsumexp, softplus
 from metricjax._refs import prepare, take
 from metricjax._triplets import pick, sum_over_positives
@@ -15,7 +15,7 @@ from metricjax.losses._terms import pair_term, term
 from metricjax.tuples import label_pairs
 
 
-@anchorwise
+@declare()
 def angular(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import whole_batch
+from metricjax._chunks import declare
 from metricjax._masked import safe_divide
 from metricjax._types import LossDict, Scalar
 from metricjax.losses._terms import reduced_term
 from metricjax.losses._views import centred, prepare_views
 
 
-@whole_batch("its correlations are of all samples")
+@declare(rows="batch", why="its correlations are of all samples")
 def barlow_twins(
     embeddings: Float[Array, "n d"],
     ref_embeddings: Float[Array, "n d"],

@@ -5,16 +5,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
-from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp, softplus
+from metricjax._chunks import Passes, declare
+from metricjax._masked import softplus
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@anchorwise
+@declare(ring=True)
 def circle(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -26,7 +27,7 @@ def circle(
     m: Scalar = 0.4,
     gamma: Scalar = 80.0,
     distance: CosineSimilarity = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Pulls and pushes each pair as hard as it is far from where it should be.
 
     .. math::
@@ -67,8 +68,8 @@ def circle(
     pairs = pairs_of("losses.circle", batch, mined, match, repeats=False)
     mat = compare(distance, batch)
     now = jax.lax.stop_gradient(mat)
-    pos = logsumexp(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive)
-    neg = logsumexp(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative)
-    both = exists(pairs.positive) & exists(pairs.negative)
-    values = jnp.where(both, softplus(pos + neg), 0)
+    pos = log_sum(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive)
+    neg = log_sum(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative)
+    pos, neg = yield OverRefs((pos, neg))
+    values = jnp.where(pos.exists & neg.exists, softplus(pos.value + neg.value), 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

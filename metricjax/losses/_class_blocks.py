@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from metricjax._chunks import Cut
-from metricjax._jax import varying
+from metricjax._blocks import Cut
+from metricjax._linear import alike, linear
 from metricjax._masked import logsumexp, safe_divide, upcast
 from metricjax._refs import replicated, spread_as, take
 from metricjax._stream import zeros_like
@@ -49,7 +49,7 @@ def own_and_rivals(
 
     def part(batch):
         cut, parts, labels = _dealt(batch)
-        x, parts, labels = _alike((batch.embeddings, parts, labels))
+        x, parts, labels = alike((batch.embeddings, parts, labels))
         logits = lambda x, rows: scale * similarity(x, rows)
         fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
         own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
@@ -78,7 +78,7 @@ def _in_one_block(batch, similarity, scale):
 
     def part(batch):
         cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
-        x, parts, labels, factor = _alike((batch.embeddings, parts, labels, scale))
+        x, parts, labels, factor = alike((batch.embeddings, parts, labels, scale))
         mat = similarity(x, _rows(x, parts, 0))
         column, rival = columns(cut, labels, 0)
         rivals = logsumexp(factor * mat, rival)
@@ -88,12 +88,8 @@ def _in_one_block(batch, similarity, scale):
     return own, _on_shards(part, batch)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _own_and_rivals(logits, cut, x, parts, labels, closed):
-    return _forward(logits, cut, x, parts, labels, closed)[0]
-
-
-def _forward(logits, cut, x, parts, labels, closed):
     def step(carry, k):
         own, top, total = carry
         z = logits(x, _rows(x, parts, k), *closed)
@@ -107,31 +103,53 @@ def _forward(logits, cut, x, parts, labels, closed):
     zero = zeros_like(jax.typeof(upcast(x[:, 0])))
     start = zero, zero + jnp.finfo(zero.dtype).min, zero
     (own, top, total), _ = jax.lax.scan(step, start, _arange(cut.count))
-    rivals = top + jnp.log(jnp.where(total == 0, 1, total))
-    return (own, rivals), (x, parts, labels, closed, rivals)
+    return own, top + jnp.log(jnp.where(total == 0, 1, total))
 
 
-def _backward(logits, cut, residuals, cotangents):
-    x, parts, labels, closed, rivals = residuals
-    to_own, to_rivals = cotangents
+@_own_and_rivals.defjvp
+def _own_and_rivals_jvp(logits, cut, primals, tangents):
+    """Derivatives compute the blocks again: a softmax needs no more than the sum's logarithm."""
+    out = _own_and_rivals(logits, cut, *primals)
 
-    def step(carry, k):
-        z, pull = jax.vjp(logits, x, _rows(x, parts, k), *closed)
-        column, rival = columns(cut, labels, k)
-        to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
-        own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
-        to_x, to_rows, *to_closed = pull(jnp.where(rival, to_rival, own))
-        sums, to_parts = carry
-        sums = jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, (to_x, to_closed))
-        to_rows = to_rows.reshape(cut.size, -1)
-        return (sums, jax.lax.dynamic_update_index_in_dim(to_parts, to_rows, k, 1)), None
+    def push(args, tangents):
+        (x, parts, labels, closed), (_, rivals) = args
+        to_x, to_parts, to_closed = tangents
 
-    start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
-    ((to_x, to_closed), to_parts), _ = jax.lax.scan(step, start, _arange(cut.count))
-    return to_x.astype(x.dtype), to_parts, None, to_closed
+        def step(sums, k):
+            at_rows, along = (
+                (x, _rows(x, parts, k), *closed),
+                (to_x, _rows(x, to_parts, k), *to_closed),
+            )
+            z, slope = jax.jvp(logits, at_rows, along)
+            column, rival = columns(cut, labels, k)
+            softmax = jnp.where(rival, jnp.exp(z - rivals[:, None]), 0)
+            return plus(sums, (at(slope, column), jnp.sum(softmax * slope, 1))), None
 
+        zero = zeros_like(jax.typeof(rivals))
+        return jax.lax.scan(step, (zero, zero), _arange(cut.count))[0]
 
-_own_and_rivals.defvjp(_forward, _backward)
+    def pull(args, cotangents):
+        (x, parts, labels, closed), (_, rivals) = args
+        to_own, to_rivals = cotangents
+
+        def step(carry, k):
+            z, back = jax.vjp(logits, x, _rows(x, parts, k), *closed)
+            column, rival = columns(cut, labels, k)
+            to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
+            own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
+            to_x, to_rows, *to_closed = back(jnp.where(rival, to_rival, own))
+            sums, to_parts = carry
+            to_rows = to_rows.reshape(cut.size, -1)
+            to_parts = jax.lax.dynamic_update_index_in_dim(to_parts, to_rows, k, 1)
+            return (plus(sums, (to_x, to_closed)), to_parts), None
+
+        start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
+        ((to_x, to_closed), to_parts), _ = jax.lax.scan(step, start, _arange(cut.count))
+        return to_x.astype(x.dtype), to_parts, to_closed
+
+    plus = lambda sums, more: jax.tree.map(lambda a, b: a + b.astype(a.dtype), sums, more)
+    to_x, to_parts, _, to_closed = tangents
+    return out, linear(push, pull, (primals, out), (to_x, to_parts, to_closed), out)
 
 
 def sum_over_classes(batch: ClassBatch, fn):
@@ -224,20 +242,6 @@ def _labels_here(batch):
     here = len(batch.classes) // batch.centers
     labels = batch.labels - here * jax.lax.axis_index(batch.class_axis)
     return jnp.where((labels >= 0) & (labels < here), labels, -1)
-
-
-def _alike(tree):
-    """All arrays varying over the same axes of `jax.shard_map`, so that gradients are summed once.
-
-    Otherwise they would be in every block.
-    """
-    axes = frozenset().union(*(varying(jax.typeof(x)) for x in jax.tree.leaves(tree)))
-
-    def one(x):
-        missing = tuple(axes - varying(jax.typeof(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(one, tree)
 
 
 def _on_shards(part, batch):

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._refs import Batch, compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
@@ -11,7 +11,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term, pair_term
 
 
-@anchorwise
+@declare(ring=True)
 def contrastive(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_at_least, check_euclidean
-from metricjax._chunks import Passes, in_passes
+from metricjax._chunks import Passes, declare
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -15,7 +15,7 @@ from metricjax.losses._pairs import TripletSlab, sum_over_triplets, triplets_of
 from metricjax.losses._terms import reduced_term
 
 
-@in_passes()
+@declare()
 def dynamic_soft_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_at_least, check_euclidean
-from metricjax._chunks import anchorwise, weighs_samples
+from metricjax._chunks import Passes, declare
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs
 from metricjax._types import Labels, LossDict, Match, Mined, Refs
 from metricjax.distances import LpDistance
 from metricjax.losses._bins import soft_histogram
@@ -14,8 +15,7 @@ from metricjax.losses._pairs import mined_weights, pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
-@weighs_samples()
+@declare(mined="samples", ring=True)
 def fast_ap(
     embeddings: Float[Array, "n d"],
     labels: Labels,
@@ -26,7 +26,7 @@ def fast_ap(
     match: Match | None = None,
     num_bins: int = 10,
     distance: LpDistance = LpDistance(power=2),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Average precision of each anchor's ranking, read off a histogram of its distances.
 
     .. math::
@@ -66,12 +66,16 @@ def fast_ap(
     weight = mined_weights("losses.fast_ap", mined, batch, self_refs=refs is None)
     mat = compare(distance, batch)
     position = mat * (num_bins / 2**distance.power)
-    pos = soft_histogram(position, pairs.positive, num_bins + 1)
-    all_up_to = jnp.cumsum(
-        soft_histogram(position, pairs.positive + pairs.negative, num_bins + 1), 1
+    counts = lambda weights: soft_histogram(position, weights, num_bins + 1)
+    pos, everything, positives = yield OverRefs(
+        (
+            counts(pairs.positive),
+            counts(pairs.positive + pairs.negative),
+            jnp.sum(pairs.positive, 1),
+        )
     )
+    all_up_to = jnp.cumsum(everything, 1)
     hits = pos * jnp.cumsum(pos, 1)
     precision = jnp.sum(jnp.where(hits == 0, 0, safe_divide(hits, all_up_to)), 1)
-    positives = jnp.sum(pairs.positive, 1)
     values = weight * (1 - safe_divide(precision, positives))
     return {"loss": row_term(values, jnp.where(positives > 0, batch.weights, 0))}

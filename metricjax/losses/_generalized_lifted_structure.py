@@ -3,16 +3,16 @@
 import jax
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp
+from metricjax._chunks import Passes, declare
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
+@declare(ring=True)
 def generalized_lifted_structure(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -24,7 +24,7 @@ def generalized_lifted_structure(
     neg_margin: Scalar = 1.0,
     pos_margin: Scalar = 0.0,
     distance: Distance = LpDistance(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Compares a soft maximum over an anchor's positives with a soft minimum over its negatives.
 
     .. math::
@@ -62,6 +62,7 @@ def generalized_lifted_structure(
     batch = prepare(name, embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match, repeats=False)
     mat = compare(distance, batch)
-    pos = logsumexp(farther(distance, mat, pos_margin), pairs.positive)
-    neg = logsumexp(farther(distance, neg_margin, mat), pairs.negative)
-    return {"loss": row_term(jax.nn.relu(pos + neg), batch.weights)}
+    pos = log_sum(farther(distance, mat, pos_margin), pairs.positive)
+    neg = log_sum(farther(distance, neg_margin, mat), pairs.negative)
+    pos, neg = yield OverRefs((pos, neg))
+    return {"loss": row_term(jax.nn.relu(pos.value + neg.value), batch.weights)}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_similarity
-from metricjax._chunks import Passes, in_passes
+from metricjax._chunks import Passes, declare
 from metricjax._masked import exists, safe_divide
 from metricjax._refs import compare, prepare, replicated
 from metricjax._types import Labels, LossDict, Match, Mined, Pairs, Refs
@@ -34,7 +34,7 @@ def _both_ways(mined, n, where) -> Pairs:
     return Pairs(*(jnp.maximum(x, x.T) for x in once))
 
 
-@in_passes(own_mined=_both_ways)
+@declare(own_mined=_both_ways)
 def histogram(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

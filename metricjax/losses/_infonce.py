@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import whole_batch
+from metricjax._chunks import declare
 from metricjax._masked import exists, logsumexp, softplus
 from metricjax._types import LossDict, Scalar
 from metricjax.distances import CosineSimilarity, Distance
@@ -12,7 +12,7 @@ from metricjax.losses._terms import row_term
 from metricjax.losses._views import prepare_views
 
 
-@whole_batch("each row meets all rows of the other tower, and the other way round")
+@declare(rows="batch", why="each row meets all rows of the other tower, and the other way round")
 def infonce(
     embeddings: Float[Array, "n d"],
     ref_embeddings: Float[Array, "n d"],

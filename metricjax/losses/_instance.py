@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_distance, check_labels
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._masked import logsumexp, softplus
 from metricjax._refs import compare, prepare, replicated
 from metricjax._triplets import pick
@@ -13,7 +13,7 @@ from metricjax.distances import CosineSimilarity
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
+@declare()
 def instance(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import Passes, in_passes
+from metricjax._chunks import Passes, declare
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -13,7 +13,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@in_passes()
+@declare(ring=True)
 def intra_pair_variance(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

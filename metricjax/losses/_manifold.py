@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from metricjax._check import check_embeddings, check_labels, check_similarity
-from metricjax._chunks import whole_batch
+from metricjax._chunks import declare
 from metricjax._masked import logsumexp, safe_divide, safe_sqrt
 from metricjax._refs import prepare, replicated
 from metricjax._triplets import pick
@@ -16,7 +16,7 @@ from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._terms import reduced_term
 
 
-@whole_batch("its random walk goes over all samples")
+@declare(rows="batch", why="its random walk goes over all samples")
 def manifold(
     embeddings: Float[Array, "n d"],
     proxies: Float[Array, "k d"],

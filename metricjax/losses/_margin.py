@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_labels
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._refs import compare, prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
@@ -13,7 +13,7 @@ from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
 from metricjax.losses._terms import reduced_term, term
 
 
-@anchorwise
+@declare()
 def margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -2,16 +2,16 @@
 
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
-from metricjax._masked import logsumexp
+from metricjax._chunks import Passes, declare
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
+@declare(ring=True)
 def multi_similarity(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -24,7 +24,7 @@ def multi_similarity(
     beta: Scalar = 50.0,
     base: Scalar = 0.5,
     distance: Distance = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Weighs each pair by how it compares with the other pairs of its anchor.
 
     .. math::
@@ -62,6 +62,7 @@ def multi_similarity(
     batch = prepare("losses.multi_similarity", embeddings, labels, refs, where)
     pairs = pairs_of("losses.multi_similarity", batch, mined, match, repeats=False)
     mat = compare(distance, batch)
-    pos = logsumexp(alpha * farther(distance, mat, base), pairs.positive, plus_one=True) / alpha
-    neg = logsumexp(beta * farther(distance, base, mat), pairs.negative, plus_one=True) / beta
-    return {"loss": row_term(pos + neg, batch.weights)}
+    pos = log_sum(alpha * farther(distance, mat, base), pairs.positive)
+    neg = log_sum(beta * farther(distance, base, mat), pairs.negative)
+    pos, neg = yield OverRefs((pos, neg))
+    return {"loss": row_term(pos.plus_one() / alpha + neg.plus_one() / beta, batch.weights)}

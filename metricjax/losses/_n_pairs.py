@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_labels
-from metricjax._chunks import whole_batch
+from metricjax._chunks import declare
 from metricjax._masked import logsumexp, softplus
 from metricjax._refs import prepare, replicated
 from metricjax._types import LossDict, Mined, Refs
@@ -14,7 +14,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@whole_batch("each pair meets those of the other classes")
+@declare(rows="batch", why="each pair meets those of the other classes")
 def n_pairs(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

@@ -3,17 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise, weighs_samples
-from metricjax._masked import exists, logsumexp, softplus
+from metricjax._chunks import Passes, declare
+from metricjax._masked import softplus
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import mined_weights, pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
-@weighs_samples()
+@declare(mined="samples", ring=True)
 def nca(
     embeddings: Float[Array, "n d"],
     labels: Labels,
@@ -24,7 +24,7 @@ def nca(
     match: Match | None = None,
     softmax_scale: Scalar = 1.0,
     distance: Distance = LpDistance(power=2),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""How improbably an anchor picks a neighbour of its own class, the near ones being likelier.
 
     .. math::
@@ -62,7 +62,6 @@ def nca(
     weight = mined_weights("losses.nca", mined, batch, self_refs=refs is None)
     mat = compare(distance, batch)
     closeness = softmax_scale * farther(distance, 0, mat)
-    own, others = (logsumexp(closeness, w) for w in pairs)
-    rivalled, has_own = (exists(w) for w in (pairs.negative, pairs.positive))
-    values = jnp.where(rivalled, softplus(others - own), 0)
-    return {"loss": row_term(weight * values, jnp.where(has_own, batch.weights, 0))}
+    own, others = yield OverRefs(tuple(log_sum(closeness, w) for w in pairs))
+    values = jnp.where(others.exists, softplus(others.value - own.value), 0)
+    return {"loss": row_term(weight * values, jnp.where(own.exists, batch.weights, 0))}

@@ -3,16 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp, softplus
+from metricjax._chunks import Passes, declare
+from metricjax._masked import softplus
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@anchorwise
+@declare(ring=True)
 def ntxent(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -23,7 +24,7 @@ def ntxent(
     match: Match | None = None,
     temperature: Scalar = 0.07,
     distance: Distance = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Picks each positive out among the negatives of its anchor: the loss of SimCLR and MoCo.
 
     .. math::
@@ -62,7 +63,7 @@ def ntxent(
     pairs = pairs_of("losses.ntxent", batch, mined, match)
     mat = compare(distance, batch)
     logits = farther(distance, 0, mat) / temperature
-    negatives = logsumexp(logits, pairs.negative)[:, None]
-    rivalled = exists(pairs.negative)[:, None]
-    values = jnp.where(rivalled, softplus(negatives - logits), 0)
+    negatives = yield OverRefs(log_sum(logits, pairs.negative))
+    values = softplus(negatives.value[:, None] - logits)
+    values = jnp.where(negatives.exists[:, None], values, 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

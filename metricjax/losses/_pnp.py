@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_choice, check_distance
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._masked import exists, safe_divide
 from metricjax._refs import compare, prepare
 from metricjax._triplets import pick, sum_over_positives
@@ -15,7 +15,7 @@ from metricjax.losses._pairs import pairs_of, with_itself
 from metricjax.losses._terms import reduced_term
 
 
-@anchorwise
+@declare()
 def pnp(
     embeddings: Float[Array, "n d"],
     labels: Labels,

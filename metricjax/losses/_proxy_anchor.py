@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._check import check_labels
-from metricjax._chunks import classwise
+from metricjax._chunks import declare
 from metricjax._masked import logsumexp
 from metricjax._refs import replicated
 from metricjax._types import LossDict, Mined, Scalar
@@ -36,7 +36,7 @@ def _by_class(x, weights, column, count):
     return top + jnp.log(total), zeros.at[slot].add(weights, mode="drop") > 0
 
 
-@classwise
+@declare(rows="classes")
 def proxy_anchor(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

@@ -2,14 +2,14 @@
 
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._chunks import weighs_samples
+from metricjax._chunks import declare
 from metricjax._types import LossDict, Mined, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
 
 
-@weighs_samples(anchors_only=True)
+@declare(mined="anchors")
 def proxy_nca(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

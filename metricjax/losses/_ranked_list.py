@@ -3,16 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
+from metricjax._chunks import Passes, declare
 from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs
 from metricjax._types import Labels, LossDict, Match, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
+@declare(ring=True)
 def ranked_list(
     embeddings: Float[Array, "n d"],
     labels: Labels,
@@ -26,7 +27,7 @@ def ranked_list(
     alpha: Scalar | None = None,
     Tp: Scalar = 0.0,
     distance: Distance = LpDistance(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Pushes negatives out of a sphere and pulls positives into a smaller one.
 
     .. math::
@@ -71,14 +72,19 @@ def ranked_list(
     pairs = pairs_of("losses.ranked_list", batch, None, match)
     mat = compare(distance, batch)
     outer = 1 + margin / 2 if alpha is None else alpha
-    epsilon = 1e-5 * jnp.sum(batch.ref_weights)
 
-    def mean(excess, weights, temperature):
+    def sums(excess, weights, temperature):
         out = (excess <= 0) | (weights == 0)
         excess = jnp.where(out, 0, excess)
         weights = jnp.where(out, 0, weights * jnp.exp(temperature * excess))
-        return safe_divide(jnp.sum(weights * excess, 1), jnp.sum(weights, 1) + epsilon)
+        return jnp.sum(weights * excess, 1), jnp.sum(weights, 1)
 
-    pos = mean(mat - (outer - margin), pairs.positive, Tp)
-    neg = mean(outer - mat, pairs.negative, Tn)
-    return {"loss": row_term((1 - imbalance) * pos + imbalance * neg, batch.weights)}
+    pos, neg, refs_met = yield OverRefs(
+        (
+            sums(mat - (outer - margin), pairs.positive, Tp),
+            sums(outer - mat, pairs.negative, Tn),
+            jnp.sum(batch.ref_weights),
+        )
+    )
+    mean = lambda total, weight: safe_divide(total, weight + 1e-5 * refs_met)
+    return {"loss": row_term((1 - imbalance) * mean(*pos) + imbalance * mean(*neg), batch.weights)}

@@ -3,16 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
+from metricjax._chunks import Passes, declare
 from metricjax._masked import softplus
 from metricjax._refs import compare, prepare
+from metricjax._sums import OfAnchors
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@anchorwise
+@declare(ring=True)
 def siglip(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -24,7 +25,7 @@ def siglip(
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
     distance: Distance = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Judges each pair on its own, by logistic regression on its similarity.
 
     .. math::
@@ -63,9 +64,8 @@ def siglip(
     batch = prepare("losses.siglip", embeddings, labels, refs, where)
     pairs = pairs_of("losses.siglip", batch, mined, match)
     logits = scale * farther(distance, 0, compare(distance, batch)) + bias
-    by_anchor = lambda values, weights, **rows: term(
-        values, weights, jnp.sum(batch.weights), **rows
-    )
+    anchors = yield OfAnchors(jnp.sum(batch.weights))
+    by_anchor = lambda values, weights, **rows: term(values, weights, anchors, **rows)
     return {
         "pos_loss": pair_term(by_anchor, batch, softplus(-logits), pairs.positive),
         "neg_loss": pair_term(by_anchor, batch, softplus(logits), pairs.negative),

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._refs import prepare
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import SNRDistance
@@ -11,7 +11,7 @@ from metricjax.losses._contrastive import contrast
 from metricjax.losses._pairs import pairs_of
 
 
-@anchorwise
+@declare(ring=True)
 def signal_to_noise_ratio_contrastive(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
-from metricjax._chunks import anchorwise, weighs_samples
+from metricjax._chunks import declare
 from metricjax._masked import exists, safe_divide
 from metricjax._refs import compare, prepare
 from metricjax._triplets import pick, sum_over_positives
@@ -15,8 +15,7 @@ from metricjax.losses._pairs import mined_weights, pairs_of, with_itself
 from metricjax.losses._terms import row_term
 
 
-@anchorwise
-@weighs_samples()
+@declare(mined="samples")
 def smooth_ap(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -3,16 +3,17 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import Passes, in_passes
-from metricjax._masked import exists, logsumexp, safe_divide
+from metricjax._chunks import Passes, declare
+from metricjax._masked import safe_divide
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@in_passes()
+@declare(ring=True)
 def sup_con(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -65,9 +66,10 @@ def sup_con(
     positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
     mat = compare(distance, batch)
     logits = farther(distance, 0, mat) / temperature
-    everything = logsumexp(logits, positive + negative)
-    mean = safe_divide(jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
+    everything, total, count = yield OverRefs(
+        (log_sum(logits, positive + negative), jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
+    )
     negatives = yield jnp.sum(negative * batch.weights[:, None])
-    some = exists(positive) & (negatives > 0)
-    values = jnp.where(some, everything - mean, 0)
+    some = (count > 0) & (negatives > 0)
+    values = jnp.where(some, everything.value - safe_divide(total, count), 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

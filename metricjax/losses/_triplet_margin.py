@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._chunks import anchorwise
+from metricjax._chunks import declare
 from metricjax._masked import softplus
 from metricjax._refs import compare, prepare, take
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -13,7 +13,7 @@ from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
 from metricjax.losses._terms import active_term
 
 
-@anchorwise
+@declare()
 def triplet_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

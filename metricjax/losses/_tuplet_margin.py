@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._check import check_distance
-from metricjax._chunks import anchorwise
-from metricjax._masked import exists, logsumexp, softplus
+from metricjax._chunks import Passes, declare
+from metricjax._masked import softplus
 from metricjax._refs import compare, prepare
+from metricjax._sums import OverRefs, log_sum
 from metricjax._types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._classes import turned
@@ -14,7 +15,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@anchorwise
+@declare(ring=True)
 def tuplet_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,
@@ -26,7 +27,7 @@ def tuplet_margin(
     margin: Scalar = 5.73,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
-) -> LossDict:
+) -> Passes[LossDict]:
     r"""Picks each positive out among the negatives, with a slack of some degrees.
 
     .. math::
@@ -67,7 +68,7 @@ def tuplet_margin(
     cosine = compare(distance, batch)
     beta = jnp.deg2rad(jnp.asarray(margin, cosine.dtype))
     slack = turned(cosine, -beta)
-    negatives = logsumexp(scale * cosine, pairs.negative)[:, None]
-    rivalled = exists(pairs.negative)[:, None]
-    values = jnp.where(rivalled, softplus(negatives - scale * slack), 0)
+    negatives = yield OverRefs(log_sum(scale * cosine, pairs.negative))
+    values = softplus(negatives.value[:, None] - scale * slack)
+    values = jnp.where(negatives.exists[:, None], values, 0)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import optax
 
-from metricjax._chunks import takes
+from metricjax._record import accepts
 from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
 
 
@@ -98,7 +98,7 @@ def cascaded(
 def _mine(run, miner, embeddings, labels, before):
     if miner is None:
         return None
-    given = {"mined": before} if before is not None and takes(miner, "mined") else {}
-    if takes(miner, "key"):
+    given = {"mined": before} if before is not None and accepts(miner, "mined") else {}
+    if accepts(miner, "key"):
         given["key"] = run.new_key()
     return miner(embeddings, labels, **given)
