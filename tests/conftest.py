@@ -24,11 +24,17 @@ FLAGS = [
     # Eight devices on a busy core may meet late; XLA would end the process after 40 s.
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 ]
-QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
-HAS_QUICK_FLAG = jax.__version_info__ < (0, 11)
-"""Later versions have no older emitters, and end the process at a flag that they do not have."""
+QUICK_FLAGS = [
+    # Programs are small: dividing one among threads costs more than it saves.
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if jax.__version_info__ < (0, 11):
+    # Later versions have no older emitters, and end the process at a flag that they do not have.
+    QUICK_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 MOST_MEMORY = 1.6 * 2**30
 """Bytes that a worker may hold before it forgets its compiled programs."""
+LEAST_GROWTH = 0.5 * 2**30
+"""Bytes that a worker may add before it forgets them again."""
 
 # Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
 # other for ever (jaxlib 0.10.2).
@@ -41,7 +47,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 def pytest_configure(config):
     as_users = config.option.markexpr == "optimized" or any("parity" in a for a in config.args)
-    flags = FLAGS if as_users or not HAS_QUICK_FLAG else [*FLAGS, QUICK_FLAG]
+    flags = FLAGS if as_users else FLAGS + QUICK_FLAGS
     os.environ["XLA_FLAGS"] = " ".join(flags)  # read when the first program is compiled
     config.pluginmanager.register(_Compiling())
 
@@ -67,6 +73,8 @@ class _Compiling:
     those of a plugin are.
     """
 
+    limit = MOST_MEMORY
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
         as_users = "parity" in item.nodeid or item.get_closest_marker("optimized")
@@ -74,10 +82,14 @@ class _Compiling:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self):
-        if _memory() > MOST_MEMORY:
+        if _memory() > self.limit:
             jax.clear_caches()
             with contextlib.suppress(AttributeError):  # a C library without it
                 ctypes.CDLL(None).malloc_trim(0)  # or the system does not get the memory back
+            # What is left may be near the limit: then each test would start with nothing compiled.
+            self.limit = max(MOST_MEMORY, _memory() + LEAST_GROWTH)
+            if log := os.environ.get("CLEARLOG"):
+                open(log, "a").write(f"{os.getpid()} {_memory() / 2**20:.0f}\n")
 
 
 def _memory():

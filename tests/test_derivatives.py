@@ -11,6 +11,7 @@ from metricjax._masked import logsumexp, softplus
 from metricjax._record import record_of
 
 REPRESENTATIVE = "contrastive ntxent arcface triplet_margin smooth_ap".split()
+IN_BLOCKS = "ntxent triplet_margin".split()
 LAYOUTS = {
     "dense": lambda case: case.fn,
     "in blocks": lambda case: mj.chunked(case.loss, 7),
@@ -27,7 +28,7 @@ def rows():
             record = record_of(case.loss)
             has = {"dense": True, "in blocks": not case.whole}.get(layout, record.ring)
             if has:
-                slow = str(case) not in REPRESENTATIVE
+                slow = str(case) not in (REPRESENTATIVE if layout == "dense" else IN_BLOCKS)
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(case, layout, marks=marks, id=f"{case}-{layout}")
 

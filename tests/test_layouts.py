@@ -9,7 +9,7 @@ from layouts import LAYOUTS, RING, TOLERANCES, by_pmap, check, in_chunks, on_mes
 
 import metricjax as mj
 
-QUICK = "contrastive arcface triplet_margin lifted_structure vicreg".split()
+QUICK = "contrastive arcface lifted_structure vicreg".split()
 HOW = {
     "chunked": (LAYOUTS["auto in chunks"].has, functools.partial(on_one_device, in_chunks)),
     **{name: (layout.has, functools.partial(on_mesh, name)) for name, layout in LAYOUTS.items()},
