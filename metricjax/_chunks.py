@@ -104,6 +104,7 @@ def chunked(loss, chunk_size: int, ref_chunk_size: int | None = None):
     def fn(embeddings, labels=None, *params, **options):
         return rows(loss, size, embeddings, labels, *params, **options)
 
+    fn.record = dataclasses.replace(record, body=fn, ring=False)  # type: ignore[attr-defined]
     return fn
 
 
@@ -163,6 +164,13 @@ def _own_size(record, embeddings, refs, mined=None):
     return size if size < n else None
 
 
+def _at_most(record, size, m):
+    """How many of the `size` anchors of a chunk a loss takes at once: many pairs are slow."""
+    if not record.by_itself or record.sums_over_anchors or size * m < DENSE_ELEMENTS:
+        return size
+    return min(size, max(CHUNK_ROWS, CHUNK_ELEMENTS // m))
+
+
 def _by_anchor(
     loss, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
 ):
@@ -184,7 +192,9 @@ def _by_anchor(
             of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
             if refs is None:
                 refs = gather_refs(embeddings, labels, axis_name, where=where)
-    if size is None and not (labels is None and mined is None):
+    if isinstance(size, int):
+        size = _at_most(record, size, len(embeddings if refs is None else refs.embeddings))
+    elif size is None and not (labels is None and mined is None):
         size = _own_size(record, embeddings, refs, mined)
     batch = embeddings, labels, *params
     options |= {} if mined is None else {"mined": mined}

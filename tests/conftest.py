@@ -14,10 +14,13 @@ Compiling is most of a run, so this file makes XLA quick rather than its program
 import contextlib
 import ctypes
 import os
+import re
 import resource
 
 import jax
 import pytest
+
+from metricjax import losses
 
 FLAGS = [
     os.environ.get("XLA_FLAGS", ""),
@@ -33,8 +36,9 @@ if jax.__version_info__ < (0, 11):
     QUICK_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 MOST_MEMORY = 2.0 * 2**30
 """Bytes that a worker may hold before it forgets its compiled programs."""
-LEAST_GROWTH = 0.3 * 2**30
-"""Bytes that a worker may add before it forgets them again."""
+
+SHARE_NOTHING = "test_layouts.py", "test_derivatives.py", "test_examples.py", "test_processes.py"
+"""Files with long tests that have no programs in common."""
 
 # Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
 # other for ever (jaxlib 0.10.2).
@@ -52,28 +56,40 @@ def pytest_configure(config):
     config.pluginmanager.register(_Compiling())
 
 
-@pytest.hookimpl(tryfirst=True)
+def _group(nodeid):
+    """The tests that share programs: a file's, and of the table of losses those of a row."""
+    path, _, name = nodeid.partition("::")
+    if path.endswith(SHARE_NOTHING):
+        return nodeid
+    if not path.endswith("test_losses.py"):
+        return path
+    return path, *(part for part in re.split(r"[][-]", name) if hasattr(losses, part))
+
+
 def pytest_collection_modifyitems(items):
-    """Tests that share programs are one group for the workers, and run one after the other."""
-    groups = {item: _group(item) for item in items}
-    order = {group: i for i, group in enumerate(dict.fromkeys(groups.values()))}
-    items.sort(key=lambda item: order[groups[item]])
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    order = {group: i for i, group in enumerate(dict.fromkeys(_group(x.nodeid) for x in items))}
+    items.sort(key=lambda item: order[_group(item.nodeid)])
 
 
-def _group(item):
-    callspec = getattr(item, "callspec", None)
-    case = callspec.params.get("case", "") if callspec else ""
-    return f"{item.path.name} {case}".strip()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        """A group goes to one worker. (``--dist=loadgroup`` of pytest-xdist 3.8 does nothing with
+        pytest 9.)
+        """
+
+        def _split_scope(self, nodeid):
+            return str(_group(nodeid))
+
+    return Groups(config, log)
 
 
 class _Compiling:
     """How a test is compiled. Hooks of a conftest.py are not called for the doctests of metricjax/,
     those of a plugin are.
     """
-
-    limit = MOST_MEMORY
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
@@ -82,12 +98,10 @@ class _Compiling:
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self):
-        if _memory() > self.limit:
+        if _memory() > MOST_MEMORY:
             jax.clear_caches()
             with contextlib.suppress(AttributeError):  # a C library without it
                 ctypes.CDLL(None).malloc_trim(0)  # or the system does not get the memory back
-            # What is left may be near the limit: then each test would start with nothing compiled.
-            self.limit = max(MOST_MEMORY, _memory() + LEAST_GROWTH)
 
 
 def _memory():
