@@ -91,8 +91,8 @@ def _cast(tree, like):
     def one(x, like):
         more, fewer = _axes(x, like)
         if fewer and not jnp.issubdtype(x.dtype, jnp.inexact):  # a mean would not be exact
-            return jax.lax.pmax(x.astype(jnp.int32), tuple(fewer)).astype(x.dtype)
-        return _pcast(jax.lax.pmean(x, tuple(fewer)) if fewer else x, more)
+            return jax.lax.pmax(x.astype(jnp.int32), fewer).astype(x.dtype)
+        return _pcast(jax.lax.pmean(x, fewer) if fewer else x, more)
 
     return jax.tree.map(one, tree, like)
 
@@ -102,17 +102,21 @@ def _transposed_cast(tree, like):
 
     def one(x, like):
         more, fewer = _axes(x, like)
-        x = jax.lax.psum(x, tuple(fewer)) if fewer else x
-        return _pcast(x, more) / jax.lax.axis_size(tuple(more)) if more else x
+        x = jax.lax.psum(x, fewer) if fewer else x
+        return _pcast(x, more) / jax.lax.axis_size(more) if more else x
 
     return jax.tree.map(one, tree, like)
 
 
 def _axes(x, like):
-    """The axes that `like` varies over and `x` does not, and the other way round."""
+    """The axes that `like` varies over and `x` does not, and the other way round.
+
+    Sorted, since sets of names have another order in every process, and then processes wait for
+    each other in different collectives.
+    """
     x, like = varying(jax.typeof(x)), varying(jax.typeof(like))
-    return like - x, x - like
+    return tuple(sorted(like - x)), tuple(sorted(x - like))
 
 
 def _pcast(x, axes):
-    return jax.lax.pcast(x, tuple(axes), to="varying") if axes else x
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x

@@ -215,7 +215,7 @@ def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
     """Zeros that a loop can carry: with the mesh axes that `like` varies or is sharded over."""
     sharding = getattr(like, "sharding", None)
     zeros = jnp.zeros(like.shape, like.dtype, device=sharding)
-    axes = tuple(varying(like))
+    axes = tuple(sorted(varying(like)))
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
 
 
