@@ -8,10 +8,12 @@ their own, whose peak is measured. A `dense` loss is only compiled where it woul
 are made of one CPU, so their times say little. With ``--out`` rows join those of the file.
 """
 
+import dataclasses
 import json
 import resource
 import sys
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +35,7 @@ from benchmarks._harness import (
     write_json,
 )
 from benchmarks.losses import CASES, CLASS_SIZE, make_batch, our_step
-from metricjax import _chunks
-from metricjax.losses import _class_blocks
+from metricjax._core import tuning
 
 FEATURES = 64
 CHUNK = 256
@@ -66,16 +67,15 @@ class Encoder(linen.Module):
         return jnp.mean(x, 1)
 
 
+AT_ONCE = dataclasses.replace(tuning.CPU, dense_pairs=sys.maxsize, class_block=sys.maxsize)
+
+
 def at_once(fn):
     """A step without blocks that come by themselves."""
 
     def step(*args):
-        limits = _chunks.DENSE_ELEMENTS, _class_blocks.BLOCK_ELEMENTS
-        _chunks.DENSE_ELEMENTS = _class_blocks.BLOCK_ELEMENTS = sys.maxsize
-        try:
+        with mock.patch.multiple(tuning, CPU=AT_ONCE, ACCELERATOR=AT_ONCE):
             return our_step(fn)(*args)
-        finally:
-            _chunks.DENSE_ELEMENTS, _class_blocks.BLOCK_ELEMENTS = limits
 
     return step
 

@@ -1,18 +1,17 @@
 """From terms to one number, and whole recipes in one function."""
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
-from metricjax._masked import safe_divide
-from metricjax._record import accepts, bound, has_parameter, record_of
-from metricjax._refs import gather_refs, numbered
-from metricjax._stream import fold
-from metricjax._types import LossDict, Reducer, Refs, Scalar
+from metricjax._core.masked import safe_divide
+from metricjax._core.record import bound, record_of
+from metricjax._core.refs import gather_refs, numbered
+from metricjax._core.stream import fold
+from metricjax._core.types import LossDict, Reducer, Refs, Scalar
 
 
 def reduce(
@@ -136,18 +135,19 @@ def objective(
         The bound function. Its `data` are keyword arguments of the loss (``refs``, ``where``,
         ``match``, ``mined``, options) and ``key`` for random miners, or for a loss without one.
     """
-    _check_options(loss, options)
-    if axis_name is not None and has_parameter(loss, "proxy_ids"):
+    record = record_of(loss)
+    _check_options(record, options)
+    if axis_name is not None and record.has("proxy_ids"):
         raise ValueError(
-            f"objective: losses.{record_of(loss).name} has no labels, and `axis_name` cannot "
+            f"objective: losses.{record.name} has no labels, and `axis_name` cannot "
             f"gather its batch; gather it yourself and call the loss on every device."
         )
 
     def fn(embeddings, labels=None, *params, **data):
         key = data.pop("key", None)
         data = options | data
-        _check_options(loss, data)
-        if miner is None and key is not None and has_parameter(loss, "key"):
+        _check_options(record, data)
+        if miner is None and key is not None and record.has("key"):
             data["key"] = key
         if axis_name is not None:
             mined = miner is not None or data.get("mined") is not None
@@ -156,7 +156,7 @@ def objective(
             if data.get("mined") is not None:
                 raise ValueError("objective: give either `miner` or `mined`.")
             shared = {n: data[n] for n in ("refs", "where", "match") if n in data}
-            if key is not None and accepts(miner, "key"):
+            if key is not None and record_of(miner).accepts("key"):
                 shared["key"] = key
             data["mined"] = miner(embeddings, labels, **shared)
         terms = loss(embeddings, labels, *params, **data)
@@ -195,10 +195,9 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
         ``(embeddings, *views, where=None, **options) -> LossDict``: two or more views ``[N, D]``,
         and sample weights ``[N]``.
     """
-    if not accepts(loss, "refs"):
-        raise TypeError(
-            f"self_supervised: {record_of(loss).name} does not compare with references."
-        )
+    record = record_of(loss)
+    if not record.accepts("refs"):
+        raise TypeError(f"self_supervised: {record.name} does not compare with references.")
 
     def fn(embeddings, *views, where=None, **options):
         if not views or any(jnp.shape(x) != jnp.shape(embeddings) for x in views):
@@ -219,10 +218,10 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
         refs = Refs(jnp.concatenate(views), tiled, where=weights)
         if axis_name is not None:
             refs = gather_refs(*refs[:2], axis_name, where=weights)._replace(self_index=None)
-            if record_of(loss).needs_whole_batch():
+            if record.needs_whole_batch():
                 anchors = gather_refs(embeddings, ids, axis_name, where=where)
                 embeddings, ids, where = anchors.embeddings, anchors.labels, anchors.where
-            elif has_parameter(loss, "axis_name"):
+            elif record.has("axis_name"):
                 options |= {"axis_name": axis_name}
         return loss(embeddings, ids, refs=refs, where=where, **options)
 
@@ -231,7 +230,8 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = Non
 
 def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     """Anchors, labels and data of a loss over a batch of which each device has a part."""
-    record, by_itself = record_of(loss), has_parameter(loss, "axis_name")
+    record = record_of(loss)
+    by_itself = record.has("axis_name")
     if by_itself:
         data = data | {"axis_name": axis_name}
     if mined and record.sums_over_anchors:  # a miner needs the references before the loss does
@@ -243,17 +243,17 @@ def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     if record.needs_whole_batch(mined=mined) or class_axis == axis_name:
         data = {n: x for n, x in data.items() if n != "axis_name"}
         return everything.embeddings, everything.labels, data | {"where": everything.where}
-    refs = {"refs": everything} if accepts(loss, "refs") else {}
+    refs = {"refs": everything} if record.accepts("refs") else {}
     return embeddings, labels, data | refs
 
 
-def _check_options(loss, options):
-    unknown = [option for option in options if not accepts(loss, option)]
+def _check_options(record, options):
+    unknown = [option for option in options if not record.accepts(option)]
     if unknown:
-        parameters = inspect.signature(record_of(loss).body).parameters.values()
+        parameters = record.signature.parameters.values()
         known = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
         raise TypeError(
-            f"objective: {record_of(loss).name} has no option {', '.join(map(repr, unknown))}; "
+            f"objective: {record.name} has no option {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(known)}."
         )
 

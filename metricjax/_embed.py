@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from metricjax._check import check_at_least, check_rows
+from metricjax._core.blocks import Cut
+from metricjax._core.check import check_at_least
+from metricjax._core.refs import reshape_rows
 
 
 def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray | None = None):
@@ -50,42 +52,30 @@ def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray
     name = "embed_in_chunks"
     check_at_least(name, "chunk_size", chunk_size, 1)
     leaves = jax.tree.leaves(inputs)
-    if not leaves or not jnp.ndim(leaves[0]):
-        raise ValueError(f"{name}: `inputs` must hold arrays with leading axis N.")
+    counts = {jnp.shape(x)[:1] for x in leaves}
+    if len(counts) != 1 or counts == {()}:
+        raise ValueError(
+            f"{name}: `inputs` must hold arrays with the same leading axis N, got shapes "
+            f"{', '.join(str(jnp.shape(x)) for x in leaves) or 'of nothing'}."
+        )
     n = len(leaves[0])
-    check_rows(name, "inputs", inputs, "the first of them", n)
     devices = _devices(leaves[0])
-    local = n // devices
-    size = max(1, min(chunk_size // devices, local))
-    count = -(-local // size)
-
-    def deal(x):
-        """``[N, ...]`` as ``[count, devices, size, ...]``: each chunk has rows from all devices."""
-        x = _reshape_rows(x, 1, (devices, local))
-        if count * size > local:
-            x = x[:, jnp.minimum(jnp.arange(count * size), local - 1)]
-        return jnp.moveaxis(x.reshape(devices, size, count, *x.shape[2:]), 2, 0)
-
-    def join(x):
-        x = jnp.moveaxis(x, 0, 2).reshape(devices, count * size, *x.shape[3:])
-        return _reshape_rows(x[:, :local], 2, (n,))
+    cut = Cut(n, devices * max(1, min(chunk_size, n) // devices), runs=devices)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def chunk(part):
-        k, rows = part
-        rows = jax.tree.map(lambda x: _reshape_rows(x, 2, (devices * size,)), rows)
+    def chunk(k, rows):
         own_key = () if key is None else (jax.random.fold_in(key, k),)
         out = apply(params, rows, *own_key)
         for shape in map(jnp.shape, jax.tree.leaves(out)):
-            if shape[:1] != (devices * size,):
+            if shape[:1] != (cut.size,):
                 raise ValueError(
-                    f"{name}: `apply` must return a row for each of {devices * size} inputs, got "
+                    f"{name}: `apply` must return a row for each of {cut.size} inputs, got "
                     f"{shape}. It cannot return state, such as that of batch normalization."
                 )
-        return jax.tree.map(lambda x: _reshape_rows(x, 1, (devices, size)), out)
+        return jax.tree.map(lambda x: reshape_rows(x, 1, cut.runs, cut.run), out)
 
-    out = jax.lax.map(chunk, (jnp.arange(count), jax.tree.map(deal, inputs)))
-    return jax.tree.map(join, out)
+    out = cut.each(chunk, cut(inputs, "edge"))  # a network may not bear zeros
+    return jax.tree.map(lambda x: cut.join(jnp.moveaxis(x, 1, 0)), out)
 
 
 def _devices(x):
@@ -94,13 +84,3 @@ def _devices(x):
     axes = sharding.spec[0] or ()
     axes = (axes,) if isinstance(axes, str) else axes
     return math.prod(sharding.mesh.shape[axis] for axis in axes)
-
-
-def _reshape_rows(x, ndim, shape):
-    """`x` with its first `ndim` axes reshaped to `shape`; the first stays sharded as it is."""
-    sharding, rest = jax.typeof(x).sharding, x.shape[ndim:]
-    spec = sharding.spec
-    if all(axis is None for axis in spec):
-        return x.reshape(*shape, *rest)
-    spec = jax.P(spec[0], *[None] * (len(shape) - 1), *spec[ndim:])
-    return x.reshape(*shape, *rest, out_sharding=sharding.update(spec=spec))

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from metricjax import losses
-from metricjax._record import body_of, is_module, record_of
-from metricjax._refs import prepare
-from metricjax._sums import sent
-from metricjax._visits import Around, over_refs
+from metricjax._core.record import record_of
+from metricjax._core.refs import prepare
+from metricjax._core.sums import sent
+from metricjax._core.visits import Around, over_refs
 
 
 def ring(loss):
@@ -50,9 +50,9 @@ def ring(loss):
             triplets and ranks do.
     """
     record = record_of(loss)
-    if not record.ring or is_module(loss):
+    if not record.ring or record.opaque:
         raise ValueError(
-            f"ring: `loss` must be one of {', '.join(_LOSSES)}, got {_name(loss)}. "
+            f"ring: `loss` must be one of {', '.join(_LOSSES)}, got {record.name}. "
             f"For others gather the references with `metricjax.gather_refs`."
         )
     signature = _signature(loss)
@@ -76,7 +76,7 @@ def ring(loss):
                 nowhere = jnp.full_like(self_index, len(block.embeddings))
                 block = block._replace(self_index=jnp.where(own, self_index, nowhere))
             options = given | {"refs": block, "where": batch.weights}
-            return body_of(loss)(batch.embeddings, batch.labels, **options)
+            return record.body(batch.embeddings, batch.labels, **options)
 
         of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
         return sent(over_refs(body, Around(axis_name), block), (), then=of_all)[0]
@@ -85,11 +85,9 @@ def ring(loss):
     return fn
 
 
-_LOSSES = sorted(name for name, loss in vars(losses).items() if record_of(loss).ring)
-
-
-def _name(loss):
-    return getattr(loss, "__name__", type(loss).__name__)
+_LOSSES = sorted(
+    name for name, loss in vars(losses).items() if hasattr(loss, "record") and loss.record.ring
+)
 
 
 def _signature(loss):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
-from metricjax._check import check_labels, check_rows
-from metricjax._refs import replicated, take
+from metricjax._core.check import check_labels, check_rows
+from metricjax._core.refs import replicated, take
 
 
 class SampledClasses(NamedTuple):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from metricjax._masked import safe_divide, upcast
-from metricjax._refs import spread_as
-from metricjax._stream import fold
-from metricjax._types import LossDict, LossTerm, Mined, Pairs, Triplets
+from metricjax._core.masked import safe_divide, upcast
+from metricjax._core.refs import spread_as
+from metricjax._core.stream import fold
+from metricjax._core.types import LossDict, LossTerm, Mined, Pairs, Triplets
 from metricjax.tuples import as_pairs, check_mined
 
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
-from metricjax._check import check_embeddings
-from metricjax._masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
-from metricjax._stream import sum_over
+from metricjax._core.check import check_embeddings
+from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
+from metricjax._core.stream import sum_over
 
 
 class Distance(Protocol):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._check import check_at_least, check_embeddings, check_rows
-from metricjax._masked import upcast
-from metricjax._refs import gather_refs, replicated, self_refs, spread_as
-from metricjax._types import Labels, Refs
+from metricjax._core.check import check_at_least, check_embeddings, check_rows
+from metricjax._core.masked import upcast
+from metricjax._core.refs import gather_refs, replicated, self_refs, spread_as
+from metricjax._core.types import Labels, Refs
 
 
 class MemoryBank(NamedTuple):

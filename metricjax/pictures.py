@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from metricjax._check import check_choice, check_embeddings, check_rows
+from metricjax._core.check import check_choice, check_embeddings, check_rows
 from metricjax.distances import Distance, normalize
 from metricjax.inference import _names, equal_error_rate, operating_point, roc_auc
 from metricjax.inference import roc_curve as rates

@@ -13,8 +13,8 @@ reducing at all is just using the loss dict. Reducers compose by `then`:
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from metricjax._masked import safe_divide
-from metricjax._types import LossTerm, Ratio, Reducer, Scalar
+from metricjax._core.masked import safe_divide
+from metricjax._core.types import LossTerm, Ratio, Reducer, Scalar
 
 
 def divisor(term: LossTerm) -> Ratio:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax import reducers
-from metricjax._check import check_distance, check_embeddings
-from metricjax._masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
-from metricjax._refs import weighed
-from metricjax._types import LossDict, LossTerm, Reducer, Scalar
+from metricjax._core.check import check_distance, check_embeddings
+from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
+from metricjax._core.refs import weighed
+from metricjax._core.types import LossDict, LossTerm, Reducer, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 
 

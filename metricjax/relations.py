@@ -12,8 +12,8 @@ relation takes, an array or a pytree of arrays with one row for each sample.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from metricjax._masked import safe_divide
-from metricjax._types import Match
+from metricjax._core.masked import safe_divide
+from metricjax._core.types import Match
 
 
 def intersects(labels: Num[Array, "n l"], others: Num[Array, "m l"]) -> Bool[Array, "n m"]:

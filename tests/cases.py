@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from metricjax import losses, nn
-from metricjax._record import record_of
+from metricjax._core.record import record_of
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
 
 N, D, C = 24, 8, 5

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metricjax import Pairs, miners
-from metricjax._types import TripletRule, Triplets
+from metricjax._core.types import TripletRule, Triplets
 from metricjax.distances import CosineSimilarity
 
 

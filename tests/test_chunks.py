@@ -1,5 +1,6 @@
 """Losses that take more than one pass: in blocks and on devices, they are what they are at once."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,8 +10,9 @@ import pytest
 from jax.sharding import AxisType
 
 import metricjax as mj
-from metricjax import _chunks, losses
-from metricjax._record import record_of
+from metricjax import losses
+from metricjax._core import tuning
+from metricjax._core.record import record_of
 
 IN_PASSES = [
     losses.dynamic_soft_margin,
@@ -97,8 +99,8 @@ def test_blocks_of_references_are_taken_by_itself(monkeypatch):
     """Where a few anchors with all references would be too much; not with mined tuples."""
     x = jax.random.normal(jax.random.key(0), (N + M, D))
     want = results(losses.ntxent, "refs", x)
-    for name, value in {"DENSE_ELEMENTS": 1, "REF_ELEMENTS": 1, "REF_CHUNK": (4, 5)}.items():
-        monkeypatch.setattr(_chunks, name, value)
+    sizes = dataclasses.replace(tuning.CPU, dense_pairs=1, ref_pairs=1, ref_chunk=(4, 5))
+    monkeypatch.setattr(tuning, "CPU", sizes)
     run = lambda x: mj.reduce(
         losses.ntxent(x[:N], Y, refs=mj.Refs(x[N:], REF_Y), where=jnp.asarray(WHERE, x.dtype))
     )[0]
@@ -157,9 +159,10 @@ def test_whether_there_are_negatives_goes_by_the_batch():
         np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_a_module_is_not_chunked_in_passes():
-    with pytest.raises(TypeError, match="chunked: give the pure function losses.dynamic_soft"):
-        mj.chunked(mj.nn.DynamicSoftMargin(), 2)(jnp.eye(4), jnp.array([0, 0, 1, 1]))
+def test_sums_over_anchors_are_not_taken_of_a_module_or_of_chunks():
+    for loss in mj.nn.DynamicSoftMargin(), mj.chunked(losses.dynamic_soft_margin, 3):
+        with pytest.raises(TypeError, match="chunked: give losses.dynamic_soft_margin itself"):
+            mj.chunked(loss, 2)
 
 
 @every_loss
@@ -282,16 +285,16 @@ def test_references_of_a_few_anchors_are_never_all_by_all():
 
 
 def test_a_few_anchors_are_taken_at_once():
-    m = _chunks.DENSE_ELEMENTS
+    m = tuning.CPU.dense_pairs
     refs = mj.Refs(jnp.zeros((m, 1)), jnp.zeros(m, jnp.int32))
     rows = []
 
     def loss(n):
         # a loss that needs all references at once; others take them in blocks
         terms = losses.instance(jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32), refs=refs)
-        rows.append(terms["loss"].stream.slab(0) if n > _chunks.CHUNK_ROWS else terms)
+        rows.append(terms["loss"].stream.slab(0) if n > tuning.CPU.chunk_rows else terms)
         return mj.reduce(terms)[0]
 
-    for n in (2, _chunks.CHUNK_ROWS, _chunks.CHUNK_ROWS + 1):
+    for n in (2, tuning.CPU.chunk_rows, tuning.CPU.chunk_rows + 1):
         jax.eval_shape(lambda n=n: loss(n))
     assert [len(terms["loss"].values) for terms in rows] == [2, 128, 128]

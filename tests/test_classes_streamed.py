@@ -1,5 +1,6 @@
 """Classes in blocks, on many devices, and only some of them: the losses stay what they are."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from jax.sharding import AxisType, NamedSharding
 from test_losses import cases
 
 import metricjax as mj
-from metricjax.losses import _class_blocks, _proxy_anchor
+from metricjax._core import tuning
+from metricjax.losses import _class_blocks
 
 N, D, C = 24, 8, 14
 some_class_losses = cases(
@@ -69,16 +71,15 @@ def test_classes_in_blocks_are_all_at_once(case, dtype, tolerance, monkeypatch):
     with jax.enable_x64(dtype == "float64"):
         args = batch(case, jnp.dtype(dtype), classes=7)
         want = jax.jit(step(case))(*args)
-        for module in (_class_blocks, _proxy_anchor):
-            monkeypatch.setattr(module, "KEPT_ELEMENTS", 0)
-        monkeypatch.setattr(_class_blocks, "BLOCK_ELEMENTS", 3 * N * case.centers)  # of 7 classes
+        sizes = {"class_kept": 0, "class_block": 3 * N * case.centers}  # of 7 classes
+        monkeypatch.setattr(tuning, "CPU", dataclasses.replace(tuning.CPU, **sizes))
         close(jax.jit(step(case))(*args), want, tolerance)
 
 
 def test_blocks_are_of_equal_size_where_that_is_possible():
     cut_classes = _class_blocks.cut_classes
     cut = cut_classes(1_000_000, 256)
-    assert cut.size * cut.count == 1_000_000 and 256 * cut.size <= _class_blocks.BLOCK_ELEMENTS
+    assert cut.size * cut.count == 1_000_000 and 256 * cut.size <= tuning.CPU.class_block
     assert cut_classes(5, 24).count == 1 and cut_classes(0, 24).count == 0
     cut = cut_classes(999_983, 256)  # a prime
     assert 999_983 <= cut.size * cut.count < 999_983 + cut.count

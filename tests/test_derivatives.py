@@ -7,8 +7,8 @@ import pytest
 from cases import CASES, D, N
 
 import metricjax as mj
-from metricjax._masked import logsumexp, softplus
-from metricjax._record import record_of
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.record import record_of
 
 REPRESENTATIVE = "contrastive ntxent arcface triplet_margin smooth_ap".split()
 IN_BLOCKS = "ntxent triplet_margin".split()

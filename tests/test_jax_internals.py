@@ -1,4 +1,4 @@
-"""What `metricjax._jax` relies on in JAX: one test for each part that JAX does not document."""
+"""What `_core.jax_internals` relies on in JAX: a test for each part that JAX does not document."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ from jax.extend.core import Literal
 from jax.sharding import AxisType
 
 import metricjax as mj
-from metricjax import _jax
-from metricjax._stream import sum_over
+from metricjax._core import jax_internals as inner
+from metricjax._core.stream import sum_over
 
 A = jnp.arange(6.0).reshape(2, 3)
 Y = jnp.arange(12) // 4
@@ -47,7 +47,7 @@ def test_a_streamed_sum_is_known_by_its_name():
         if "call_jaxpr" in e.params
     )
     assert eqn.primitive.name == "custom_jvp_call"
-    assert _jax._name(eqn.params["call_jaxpr"].jaxpr) == _jax.SEEN_THROUGH
+    assert inner._name(eqn.params["call_jaxpr"].jaxpr) == inner.SEEN_THROUGH
     assert len(eqn.params["call_jaxpr"].jaxpr.invars) == len(eqn.invars)
 
 
@@ -63,7 +63,7 @@ def test_jaxprs_keep_what_is_closed_over_as_constants_and_run():
 
 def test_traced_arrays_that_are_closed_over_are_constants_too():
     def of(a):
-        explicit, closed_over = _jax.hoist(lambda k: jnp.sum(jnp.sin(a)) * k, jnp.float32(0))
+        explicit, closed_over = inner.hoist(lambda k: jnp.sum(jnp.sin(a)) * k, jnp.float32(0))
         assert [x.shape for x in closed_over] == [()]  # the sine and its sum are done before
         rest = jax.make_jaxpr(explicit)(jnp.float32(0), *closed_over).jaxpr
         assert [e.primitive.name for e in rest.eqns] == ["mul"]
@@ -83,8 +83,8 @@ def test_derivatives_are_followed_through_calls_loops_and_sums():
         return looped, other, *summed, jax.lax.stop_gradient(a), jnp.argmax(a)
 
     jaxpr = jax.make_jaxpr(fn)(A, A).jaxpr
-    assert _jax.depends(jaxpr, [True, False]) == [True, True, True, False, False, False]
-    assert _jax.depends(jaxpr, [False, True]) == [True, False, False, True, False, False]
+    assert inner.depends(jaxpr, [True, False]) == [True, True, True, False, False, False]
+    assert inner.depends(jaxpr, [False, True]) == [True, False, False, True, False, False]
 
 
 def seen(**options):
@@ -94,7 +94,7 @@ def seen(**options):
     def run(x, shared):
         types = {"mapped": x, "shared": shared, "sum": jax.eval_shape(jnp.add, x, shared)}
         found.update(
-            {n: _jax.varying(t if n == "sum" else jax.typeof(t)) for n, t in types.items()}
+            {n: inner.varying(t if n == "sum" else jax.typeof(t)) for n, t in types.items()}
         )
         return x
 
@@ -108,7 +108,7 @@ def test_types_say_over_which_axes_they_vary():
     rows, nothing = {"rows"}, set()
     assert seen() == {"mapped": rows, "shared": nothing, "sum": rows}
     assert seen(check_vma=False) == {"mapped": nothing, "shared": nothing, "sum": nothing}
-    assert _jax.varying(jax.typeof(A)) == _jax.varying(jax.eval_shape(jnp.sin, A)) == nothing
+    assert inner.varying(jax.typeof(A)) == inner.varying(jax.eval_shape(jnp.sin, A)) == nothing
 
 
 def test_tangents_of_what_does_not_move_are_symbolic_on_both_sides_of_a_rule():
@@ -119,9 +119,9 @@ def test_tangents_of_what_does_not_move_are_symbolic_on_both_sides_of_a_rule():
         return x * 2, y * 2
 
     def rule(primals, tangents):
-        found.extend(isinstance(t, _jax.SymbolicZero) for t in tangents)
+        found.extend(isinstance(t, inner.SymbolicZero) for t in tangents)
         x, y = both(*primals)
-        return (x, y), (tangents[0] * 2, _jax.no_slope(y))
+        return (x, y), (tangents[0] * 2, inner.no_slope(y))
 
     def outer(x, y):
         inner = both(x, y)

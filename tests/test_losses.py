@@ -1,5 +1,6 @@
 """Every promise of the library, swept over every row of the table in `cases.py`."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -13,7 +14,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 
 import metricjax as mj
-from metricjax._stream import StreamedTerm
+from metricjax._core import tuning
+from metricjax._core.stream import StreamedTerm
 
 REPRESENTATIVE = "contrastive arcface proxy_anchor triplet_margin smooth_ap lifted_structure vicreg"
 
@@ -453,8 +455,8 @@ def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     e, y = batch()
     p = params(case)
     want = step(case.fn)(e, y, p)
-    for name, value in ("DENSE_ELEMENTS", N * 5), ("CHUNK_ELEMENTS", N * 5), ("CHUNK_ROWS", 1):
-        monkeypatch.setattr(f"metricjax._chunks.{name}", value)
+    sizes = {"dense_pairs": N * 5, "chunk_pairs": N * 5, "chunk_rows": 1}
+    monkeypatch.setattr(tuning, "CPU", dataclasses.replace(tuning.CPU, **sizes))
     total = lambda e, p: mj.reduce(case.fn(e, y, *p, where=jnp.ones(N)))[0]
     close(jax.jit(jax.value_and_grad(total, (0, 1)))(e, p), want)
     terms = []

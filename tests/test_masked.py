@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metricjax._masked import (
+from metricjax._core.masked import (
     logsumexp,
     safe_abs,
     safe_divide,

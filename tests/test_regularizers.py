@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from metricjax import merge, reduce, reducers
-from metricjax._masked import safe_divide
+from metricjax._core.masked import safe_divide
 from metricjax.distances import DotProductSimilarity, LpDistance
 from metricjax.regularizers import center_invariant, lp, regular_face, sparse_centers, zero_mean
 

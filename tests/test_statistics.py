@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import metricjax as mj
-from metricjax._refs import replicated
-from metricjax._types import LossTerm
+from metricjax._core.refs import replicated
+from metricjax._core.types import LossTerm
 
 X = jnp.array(np.random.default_rng(0).normal(size=(16, 4)), jnp.float32)
 Y = jnp.array(np.arange(16) % 5)

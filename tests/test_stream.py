@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import metricjax as mj
-from metricjax._jax import depends
-from metricjax._stream import StreamedTerm, sum_over
+from metricjax._core.jax_internals import depends
+from metricjax._core.stream import StreamedTerm, sum_over
 
 A = jax.random.normal(jax.random.key(0), (4, 6))
 

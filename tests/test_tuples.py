@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import chi2_contingency, chisquare
 
 from metricjax import Pairs, Refs, chunked, losses, miners, reduce, tuples
-from metricjax._triplets import pick, walk_positives
-from metricjax._types import TripletRule, Triplets
+from metricjax._core.triplets import pick, walk_positives
+from metricjax._core.types import TripletRule, Triplets
 from metricjax.distances import LpDistance
 from metricjax.tuples._convert import _running_total
 

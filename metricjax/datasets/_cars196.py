@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from metricjax._check import check_choice
+from metricjax._core.check import check_choice
 from metricjax.datasets._dataset import Dataset
 from metricjax.datasets._folder import SPLITS, Row, by_class, find, load
 

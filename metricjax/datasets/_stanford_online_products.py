@@ -2,7 +2,7 @@
 
 import os
 
-from metricjax._check import check_choice
+from metricjax._core.check import check_choice
 from metricjax.datasets._dataset import Dataset
 from metricjax.datasets._folder import SPLITS, Row, find, load, read
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from metricjax._check import check_labels, check_rows
-from metricjax._types import Labels, Match
+from metricjax._core.check import check_labels, check_rows
+from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
 from metricjax.evaluation._clusters import ami, k_means, nmi

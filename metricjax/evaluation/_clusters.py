@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from metricjax._check import check_embeddings, check_labels, check_rows
+from metricjax._core.check import check_embeddings, check_labels, check_rows
 
 
 def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from metricjax._check import check_rows
+from metricjax._core.check import check_rows
 
 
 def embed(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from metricjax._check import check_embeddings, check_rows
+from metricjax._core.check import check_embeddings, check_rows
 from metricjax.distances import (
     CosineSimilarity,
     Distance,

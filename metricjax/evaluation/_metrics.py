@@ -10,8 +10,8 @@ gives ``[Q]`` in float32; the metric is the mean over the queries that have some
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._check import check_rows
-from metricjax._masked import safe_divide
+from metricjax._core.check import check_rows
+from metricjax._core.masked import safe_divide
 from metricjax.evaluation._knn import check_at_least_1
 
 Matches = Num[Array, "q k"]

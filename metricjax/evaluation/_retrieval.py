@@ -5,8 +5,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from metricjax._check import check_labels
-from metricjax._refs import replicated
+from metricjax._core.check import check_labels
+from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import Sides, check_at_least_1, check_k, check_search, found, search
 from metricjax.evaluation._metrics import (

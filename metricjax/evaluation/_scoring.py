@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._types import Labels, Match
+from metricjax._core.types import Labels, Match
 from metricjax.evaluation import _metrics
 from metricjax.evaluation._knn import Neighbors, Sides, found, search
 

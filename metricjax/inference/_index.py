@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Shaped
 
-from metricjax._check import check_at_least, check_choice, check_embeddings, check_rows
+from metricjax._core.check import check_at_least, check_choice, check_embeddings, check_rows
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation import knn
 from metricjax.inference import _faiss, _file

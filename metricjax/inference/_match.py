@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from metricjax._check import check_embeddings
-from metricjax._types import Scalar
+from metricjax._core.check import check_embeddings
+from metricjax._core.types import Scalar
 from metricjax.distances import Distance, LpDistance
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float
 
-from metricjax._check import check_at_least, check_embeddings, check_rows
+from metricjax._core.check import check_at_least, check_embeddings, check_rows
 from metricjax.distances import Distance, LpDistance
 from metricjax.inference._match import row_distances
 from metricjax.inference._names import names

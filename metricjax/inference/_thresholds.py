@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from metricjax._check import check_rows
+from metricjax._core.check import check_rows
 from metricjax.distances import Distance
 
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from metricjax._jax import SymbolicZero
-from metricjax._refs import replicated, spread_as
+from metricjax._core.jax_internals import SymbolicZero
+from metricjax._core.refs import replicated, spread_as
 
 LANES = 4
 """How many sets of bins take turns, so that adding to a bin need not wait for the one before."""

@@ -10,24 +10,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from metricjax._blocks import Cut
-from metricjax._linear import alike, linear
-from metricjax._masked import logsumexp, safe_divide, upcast
-from metricjax._refs import replicated, spread_as, take
-from metricjax._stream import zeros_like
-from metricjax._triplets import pick
+from metricjax._core.blocks import Cut
+from metricjax._core.linear import alike, linear
+from metricjax._core.masked import logsumexp, safe_divide, upcast
+from metricjax._core.refs import replicated, spread_as, take
+from metricjax._core.stream import zeros_like
+from metricjax._core.triplets import pick
+from metricjax._core.tuning import block_sizes
 from metricjax.losses._classes import ClassBatch
-
-BLOCK_ELEMENTS = 2**21
-"""A block has at most so many similarities."""
-
-KEPT_ELEMENTS = 3 * 2**21
-"""Up to so many are one block and kept for the backward pass.
-
-A call that needs more than about 32 MiB gets fresh memory from the system each time, which takes
-longer than to compute blocks again.
-"""
-
 
 Similarity = Callable[[Array, Array], Float[Array, "n c"]]
 """How close samples ``[N, D]`` are to classes ``[C * K, D]``."""
@@ -44,14 +34,14 @@ def own_and_rivals(
     single block for the backward pass if the similarity is little more than a product.
     """
     scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
-    if keep and len(batch.labels) * len(batch.classes) <= KEPT_ELEMENTS:
+    if keep and len(batch.labels) * len(batch.classes) <= block_sizes().class_kept:
         return _in_one_block(batch, similarity, scale)
 
     def part(batch):
         cut, parts, labels = _dealt(batch)
         x, parts, labels = alike((batch.embeddings, parts, labels))
         logits = lambda x, rows: scale * similarity(x, rows)
-        fn, closed = jax.closure_convert(logits, x, _rows(x, parts, 0))
+        fn, closed = jax.closure_convert(logits, x, _rows(cut, x, parts, 0))
         own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
         if batch.class_axis is not None:
             own = jax.lax.psum(own, batch.class_axis)
@@ -77,9 +67,9 @@ def _in_one_block(batch, similarity, scale):
     own = jax.vmap(alone)(batch.embeddings, own_rows(batch))
 
     def part(batch):
-        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
+        cut, parts, labels = _dealt(batch, whole=block_sizes().class_kept)
         x, parts, labels, factor = alike((batch.embeddings, parts, labels, scale))
-        mat = similarity(x, _rows(x, parts, 0))
+        mat = similarity(x, _rows(cut, x, parts, 0))
         column, rival = columns(cut, labels, 0)
         rivals = logsumexp(factor * mat, rival)
         none = (column >= 0) & (cut.n == 1)
@@ -92,7 +82,7 @@ def _in_one_block(batch, similarity, scale):
 def _own_and_rivals(logits, cut, x, parts, labels, closed):
     def step(carry, k):
         own, top, total = carry
-        z = logits(x, _rows(x, parts, k), *closed)
+        z = logits(x, _rows(cut, x, parts, k), *closed)
         column, rival = columns(cut, labels, k)
         own += at(z, column)
         z = jnp.where(rival, z, -jnp.inf)
@@ -117,8 +107,8 @@ def _own_and_rivals_jvp(logits, cut, primals, tangents):
 
         def step(sums, k):
             at_rows, along = (
-                (x, _rows(x, parts, k), *closed),
-                (to_x, _rows(x, to_parts, k), *to_closed),
+                (x, _rows(cut, x, parts, k), *closed),
+                (to_x, _rows(cut, x, to_parts, k), *to_closed),
             )
             z, slope = jax.jvp(logits, at_rows, along)
             column, rival = columns(cut, labels, k)
@@ -133,14 +123,13 @@ def _own_and_rivals_jvp(logits, cut, primals, tangents):
         to_own, to_rivals = cotangents
 
         def step(carry, k):
-            z, back = jax.vjp(logits, x, _rows(x, parts, k), *closed)
+            z, back = jax.vjp(logits, x, _rows(cut, x, parts, k), *closed)
             column, rival = columns(cut, labels, k)
             to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
             own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
             to_x, to_rows, *to_closed = back(jnp.where(rival, to_rival, own))
             sums, to_parts = carry
-            to_rows = to_rows.reshape(cut.size, -1)
-            to_parts = jax.lax.dynamic_update_index_in_dim(to_parts, to_rows, k, 1)
+            to_parts = cut.put(to_parts, to_rows.reshape(cut.size, -1), k)
             return (plus(sums, (to_x, to_closed)), to_parts), None
 
         start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
@@ -159,7 +148,7 @@ def sum_over_classes(batch: ClassBatch, fn):
     """
 
     def part(batch):
-        cut, parts, labels = _dealt(batch, KEPT_ELEMENTS)
+        cut, parts, labels = _dealt(batch, whole=block_sizes().class_kept)
         x = batch.embeddings
         block = lambda k, rows: fn(x, rows, columns(cut, labels, k)[0])
         total = jax.tree.map(lambda x: jnp.sum(x, 0), map_blocks(block, cut, parts))
@@ -175,9 +164,7 @@ def map_blocks(fn, cut: Cut, parts):
     """
     if cut.count == 1:
         return jax.tree.map(lambda x: x[None], fn(0, cut.at(parts, 0)))
-    block = jax.checkpoint(lambda args: fn(*args), prevent_cse=False)
-    parts = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts)
-    return jax.lax.map(block, (_arange(cut.count), parts))
+    return cut.each(jax.checkpoint(fn, prevent_cse=False), parts)
 
 
 def own_rows(batch: ClassBatch) -> Float[Array, "n kd"]:
@@ -200,7 +187,7 @@ def cut_classes(classes: int, each: int, *, whole: int = 0) -> Cut:
 
     Up to `whole` similarities are one block.
     """
-    count = -(-classes * each // BLOCK_ELEMENTS) if classes * each > whole else 1
+    count = -(-classes * each // block_sizes().class_block) if classes * each > whole else 1
     count = next((k for k in range(count, 2 * count) if classes % k == 0), count) or 1
     return Cut(classes, max(1, -(-classes // count)))
 
@@ -214,21 +201,22 @@ def _dealt(batch, whole=0):
     """The classes on this device dealt out to blocks, and labels as numbers of these, or -1."""
     count = len(batch.classes) // batch.centers
     cut = cut_classes(count, len(batch.labels) * batch.centers, whole=whole)
-    parts = cut(batch.classes.reshape(count, batch.centers * batch.classes.shape[1]))
+    rows = batch.classes.reshape(count, batch.centers * batch.classes.shape[1])
+    parts = cut(replicated(rows))
     return cut, parts, _labels_here(batch)
 
 
-def _rows(x, parts, k):
+def _rows(cut, x, parts, k):
     """The class weights of block k."""
-    return jax.lax.dynamic_index_in_dim(parts, k, 1, False).reshape(-1, x.shape[1])
+    return cut.at(parts, k).reshape(-1, x.shape[1])
 
 
 def columns(cut, labels, k):
     """Which class of block k is each sample's own, -1 for none; and which are others' ``[N, B]``"""
-    column = jnp.where(labels % cut.count == k, labels // cut.count, -1)
-    classes = _arange(cut.size)
-    real = classes * cut.count + k < cut.n
-    return column, real[None, :] & (column[:, None] != classes[None, :])
+    block, place = cut.place(labels)
+    column = jnp.where((block == k) & (labels >= 0), place, -1)
+    real = cut.rows(k) < cut.n
+    return column, real[None, :] & (column[:, None] != _arange(cut.size)[None, :])
 
 
 def _arange(n):

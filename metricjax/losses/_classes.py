@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from metricjax._check import check_embeddings, check_labels
-from metricjax._masked import safe_norm, safe_sqrt, softplus, upcast
-from metricjax._refs import prepare
-from metricjax._types import LossTerm
+from metricjax._core.check import check_embeddings, check_labels
+from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
+from metricjax._core.refs import prepare
+from metricjax._core.types import LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
 from metricjax.losses._terms import row_term

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from metricjax._check import check_rows
-from metricjax._refs import Batch, replicated, spread_as
-from metricjax._stream import Stream, sum_over
-from metricjax._triplets import pick, triplets_at, walk_positives
-from metricjax._types import LossDict, Mined, Pairs, TripletRule, Triplets
+from metricjax._core.check import check_rows
+from metricjax._core.refs import Batch, replicated, spread_as
+from metricjax._core.stream import Stream, sum_over
+from metricjax._core.triplets import pick, triplets_at, walk_positives
+from metricjax._core.types import LossDict, Mined, Pairs, TripletRule, Triplets
 from metricjax.tuples import as_pairs, check_mined, label_pairs, sample_weights
 
 

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from metricjax._refs import Batch
-from metricjax._types import LossTerm
+from metricjax._core.refs import Batch
+from metricjax._core.types import LossTerm
 
 
 def term(values, weights, divisor=None, **rows) -> LossTerm:

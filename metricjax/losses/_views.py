@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._check import check_embeddings
-from metricjax._masked import safe_divide, upcast
-from metricjax._refs import replicated, weighed
+from metricjax._core.check import check_embeddings
+from metricjax._core.masked import safe_divide, upcast
+from metricjax._core.refs import replicated, weighed
 
 
 def prepare_views(function, embeddings, ref_embeddings, where):

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from metricjax._refs import prepare
-from metricjax._types import Pairs
+from metricjax._core.refs import prepare
+from metricjax._core.types import Pairs
 from metricjax.losses._pairs import pairs_of
 
 

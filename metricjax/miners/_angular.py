@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._check import check_euclidean
-from metricjax._refs import take
-from metricjax._types import Labels, Match, Refs, Scalar, TripletRule
+from metricjax._core.check import check_euclidean
+from metricjax._core.refs import take
+from metricjax._core.types import Labels, Match, Refs, Scalar, TripletRule
 from metricjax.distances import LpDistance
 from metricjax.miners._all import existing
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._check import check_choice
-from metricjax._types import Labels, Match, Pairs, Refs, Scalar
+from metricjax._core.check import check_choice
+from metricjax._core.types import Labels, Match, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 

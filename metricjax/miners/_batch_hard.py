@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._refs import replicated
-from metricjax._types import Labels, Match, Refs, Scalar, Triplets
+from metricjax._core.refs import replicated
+from metricjax._core.types import Labels, Match, Refs, Scalar, Triplets
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 from metricjax.miners._batch_easy_hard import easy_hard

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from metricjax._check import check_at_least, check_euclidean
-from metricjax._refs import replicated
-from metricjax._types import Labels, Match, Refs, Scalar, Triplets
+from metricjax._core.check import check_at_least, check_euclidean
+from metricjax._core.refs import replicated
+from metricjax._core.types import Labels, Match, Refs, Scalar, Triplets
 from metricjax.distances import LpDistance
 from metricjax.miners._all import candidates
 

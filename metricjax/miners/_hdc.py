@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._refs import replicated, spread_as
-from metricjax._types import Labels, Match, Mined, Pairs, Refs, Scalar
+from metricjax._core.refs import replicated, spread_as
+from metricjax._core.types import Labels, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 

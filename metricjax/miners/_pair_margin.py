@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._types import Labels, Match, Pairs, Refs, Scalar
+from metricjax._core.types import Labels, Match, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray
 
-from metricjax._check import check_at_least
-from metricjax._refs import replicated, spread_as
-from metricjax._types import Labels, Match, Pairs, Refs
+from metricjax._core.check import check_at_least
+from metricjax._core.refs import replicated, spread_as
+from metricjax._core.types import Labels, Match, Pairs, Refs
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from metricjax._check import check_at_least
+from metricjax._core.check import check_at_least
 
 
 def check_samples(function, name, x, ndim, kind: type = np.integer) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metricjax._check import check_at_least
+from metricjax._core.check import check_at_least
 from metricjax.samplers._arguments import check_samples, check_step, part_of
 from metricjax.samplers._random import fractions
 

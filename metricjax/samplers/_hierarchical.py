@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metricjax._check import check_at_least, check_choice
+from metricjax._core.check import check_at_least, check_choice
 from metricjax.samplers._arguments import check_multiple, check_samples, check_step, part_of
 from metricjax.samplers._classes import group, once, pick
 from metricjax.samplers._random import endless

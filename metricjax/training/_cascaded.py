@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import optax
 
-from metricjax._record import accepts
+from metricjax._core.record import record_of
 from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
 
 
@@ -98,7 +98,7 @@ def cascaded(
 def _mine(run, miner, embeddings, labels, before):
     if miner is None:
         return None
-    given = {"mined": before} if before is not None and accepts(miner, "mined") else {}
-    if accepts(miner, "key"):
+    given = {"mined": before} if before is not None and record_of(miner).accepts("mined") else {}
+    if record_of(miner).accepts("key"):
         given["key"] = run.new_key()
     return miner(embeddings, labels, **given)

@@ -8,8 +8,8 @@ import optax
 
 from metricjax._compose import objective as bound
 from metricjax._compose import reduce
-from metricjax._refs import replicated, take
-from metricjax._types import LossTerm, Scalar
+from metricjax._core.refs import replicated, take
+from metricjax._core.types import LossTerm, Scalar
 from metricjax.distances import normalize
 from metricjax.losses import triplet_margin
 from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step

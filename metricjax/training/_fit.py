@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from metricjax._check import check_at_least
+from metricjax._core.check import check_at_least
 from metricjax.training._checkpoints import Checkpoints, Progress
 from metricjax.training._state import State, is_key, settled
 from metricjax.training._step import Metrics, Step

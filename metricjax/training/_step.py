@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from metricjax._masked import upcast
-from metricjax._record import accepts
-from metricjax._refs import on_mesh_of
-from metricjax._types import Scalar
+from metricjax._core.masked import upcast
+from metricjax._core.record import record_of
+from metricjax._core.refs import on_mesh_of
+from metricjax._core.types import Scalar
 from metricjax.training._state import State
 
 Metrics = dict[str, Float[Array, ""]]
@@ -122,7 +122,7 @@ class Run:
 
     def metric_loss(self, name: str, loss: Callable, embeddings, labels, factor=1, **data) -> None:
         """Adds a loss as `metricjax.objective` makes it; `params` may have its class weights."""
-        if self.key is not None and accepts(loss, "key"):
+        if self.key is not None and record_of(loss).accepts("key"):
             data["key"] = self.new_key()
         key = name.replace("metric_", "")
         weights = (self.params[key],) if key in self.params else ()

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import optax
 
-from metricjax._refs import gather_refs, replicated
-from metricjax._types import Refs
+from metricjax._core.refs import gather_refs, replicated
+from metricjax._core.types import Refs
 from metricjax.training._step import Run, Step, make_step
 
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._check import check_at_least
-from metricjax._refs import replicated
-from metricjax._stream import sum_over, zeros_like
-from metricjax._triplets import triplets_at, walk_positives
-from metricjax._types import Mined, Pairs, TripletRule, Triplets
+from metricjax._core.check import check_at_least
+from metricjax._core.refs import replicated
+from metricjax._core.stream import sum_over, zeros_like
+from metricjax._core.triplets import triplets_at, walk_positives
+from metricjax._core.types import Mined, Pairs, TripletRule, Triplets
 from metricjax.tuples._lists import from_pairs
 
 

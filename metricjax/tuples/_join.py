@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from metricjax._triplets import pick
-from metricjax._types import Mined, Pairs, TripletRule, Triplets
+from metricjax._core.triplets import pick
+from metricjax._core.types import Mined, Pairs, TripletRule, Triplets
 from metricjax.tuples._convert import as_pairs, check_mined
 
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from metricjax._check import check_labels, check_rows
-from metricjax._refs import self_refs
-from metricjax._types import Labels, Match, Pairs, Refs
+from metricjax._core.check import check_labels, check_rows
+from metricjax._core.refs import self_refs
+from metricjax._core.types import Labels, Match, Pairs, Refs
 
 
 def all_pairs(

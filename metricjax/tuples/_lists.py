@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
-from metricjax._check import check_rows
-from metricjax._types import Pairs, Triplets
+from metricjax._core.check import check_rows
+from metricjax._core.types import Pairs, Triplets
 
 
 def from_pairs(

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num, PRNGKeyArray
 
-from metricjax._refs import replicated
-from metricjax._types import Labels, Match, Refs, Triplets
+from metricjax._core.refs import replicated
+from metricjax._core.types import Labels, Match, Refs, Triplets
 from metricjax.tuples._labels import all_pairs
 
 

@@ -1,0 +1,256 @@
+"""Losses, and the driver that computes them: at once, or in blocks of anchors and of references.
+
+A loss is a function of anchors and references that returns terms, or a generator that yields what
+has to be summed elsewhere before it can go on:
+
+    negatives = yield OverRefs(log_sum(logits, pairs.negative))   # of each anchor, over references
+    total = yield jnp.sum(...)                                    # over all anchors
+    return {"loss": ...}
+
+Whoever runs it sends the sums back. With the whole batch at once, that is what it yields, summed
+over devices if there is an `axis_name`. In blocks of anchors, a loss that yields n sums over them
+runs n + 1 times over all blocks, each time from its start. In run k the first k sums are known and
+are sent at once; the next sum is added up over the blocks, and the rest of the function is dropped.
+The last run is a stream of terms, which reducers add up. `visits` treats references the same way.
+"""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
+
+import jax
+import jax.numpy as jnp
+
+from metricjax._core.blocks import Cut, cut_mined
+from metricjax._core.masked import upcast
+from metricjax._core.record import Record
+from metricjax._core.refs import gather_refs, replicated, self_refs
+from metricjax._core.stream import sum_over
+from metricjax._core.sums import sent
+from metricjax._core.tuning import block_sizes
+from metricjax._core.types import LossTerm, Mined, Refs
+from metricjax._core.visits import InTurn, over_refs
+from metricjax.tuples import sample_weights
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Passes = Generator[Any, Any, T]
+"""A loss that yields sums, is sent those over everything, and returns a T."""
+
+
+class _Declare(Protocol):
+    @overload
+    def __call__(self, body: Callable[P, Passes[T]]) -> Callable[P, T]: ...
+    @overload
+    def __call__(self, body: Callable[P, T]) -> Callable[P, T]: ...
+
+
+def declare(**known) -> _Declare:
+    """Makes a loss of a function or a generator; what is `known` of it is in its `Record`.
+
+    A loss with references is run by a driver: a large batch is taken in blocks. Rows of weight 0
+    must add 0 to every sum, as padding has weight 0. With an argument `axis_name`, which is read
+    here and not by the loss, sums over anchors are summed over that axis, and the batch is gathered
+    as references if there are none; terms that are numbers must then come from sums alone.
+    """
+
+    def mark(body):
+        signature = inspect.signature(body)
+        record = Record(body.__name__, signature, body, **known)
+        if record.rows != "anchors" or not record.has("refs"):
+            body.record = record
+            return body
+        record = dataclasses.replace(record, by_itself=True)
+
+        @functools.wraps(body)
+        def fn(embeddings, labels=None, *params, **options):
+            return by_anchor(record, None, embeddings, labels, *params, **options)
+
+        returned = signature.return_annotation
+        if get_origin(returned) is Generator:
+            returned = get_args(returned)[-1]
+        fn.__annotations__ = body.__annotations__ | {"return": returned}
+        fn.__signature__ = signature.replace(return_annotation=returned)
+        fn.record = record
+        return fn
+
+    return mark  # type: ignore[return-value]
+
+
+def _own_size(record, embeddings, refs, mined=None):
+    """How many anchors, or anchors and references, at a time a loss takes by itself; `None`: all.
+
+    A loss that sums over anchors first computes its pairs anew each time, and takes twice as many
+    at once.
+    """
+    if jnp.ndim(embeddings) != 2:
+        return None  # the loss says what is wrong
+    n, sizes = len(embeddings), block_sizes()
+    m = len(refs.embeddings) if isinstance(refs, Refs) else n
+    if not record.by_itself or n * m < sizes.dense_pairs * (1 + record.sums_over_anchors):
+        return None
+    size = min(n, max(sizes.chunk_rows, sizes.chunk_pairs // m))
+    tuples = mined is not None and record.mined == "tuples"  # which blocks of references have not
+    if size * m > sizes.ref_pairs and record.ring and not tuples:
+        return min(n, sizes.ref_chunk[0]), sizes.ref_chunk[1]
+    return size if size < n else None
+
+
+def _at_most(record, size, m):
+    """How many of the `size` anchors of a chunk a loss takes at once: many pairs are slow."""
+    sizes = block_sizes()
+    if not record.by_itself or record.sums_over_anchors or size * m < sizes.dense_pairs:
+        return size
+    return min(size, max(sizes.chunk_rows, sizes.chunk_pairs // m))
+
+
+def by_anchor(
+    record: Record,
+    size: int | tuple[int, int] | None,
+    embeddings,
+    labels=None,
+    *params,
+    refs=None,
+    where=None,
+    mined=None,
+    **options,
+):
+    """The terms of a loss, `size` anchors at a time; `None`: as many as it takes by itself.
+
+    Or `size` is a pair: so many anchors, and so many references at a time.
+    """
+    totals, of_all = [], lambda total: total
+    if record.sums_over_anchors:
+        if record.refs_first and isinstance(refs, Refs) and mined is None:
+            totals.append(_first_total(record, size, refs, *params, **options))
+        axis_name = options.pop("axis_name", None)
+        mined = _own_mined(record, mined, len(embeddings), refs, where, axis_name)
+        if axis_name is not None:
+            of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
+            if refs is None:
+                refs = gather_refs(embeddings, labels, axis_name, where=where)
+    if isinstance(size, int):
+        size = _at_most(record, size, len(embeddings if refs is None else refs.embeddings))
+    elif size is None and not (labels is None and mined is None):
+        size = _own_size(record, embeddings, refs, mined)
+    batch = embeddings, labels, *params
+    if mined is not None:
+        options["mined"] = mined
+    if size is None:
+        return sent(record.body(*batch, refs=refs, where=where, **options), totals, then=of_all)[0]
+
+    cut, block = _blocks(record, size, *batch, refs=refs, where=where, **options)
+    while True:
+        out, ended = sent(block(jnp.int32(0)), totals)
+        if ended:
+            break
+        add_up = lambda k, known=tuple(totals): sent(block(k), known)[0]
+        totals.append(of_all(sum_over(add_up, cut.count)))
+    if not isinstance(out, dict):
+        return out
+    if totals and all(map(_is_number, out.values())):  # made of sums over all anchors alone
+        return out
+
+    def slab(k):
+        terms = sent(block(k), totals)[0]
+        for name, term in terms.items():
+            _check_rows(name, term, cut.size)
+        return terms
+
+    return cut.stream(slab)
+
+
+def _is_number(term):
+    return isinstance(term, LossTerm) and term.values.ndim == 0
+
+
+def _own_mined(record, mined, n, refs, where, axis_name):
+    """What was mined within a batch, as the loss wants it of the whole batch."""
+    if refs is not None or mined is None or record.own_mined is None:
+        return mined
+    if axis_name is not None:
+        raise ValueError(
+            f"losses.{record.name}: `mined` must be that of the whole batch, and `axis_name` left "
+            f"out: gather the batch, or use `metricjax.objective`."
+        )
+    return record.own_mined(mined, n, where)
+
+
+def _first_total(record, size, refs, *params, axis_name=None, **options):
+    """The first total, of the references among themselves."""
+    batch = refs.embeddings, refs.labels, *params
+    options |= {"where": refs.where}
+    size = size or _own_size(record, refs.embeddings, None)
+    if size is None:
+        return sent(record.body(*batch, **options), ())[0]
+    cut, block = _blocks(record, size, *batch, **options)
+    return sum_over(lambda k: sent(block(k), ())[0], cut.count)
+
+
+def _blocks(
+    record, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
+):
+    """How the anchors are cut, and what the loss makes of the k-th of their blocks."""
+    n, paired, own_refs = len(embeddings), record.accepts("refs"), refs is None
+    size, ref_size = size if isinstance(size, tuple) else (size, None)
+    if paired:
+        refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
+    cut = Cut(n, size)
+    # at least float32, or gradients would be added up in half precision
+    parts = cut(replicated((upcast(embeddings), labels, where, refs and refs.self_index)))
+    if isinstance(mined, Mined) and (record.mined != "tuples" or not paired):
+        own_refs &= record.mined != "anchors"
+        mined = sample_weights(mined, n, self_refs=own_refs)
+    if ref_size is not None:
+        if isinstance(mined, Mined):
+            raise ValueError(
+                f"losses.{record.name}: `mined` is not supported with blocks of references."
+            )
+        *visits, some_refs = _ref_blocks(refs, ref_size)
+    mined_at = cut_mined(cut, mined)
+
+    def block(k):
+        x, y, w, self_index = cut.at(parts, k)
+        real = cut.rows(k) < n
+        own = {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
+        if mined is not None:
+            own["mined"] = mined_at(k)
+        meet = functools.partial(record.body, x.astype(embeddings.dtype), y, *params)
+        meet = functools.partial(meet, **own, **options)
+        if not paired:
+            return meet()
+        if ref_size is None:
+            return meet(refs=refs._replace(self_index=self_index))
+        return over_refs(lambda j, some: meet(refs=some_refs(j, some, self_index)), *visits)
+
+    return cut, block
+
+
+def _ref_blocks(refs, size):
+    """References dealt out to blocks: how to visit them, the blocks, and the `Refs` of one."""
+    m = len(refs.embeddings)
+    cut = Cut(m, size)
+    where = jnp.ones(m, upcast(refs.embeddings[:0]).dtype) if refs.where is None else refs.where
+
+    def one(j, block, self_index):
+        embeddings, labels, weights = block
+        weights = jnp.where(cut.rows(j) < m, weights, jnp.zeros_like(weights))
+        if self_index is not None:
+            its_block, place = cut.place(self_index)
+            self_index = jnp.where(its_block == j, place, cut.size)  # in others it is nowhere
+        return Refs(embeddings, labels, self_index, weights)
+
+    return InTurn(cut), cut((refs.embeddings, refs.labels, where)), one
+
+
+def _check_rows(name, term, size):
+    """A loss whose rows are not anchors cannot be cut by anchors."""
+    dense = isinstance(term, LossTerm) and term.values.ndim and term.anchor is None
+    if dense and len(term.values) != size:
+        raise ValueError(
+            f"chunked: the term {name!r} has {len(term.values)} rows for {size} anchors; a loss "
+            f"that does not come apart by anchors cannot be chunked."
+        )

@@ -1,0 +1,122 @@
+"""Linear maps whose transpose is written by hand, and that have all of JAX's derivatives.
+
+The tangent of a streamed sum is a loop, and its cotangent another loop. JAX cannot derive the
+second from the first: it does not transpose a loop whose number of steps is traced. `linear` is
+given both. (`jax.custom_vjp` has no forward mode; `jax.custom_derivatives.linear_call` no `vmap`.)
+
+`jax.lax.custom_linear_solve` has every derivative. It takes a matrix M, solves M z = b by a
+function that it is given, and systems with the transpose of M by another function. So that a map L
+from x to y becomes a part of a solution, z has two copies of x and y:
+
+        | 0   I |             | X  I |                | 0  L^T |
+    M = | I  -X |      M^-1 = | I  0 |     with   X = | L   0  |
+
+M is symmetric, which the solver is told. The solution of M z = (x, 0, 0, 0) is (0, L x, x, 0). The
+solver below does not apply the half of X that would meet zeros: L^T forward, L backward.
+
+M itself is applied by second derivatives alone, which differentiate `push` and `pull` as they are
+written. These may be streamed sums in turn, and so on: derivatives of any order.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metricjax._core.jax_internals import varying
+
+
+def linear(
+    push: Callable[[Any, Any], Any], pull: Callable[[Any, Any], Any], args: Any, x: Any, like: Any
+) -> Any:
+    """``push(args, x)``, linear in x, with the transpose ``pull(args, y)``; `like` has its type.
+
+    Neither closes over arrays. JAX makes all operands of a solver vary over the same axes of
+    `jax.shard_map`, so they do already here, and each gets its own type back inside: otherwise a
+    gradient that `pull` has summed over devices would be summed again.
+    """
+    plus = lambda a, b: jax.tree.map(jnp.add, a, b)
+    minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)
+    no_x, no_y = jax.tree.map(jnp.zeros_like, (x, like))
+    wide, b = alike((args, ((x, no_y), (no_x, no_y))))
+    (wide_x, wide_y), _ = b
+
+    def forward(v):
+        return _cast(push(_cast(wide, args), _cast(v, x)), wide_y)
+
+    def backward(c):
+        return _transposed_cast(pull(_cast(wide, args), _transposed_cast(c, like)), wide_x)
+
+    def apply(z):
+        (x, y), (x2, y2) = z
+        of_y, of_x = backward(y2), forward(x2)
+        return _tied(((x2, y2), (minus(x, of_y), minus(y, of_x))), (of_y, of_x))
+
+    def solve(_, b):
+        (x, y), (x2, y2) = b
+        return (x2, plus(forward(x), y2)), (x, y)
+
+    def transpose_solve(_, b):
+        (x, y), (x2, y2) = b
+        return (plus(backward(y), x2), y2), (x, y)
+
+    z = jax.lax.custom_linear_solve(
+        apply, _tied(b, b[0][0]), solve, transpose_solve, symmetric=True
+    )
+    return _cast(z[0][1], like)
+
+
+def _tied(tree, to):
+    """`tree`, plus a zero that is a linear function of `to`, which XLA sees through.
+
+    JAX transposes the solver only if it is linear in all of b, or not transposed in any of it.
+    """
+    nothing = [jnp.sum(jnp.where(False, x, jnp.zeros_like(x))) for x in jax.tree.leaves(to)]
+    return jax.tree.map(lambda x: x + sum(n.astype(x.dtype) for n in nothing), tree)
+
+
+def alike(tree: Any) -> Any:
+    """All arrays varying over the same axes of `jax.shard_map`, those of any of them.
+
+    Gradients are then summed over devices once, behind it, and not in every step of a loop.
+    """
+    axes = frozenset().union(*(varying(jax.typeof(x)) for x in jax.tree.leaves(tree)))
+    return jax.tree.map(lambda x: _pcast(x, axes - varying(jax.typeof(x))), tree)
+
+
+def _cast(tree, like):
+    """`tree` varying over the axes that `like` varies over; along those that go, it is constant."""
+
+    def one(x, like):
+        more, fewer = _axes(x, like)
+        if fewer and not jnp.issubdtype(x.dtype, jnp.inexact):  # a mean would not be exact
+            return jax.lax.pmax(x.astype(jnp.int32), fewer).astype(x.dtype)
+        return _pcast(jax.lax.pmean(x, fewer) if fewer else x, more)
+
+    return jax.tree.map(one, tree, like)
+
+
+def _transposed_cast(tree, like):
+    """The transpose of a `_cast` from the type of `like` to that of `tree`."""
+
+    def one(x, like):
+        more, fewer = _axes(x, like)
+        x = jax.lax.psum(x, fewer) if fewer else x
+        return _pcast(x, more) / jax.lax.axis_size(more) if more else x
+
+    return jax.tree.map(one, tree, like)
+
+
+def _axes(x, like):
+    """The axes that `like` varies over and `x` does not, and the other way round.
+
+    Sorted, since sets of names have another order in every process, and then processes wait for
+    each other in different collectives.
+    """
+    x, like = varying(jax.typeof(x)), varying(jax.typeof(like))
+    return tuple(sorted(like - x)), tuple(sorted(x - like))
+
+
+def _pcast(x, axes):
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x

@@ -1,0 +1,167 @@
+"""References: the other side of every pair."""
+
+import contextlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._core.check import check_embeddings, check_rows
+from metricjax._core.masked import upcast
+from metricjax._core.types import Labels, Refs
+
+
+def replicated(x):
+    """`x` on every device of an explicitly sharded mesh; `x` itself everywhere else.
+
+    An explicitly sharded batch cannot be compared with itself; a replicated copy can.
+    """
+
+    def one(x):
+        sharding = jax.typeof(x).sharding
+        if all(axis is None for axis in sharding.spec):
+            return x
+        return jax.sharding.reshard(x, sharding.update(spec=jax.P()))
+
+    return jax.tree.map(one, x)
+
+
+def take(x: Array, index: Array) -> Array:
+    """``x[index]`` for an `x` that is not sharded, sharded as `index` is."""
+    return spread_as(x[replicated(index)], index)
+
+
+def spread_as(x: Array, like: Array) -> Array:
+    """`x` with its first axis explicitly sharded as that of `like` is; `x` itself elsewhere."""
+    sharding = jax.typeof(like).sharding
+    if all(axis is None for axis in sharding.spec):
+        return x
+    spec = jax.P(sharding.spec[0], *[None] * (x.ndim - 1))
+    return jax.sharding.reshard(x, sharding.update(spec=spec))
+
+
+def reshape_rows(x: Array, axes: int, *shape: int) -> Array:
+    """`x` with its first `axes` axes reshaped; the first stays explicitly sharded as it is."""
+    sharding, shape = jax.typeof(x).sharding, shape + x.shape[axes:]
+    if all(axis is None for axis in sharding.spec):
+        return x.reshape(shape)
+    spec = sharding.spec[0], *[None] * (len(shape) - x.ndim + axes - 1), *sharding.spec[axes:]
+    return x.reshape(shape, out_sharding=sharding.update(spec=jax.P(*spec)))
+
+
+def on_mesh_of(tree):
+    """A context with the mesh that arrays of a pytree are explicitly sharded over.
+
+    Since JAX 0.12, gradients of gathers start from zeros on the mesh of the context: without one,
+    optax's cross entropy of a sharded batch has no gradient.
+    """
+    shardings = [jax.typeof(x).sharding for x in jax.tree.leaves(tree)]
+    meshes = [s.mesh for s in shardings if any(axis is not None for axis in s.spec)]
+    if not meshes or not jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(meshes[0])
+
+
+def self_refs(embeddings, labels, where=None) -> Refs:
+    """The batch itself as references; each anchor sits at its own place."""
+    return replicated(Refs(embeddings, labels, jnp.arange(len(embeddings)), where))
+
+
+def gather_refs(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    axis_name: str,
+    *,
+    where: Num[Array, " n"] | None = None,
+) -> Refs:
+    """The batches of all devices along a `jax.shard_map` or `pmap` axis, as references.
+
+    Gradients flow back to the device an embedding came from. With ``reduce(axis_name=...)`` the
+    loss and its gradient are those of the whole batch on one device. A loss that has an argument
+    `axis_name` takes sums over all anchors first, and must be given it, too.
+
+    Args:
+        embeddings: ``[N, D]``, this device's part of the batch.
+        labels: ``[N]``, its labels.
+        axis_name: the mapped axis to gather over.
+        where: ``[N]`` weights, gathered too.
+
+    Returns:
+        `Refs` with ``M = N * axis size`` rows, in the order of the axis.
+    """
+    everything = jax.lax.all_gather((embeddings, labels, where), axis_name, tiled=True)
+    here = numbered(len(embeddings), axis_name)
+    return Refs(everything[0], everything[1], here, everything[2])
+
+
+def numbered(n: int, axis_name: str) -> Int[Array, " n"]:
+    """The numbers of this device's n rows among those of all devices along an axis."""
+    rows = jnp.arange(n)
+    return rows + n * jax.lax.axis_index(axis_name).astype(rows.dtype)
+
+
+class Batch(NamedTuple):
+    """A checked batch: anchors, references, and a weight for each of both.
+
+    Embeddings of weight 0 are zero, so that nothing of a padding row, be it NaN, gets through.
+    """
+
+    embeddings: Float[Array, "n d"]
+    labels: Labels
+    weights: Float[Array, " n"]
+    refs: Refs
+
+    @property
+    def ref_weights(self) -> Float[Array, " m"]:
+        """``refs.where``, which `prepare` has filled in."""
+        assert self.refs.where is not None
+        return self.refs.where
+
+
+def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
+    """Checks the arguments of the public `function`, fills in defaults, empties padding rows."""
+    embeddings = jnp.asarray(embeddings)
+    check_embeddings(function, "embeddings", embeddings)
+    n = len(embeddings)
+    check_rows(function, "labels", labels, "embeddings", n)
+    labels = jax.tree.map(jnp.asarray, labels)
+    weights, embeddings = weighed(function, where, embeddings)
+    if refs is None:
+        refs = self_refs(embeddings, labels, weights)
+    else:
+        if not isinstance(refs, Refs):
+            raise TypeError(
+                f"{function}: `refs` must be `metricjax.Refs`, got {type(refs).__name__}."
+            )
+        check_embeddings(function, "refs.embeddings", refs.embeddings)
+        if refs.embeddings.shape[1] != embeddings.shape[1]:
+            raise ValueError(
+                f"{function}: `refs.embeddings` must have {embeddings.shape[1]} features to match "
+                f"`embeddings`, got {refs.embeddings.shape}."
+            )
+        check_rows(function, "refs.labels", refs.labels, "refs.embeddings", len(refs.embeddings))
+        check_rows(function, "refs.self_index", refs.self_index, "embeddings", n)
+        everyone = replicated(refs._replace(self_index=None))
+        ref_weights, others = weighed(
+            function, everyone.where, jnp.asarray(everyone.embeddings), "refs."
+        )
+        ref_labels = jax.tree.map(jnp.asarray, everyone.labels)
+        refs = Refs(others, ref_labels, refs.self_index, ref_weights)
+    return Batch(embeddings, labels, weights, refs)
+
+
+def compare(distance, batch: Batch) -> Float[Array, "n m"]:
+    """All distances between anchors and references; the batch with itself is prepared once."""
+    x, y = batch.embeddings, batch.refs.embeddings
+    return distance(x) if y is x else distance(x, y)
+
+
+def weighed(function, where, embeddings, of=""):
+    """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
+    n, dtype = len(embeddings), upcast(embeddings[:0]).dtype
+    if where is None:
+        return jnp.ones(n, dtype), embeddings
+    check_rows(function, f"{of}where", where, "embeddings", n)
+    weights = jnp.asarray(where).astype(dtype)
+    return weights, jnp.where(weights[:, None] > 0, embeddings, 0)

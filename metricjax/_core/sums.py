@@ -1,0 +1,100 @@
+"""Sums that a loss takes before its terms, and what adds two parts of one up."""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.stream import zeros_like
+
+
+class OverRefs(NamedTuple):
+    """What a loss yields to have it summed over the references of each anchor."""
+
+    sums: Any
+
+
+class OfAnchors(NamedTuple):
+    """What a loss yields of its anchors alone; each block of references is sent its share."""
+
+    value: Any
+
+
+class LogSum(NamedTuple):
+    """The logarithm of a sum; -inf where nothing has been added."""
+
+    log: Float[Array, "..."]
+
+    @property
+    def exists(self) -> Bool[Array, "..."]:
+        return self.log != -jnp.inf
+
+    @property
+    def value(self) -> Float[Array, "..."]:
+        """The logarithm, 0 where there is none."""
+        return jnp.where(self.exists, self.log, 0)
+
+    def plus_one(self) -> Float[Array, "..."]:
+        """``log(1 + sum)``."""
+        return jnp.where(self.exists, softplus(self.value), 0)
+
+
+def log_sum(x: Array, weights: Num[Array, "n m"]) -> LogSum:
+    """``log(sum(weights * exp(x)))`` over the references."""
+    return LogSum(logsumexp(x, weights, empty=-jnp.inf))
+
+
+def _is_log(x):
+    return isinstance(x, LogSum)
+
+
+def add(total, part):
+    join = lambda a, b: LogSum(jnp.logaddexp(a.log, b.log)) if _is_log(a) else a + b
+    return jax.tree.map(join, total, part, is_leaf=_is_log)
+
+
+def nothing(like):
+    zero = lambda x: LogSum(zeros_like(x.log) - jnp.inf) if _is_log(x) else zeros_like(x)
+    return jax.tree.map(zero, like, is_leaf=_is_log)
+
+
+def share(cotangents, part, total):
+    """The tangents or cotangents of a part: of a log-sum, times its share in the total."""
+
+    def one(c, part, total):
+        if not _is_log(c):
+            return c
+        none = part.log == -jnp.inf
+        fraction = jnp.exp(jnp.where(none, 0, part.log) - jnp.where(none, 0, total.log))
+        return LogSum(jnp.where(none, 0, c.log * fraction))
+
+    return jax.tree.map(one, cotangents, part, total, is_leaf=_is_log)
+
+
+def sent(body, known, *, all_refs: bool = True, then=None):
+    """What a loss yields when it has been sent all that is `known`, or returns; and if it returned.
+
+    With `all_refs` its anchors meet all references, and its sums over them are sent back at once.
+    It goes on with ``then(part)`` of what else it yields, if there is a `then`.
+    """
+    if not isinstance(body, Generator):
+        return body, True
+    known = iter(known)
+    try:
+        part = next(body)
+        while True:
+            if all_refs and isinstance(part, OverRefs | OfAnchors):
+                part = body.send(part[0])
+                continue
+            for total in known:  # the next of them
+                part = body.send(total)
+                break
+            else:
+                if then is None:
+                    return part, False
+                part = body.send(then(part))
+    except StopIteration as end:
+        return end.value, True

@@ -1,0 +1,87 @@
+"""All triplets without a list: each anchor's k-th positive against every reference, ``[N, M]``."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Num
+
+from metricjax._core.stream import sum_over, zeros_like
+from metricjax._core.types import Pairs, TripletRule
+
+
+class Walk(NamedTuple):
+    """Visits the positives of all anchors side by side: ``table[:, k]`` are the k-th, M for none.
+
+    Only the first `steps` columns of `table` are filled; no anchor has more positives.
+    """
+
+    table: Int[Array, "n m"]
+    steps: Int[Array, ""]
+
+
+def walk_positives(weights: Num[Array, "n m"]) -> Walk:
+    """Where each anchor's positives (weight above 0) are.
+
+    One pass over ``[N, M]`` packs them into bits; each step takes the first of a row's bits off.
+    """
+    n, m = weights.shape
+    count = -(-m // 32)  # words: column j is bit j // count of word j % count
+    bit, word = jnp.arange(32, dtype=jnp.uint32)[None, :, None], jnp.arange(count)[None, :]
+    bits = jnp.pad((weights > 0).astype(jnp.uint32), ((0, 0), (0, 32 * count - m)))
+    words = jnp.sum(bits.reshape(n, 32, count) << bit, 1, dtype=jnp.uint32)
+
+    def step(carry):
+        k, words, table = carry
+        first = jax.lax.population_count((words & -words) - 1).astype(word.dtype)
+        columns = jnp.where(words > 0, first * count + word, m)
+        j = jnp.min(columns, 1, initial=m)
+        words = jnp.where(columns == j[:, None], words & (words - 1), words)
+        return k + 1, words, jax.lax.dynamic_update_index_in_dim(table, j, k, 1)
+
+    table = zeros_like(jax.typeof(jnp.where(weights > 0, jnp.arange(m), 0))) + m
+    table = table if m else jnp.zeros((n, 1), word.dtype)
+    steps, _, table = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1] > 0), step, (jnp.int32(0), words, table)
+    )
+    return Walk(table, steps)
+
+
+def positive_at(weights: Num[Array, "n m"], walk: Walk, k) -> tuple[Array, Array]:
+    """Step k of the walk: each anchor's positive ``j [N]`` and its weight ``[N, 1]``, or 0."""
+    m = weights.shape[1]
+    j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, False, allow_negative_indices=False)
+    exists, j = j < m, jnp.minimum(j, m - 1)
+    return j, jnp.where(exists[:, None], pick(weights, j), 0)
+
+
+def sum_over_positives(fn: Callable[[Array, Array], Any], weights: Num[Array, "n m"]) -> Any:
+    """The sum of ``fn(j, weight)`` over a walk along the positives; see `positive_at`."""
+    walk = walk_positives(weights)
+    return sum_over(lambda k: fn(*positive_at(weights, walk, k)), walk.steps)
+
+
+def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array]:
+    """Step k of the walk: each anchor's positive ``j [N]``, and the weights of its triplets.
+
+    Where an anchor has no k-th positive, j is some valid index and the weights ``[N, M]`` are 0.
+    """
+    j, positive = positive_at(mined.positive, walk, k)
+    weights = positive * mined.negative
+    if isinstance(mined, TripletRule):
+        weights = jnp.where(mined.keep(mined.rows, j), weights, 0)
+    return j, weights
+
+
+@jax.custom_jvp
+def pick(mat: Num[Array, "n m"], j: Int[Array, " n"]) -> Num[Array, "n 1"]:
+    """``mat[i, j[i]]``, with a gradient that is a mask and not a scatter: it fuses with others."""
+    return jnp.take_along_axis(mat, j[:, None], 1, mode="promise_in_bounds")
+
+
+@pick.defjvp
+def _pick_jvp(primals, tangents):
+    mat, j = primals
+    here = j[:, None] == jnp.arange(mat.shape[1], dtype=j.dtype)[None, :]
+    return pick(mat, j), jnp.sum(jnp.where(here, tangents[0], 0), 1, keepdims=True)

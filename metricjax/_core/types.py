@@ -1,0 +1,115 @@
+"""The values that flow between miners, losses and reducers. All are pytrees of arrays.
+
+Shape letters, here and everywhere: N anchors, M references, D features, C classes, T triplets.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Float, Int, Num
+
+
+class LossTerm(NamedTuple):
+    """The unreduced values of one named part of a loss.
+
+    Attributes:
+        values: ``[N]``, ``[N, M]`` or ``[T]``; 0 with zero gradient wherever the weight is 0.
+            A 0-d term is already reduced: every reducer passes ``values / divisor`` through.
+        weights: same shape. 0 means "does not exist", 2 "counts twice", a fraction is a soft
+            label or a sample weight.
+        divisor: what the loss itself divides the weighted sum by; ``None`` means the sum of the
+            weights. Additive over anchors, as the sum is.
+        anchor: which anchor each row of `values` belongs to; ``None`` means row i is anchor i.
+        anchor_weights: ``[N]``, the weight of each anchor as a whole, where each row of `values`
+            holds all that belongs to its anchor; ``None`` where it does not (triplets).
+    """
+
+    values: Float[Array, "*shape"]
+    weights: Float[Array, "*shape"]
+    divisor: Float[Array, ""] | None = None
+    anchor: Int[Array, " n"] | None = None
+    anchor_weights: Float[Array, " n"] | None = None
+
+    def dense(self) -> "LossTerm":
+        """The term itself: the counterpart of a streamed term's `dense()`."""
+        return self
+
+
+class Term(Protocol):
+    """A `LossTerm`, or what stands for one that would not fit in memory."""
+
+    def dense(self) -> LossTerm:
+        """The whole term as arrays."""
+        ...
+
+
+LossDict = dict[str, Term]
+"""What a loss returns: its named parts, unreduced. A plain dict, joined with `|` or `merge`."""
+
+Scalar = float | Float[Array, ""]
+"""A number that may be traced: scheduled, learned, differentiated or mapped over."""
+
+Ratio = tuple[Float[Array, ""], Float[Array, ""] | None]
+"""A total and what to divide it by, kept apart so that chunks and devices simply add up."""
+
+Reducer = Callable[[LossTerm], Ratio]
+
+Labels = Any
+"""``[N]`` integers, or whatever pytree of arrays with leading axis N a `match` function takes."""
+
+Match = Callable[[Labels, Labels], Num[Array, "n m"]]
+"""``(labels, reference labels) -> [N, M]``: which pairs match, boolean or soft (0 to 1)."""
+
+
+class Refs(NamedTuple):
+    """The other side of every pair: a gathered batch, a memory, a second view, a gallery.
+
+    Attributes:
+        embeddings: ``[M, D]``.
+        labels: ``[M]``; may be ``None`` when the pairs are given by `mined`.
+        self_index: ``[N]``, where anchor i sits among the references, so that it is never
+            paired with itself; ``None`` if the anchors are not among them.
+        where: ``[M]``, the references' weights; ``None`` means 1 for each.
+    """
+
+    embeddings: Float[Array, "m d"]
+    labels: Labels = None
+    self_index: Int[Array, " n"] | None = None
+    where: Num[Array, " m"] | None = None
+
+
+class Pairs(NamedTuple):
+    """Which (anchor, reference) pairs count, as two ``[N, M]`` weight matrices."""
+
+    positive: Num[Array, "n m"]
+    negative: Num[Array, "n m"]
+
+
+class Triplets(NamedTuple):
+    """A list of triplets of fixed length T: three index arrays and a weight (0: not there)."""
+
+    anchor: Int[Array, " t"]
+    positive: Int[Array, " t"]
+    negative: Int[Array, " t"]
+    weights: Num[Array, " t"]
+
+
+class TripletRule(NamedTuple):
+    """The triplets that a rule picks among those of two pair matrices; they are never listed.
+
+    Attributes:
+        positive, negative: ``[N, M]`` weights; a triplet's weight is the product of its two.
+        rows: a pytree with leading axis N, what the rule knows of each anchor.
+        keep: ``keep(rows, j) -> [N, M]``: with reference ``j[i]`` as the positive of anchor i,
+            which negatives make a triplet that counts. A `jax.tree_util.Partial`.
+    """
+
+    positive: Num[Array, "n m"]
+    negative: Num[Array, "n m"]
+    rows: Any
+    keep: jax.tree_util.Partial
+
+
+Mined = Pairs | Triplets | TripletRule
+"""What a miner returns and a loss takes as `mined=`."""

@@ -1,0 +1,200 @@
+"""References met a block at a time, on one device or around many.
+
+A loss yields what it sums over the references of each anchor (`OverRefs`), so that it can meet them
+in blocks: `over_refs` runs it. For each such sum all blocks are visited once and added up, and once
+more for the terms, if these have a value for each pair. `InTurn` visits blocks that lie on this
+device; `Around` lets each device's block go around, here of three devices:
+
+    device 0   meets block 0, passes it to device 2, meets block 1, meets block 2
+    device 1   meets block 1, passes it to device 0, meets block 2, meets block 0
+    device 2   meets block 2, passes it to device 1, meets block 0, meets block 1
+
+A number of the anchors alone (`OfAnchors`) must not count once for each block, so each block has
+its share. For derivatives the blocks are visited again, and their tangents or gradients go with
+them: nothing is stored but the blocks and the sums. Only gradients that were asked for are
+computed: those of a memory's million rows are not.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from metricjax._core.blocks import Cut
+from metricjax._core.jax_internals import SymbolicZero, hoist, varying
+from metricjax._core.linear import linear
+from metricjax._core.stream import Stream, StreamedTerm, pick_where, zeros_like
+from metricjax._core.sums import OfAnchors, OverRefs, add, nothing, sent, share
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """Each device's block goes around the devices of a mapped axis; its key is if it is its own."""
+
+    axis_name: str
+
+    @property
+    def count(self) -> int:
+        return jax.lax.axis_size(self.axis_name)
+
+    def first(self, block):
+        return jnp.bool_(True), block
+
+    def fold(self, step, block, cargo, done):
+        """Folds ``step(key, block, cargo, done) -> cargo, done``; a block's cargo goes with it."""
+        on = [(i, (i - 1) % self.count) for i in range(self.count)]
+
+        def body(k, carry):
+            block, cargo, done = carry
+            cargo, done = step(k == 0, block, cargo, done)
+            block, cargo = jax.lax.ppermute((block, cargo), self.axis_name, on)
+            return block, cargo, done
+
+        return jax.lax.fori_loop(0, self.count, body, (block, cargo, done))[1:]
+
+    def prepared(self, x):
+        """`x` as an array that may differ from device to device, as all that travels does."""
+        varies = lambda x: self.axis_name in varying(jax.typeof(x))
+        if varies(x) or not varies(jax.lax.axis_index(self.axis_name)):  # or types do not say
+            return x
+        return jax.lax.pcast(x, self.axis_name, to="varying")
+
+    def terms(self, slab, block):
+        """The streamed terms ``slab(key, block)`` of all blocks."""
+        of_all = lambda fn, _: total(self, block, lambda *visit: fn(visit))
+        stream = Stream(lambda visit: slab(*visit), 0, total=of_all)
+        names: list[str] = []
+        jax.eval_shape(lambda block: names.extend(slab(*self.first(block))), block)
+        return {name: StreamedTerm(stream, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurn:
+    """Blocks that lie on this device, as `cut` has dealt them out; the key of one is its number."""
+
+    cut: Cut
+
+    @property
+    def count(self) -> int:
+        return self.cut.count
+
+    def first(self, blocks):
+        return jnp.int32(0), self.cut.at(blocks, jnp.int32(0))
+
+    def fold(self, step, blocks, cargo, done):
+        def body(k, carry):
+            cargo, done = carry
+            k = k.astype(jnp.int32)  # as the first key is, whatever the default integer
+            new, done = step(k, self.cut.at(blocks, k), self.cut.at(cargo, k), done)
+            return self.cut.put(cargo, new, k), done
+
+        return jax.lax.fori_loop(0, self.count, body, (cargo, done))
+
+    def prepared(self, x):
+        return x
+
+    def terms(self, slab, blocks):
+        columns = lambda x: self.cut.join_stacked(x.transpose(2, 1, 0)).T
+        slab_of = lambda k: slab(k, self.cut.at(blocks, k))
+        return Stream(slab_of, self.count, join=columns).terms()
+
+
+def over_refs(body: Callable[[Array, Any], Any], visits: Around | InTurn, blocks: Any):
+    """The loss ``body(key, block)``, which meets one block of references at a time, of all blocks.
+
+    What it yields in turn are its sums over anchors alone.
+    """
+    known: list[Any] = []
+    meet = lambda visit, known: sent(body(*visit), known, all_refs=False)
+    while True:
+        part, ended = meet(visits.first(blocks), known)
+        if ended:
+            break
+        if isinstance(part, OfAnchors):
+            known.append(part.value / visits.count)
+            continue
+        over = isinstance(part, OverRefs)
+
+        def sums(key, block, known=tuple(known), over=over):
+            part = meet((key, block), known)[0]
+            return part.sums if over else part
+
+        part = total(visits, blocks, sums)
+        known.append(part if over else (yield part))
+    if all(term.values.ndim < 2 for term in part.values()):
+        return part
+
+    def slab(key, block):  # of which none has a whole row
+        terms = meet((key, block), known)[0]
+        return {name: term._replace(anchor_weights=None) for name, term in terms.items()}
+
+    return visits.terms(slab, blocks)
+
+
+def total(visits: Around | InTurn, blocks: Any, fn: Callable[[Array, Any], Any]) -> Any:
+    """What ``fn(key, block)`` adds up to over all blocks: arrays, and `LogSum` in logarithms."""
+    leaves, tree = jax.tree.flatten(blocks)
+    leaves = [visits.prepared(x) for x in leaves]
+    of_leaves = lambda key, *leaves: fn(key, jax.tree.unflatten(tree, leaves))
+    key, block = visits.first(leaves)
+    part, closed_over = hoist(of_leaves, key, *block)
+    return _total(part, visits, tuple(leaves), tuple(closed_over))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _total(part, visits, blocks, rest):
+    """The sum of ``part(key, *block, *rest)`` over all blocks."""
+    key, block = visits.first(blocks)
+    like = jax.eval_shape(part, key, *block, *rest)
+    step = lambda key, block, _, done: ((), add(done, part(key, *block, *rest)))
+    return visits.fold(step, blocks, (), nothing(like))[1]
+
+
+def _total_jvp(part, visits, primals, tangents):
+    out = _total(part, visits, *primals)
+    moves = jax.tree.map(lambda t: not isinstance(t, SymbolicZero), tangents)
+    flags = [*moves[0], *moves[1]]
+    zeros = lambda xs: jax.tree.map(lambda x: zeros_like(jax.typeof(x)), xs)
+    plus = lambda a, b: jax.tree.map(jnp.add, a, b)
+
+    def smooth(key, block, rest):
+        """The part of a block as a function of what moves, and where to differentiate it."""
+
+        def of_moving(*moving):
+            moving, args = iter(moving), (*block, *rest)
+            return part(key, *(next(moving) if m else x for m, x in zip(flags, args, strict=True)))
+
+        return of_moving, *pick_where(flags, (*block, *rest))
+
+    def push(args, slopes):
+        blocks, rest, out = args
+        to_blocks, to_rest = slopes
+
+        def step(key, block, to_block, done):
+            fn, *moving = smooth(key, block, rest)
+            values, of_part = jax.jvp(fn, moving, [*to_block, *to_rest])
+            return to_block, plus(done, share(of_part, values, out))
+
+        return visits.fold(step, blocks, to_blocks, zeros(out))[1]
+
+    def pull(args, cotangents):
+        blocks, rest, out = args
+
+        def step(key, block, to_block, to_rest):
+            values, back = jax.vjp(*smooth(key, block, rest))
+            grads = back(share(cotangents, values, out))
+            n = len(to_block)
+            return plus(to_block, grads[:n]), plus(to_rest, grads[n:])
+
+        of_moving = (tuple(pick_where(m, p)) for m, p in zip(moves, (blocks, rest), strict=True))
+        return visits.fold(step, blocks, *map(zeros, of_moving))
+
+    slopes = tuple(tuple(pick_where(m, t)) for m, t in zip(moves, tangents, strict=True))
+    return out, linear(push, pull, (*primals, out), slopes, out)
+
+
+_total.defjvp(_total_jvp, symbolic_zeros=True)

@@ -1,0 +1,1 @@
+"""Losses with class weights: a sample should be near to the weights of its class."""

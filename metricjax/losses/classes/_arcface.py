@@ -1,0 +1,69 @@
+"""ArcFace loss."""
+
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._core.check import check_distance
+from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax.distances import CosineSimilarity
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
+
+
+def arcface(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    weights: Float[Array, "c d"],
+    *,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    margin: Scalar = 28.6,
+    scale: Scalar = 64.0,
+    distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
+) -> LossDict:
+    r"""Softmax over class centers, with a margin added to the angle to the sample's own.
+
+    .. math::
+        \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
+        {e^{s g(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
+        \qquad g(\theta) = \begin{cases} \cos(\theta + m) & \theta \le \pi - m \\
+        \cos\theta - m \sin m & \text{else} \end{cases}
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.eye(3) + 2
+        >>> loss, _ = mj.reduce(mj.losses.arcface(x, y, w))
+        >>> print(f"{loss:.4f}")
+        11.8691
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        weights: ``[C, D]``, a center for each class; `metricjax.nn.ArcFace` owns them.
+        mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
+        where: ``[N]`` sample weights; 0 is padding.
+        margin: degrees, 0 to 180.
+        scale: factor of all cosines.
+        distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of samples.
+
+    Notes:
+        - when: faces, and any large set of classes
+        - miner: weighs samples
+        - cost: NC
+        - setting: default (28.6 degrees are 0.5)
+
+    References:
+        Deng et al., `ArcFace: Additive Angular Margin Loss for Deep Face Recognition
+        <https://arxiv.org/abs/1801.07698>`_, 2018.
+    """
+    check_distance("losses.arcface", distance, CosineSimilarity)
+    batch = prepare_classes(
+        "losses.arcface", embeddings, labels, weights, mined, where, class_axis=class_axis
+    )
+    own, rivals = own_and_rivals(batch, distance, scale)
+    return {"loss": cross_entropy(batch, scale * add_angle(own, margin), rivals)}

@@ -1,0 +1,77 @@
+"""Sub-center ArcFace loss."""
+
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._core.check import check_at_least, check_distance
+from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax.distances import CosineSimilarity
+from metricjax.losses._centers import nearest
+from metricjax.losses._class_blocks import own_and_rivals
+from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
+
+
+def subcenter_arcface(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    weights: Float[Array, "ck d"],
+    *,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    sub_centers: int = 3,
+    margin: Scalar = 28.6,
+    scale: Scalar = 64.0,
+    distance: CosineSimilarity = CosineSimilarity(),
+    class_axis: str | None = None,
+) -> LossDict:
+    r"""ArcFace with several centers a class, of which the nearest counts: noisy labels find room.
+
+    .. math::
+        \cos\theta_{ic} = \max_k \cos\theta_{ick} \qquad
+        \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
+        {e^{s g(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
+
+    with :math:`g` as in `arcface`.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y, w = jnp.eye(3), jnp.arange(3), jnp.repeat(jnp.eye(3) + 2, 2, 0)
+        >>> loss, _ = mj.reduce(mj.losses.subcenter_arcface(x, y, w, sub_centers=2))
+        >>> print(f"{loss:.4f}")
+        11.8691
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        weights: ``[C * K, D]``, the K centers of a class next to each other;
+            `metricjax.nn.SubCenterArcFace` owns them.
+        mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
+        where: ``[N]`` sample weights; 0 is padding.
+        sub_centers: K; static.
+        margin: degrees, 0 to 180.
+        scale: factor of all cosines.
+        distance: the cosine, at another matrix precision if need be.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
+            the embeddings must be the same on all its devices.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of samples.
+
+    Notes:
+        - when: noisy labels, or classes in several clusters
+        - miner: weighs samples
+        - cost: NCK
+        - setting: default
+
+    References:
+        Deng et al., `Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces
+        <https://www.ecva.net/papers/eccv_2020/papers_ECCV/papers/123560715.pdf>`_, 2020.
+    """
+    name = "losses.subcenter_arcface"
+    check_distance(name, distance, CosineSimilarity)
+    check_at_least(name, "sub_centers", sub_centers, 1)
+    batch = prepare_classes(
+        name, embeddings, labels, weights, mined, where, centers=sub_centers, class_axis=class_axis
+    )
+    cosine = lambda x, w: nearest(distance, x, w, sub_centers)
+    own, rivals = own_and_rivals(batch, cosine, scale, keep=False)
+    return {"loss": cross_entropy(batch, scale * add_angle(own, margin), rivals)}

@@ -1,0 +1,1 @@
+"""Losses of pairs: an anchor and a reference, alike or not."""

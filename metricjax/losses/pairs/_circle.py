@@ -1,0 +1,81 @@
+"""Circle loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.check import check_distance
+from metricjax._core.declare import Passes, declare
+from metricjax._core.masked import softplus
+from metricjax._core.refs import compare, prepare
+from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import CosineSimilarity
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import active_term
+
+
+@declare(ring=True)
+def circle(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    m: Scalar = 0.4,
+    gamma: Scalar = 80.0,
+    distance: CosineSimilarity = CosineSimilarity(),
+) -> Passes[LossDict]:
+    r"""Pulls and pushes each pair as hard as it is far from where it should be.
+
+    .. math::
+        \ell_a = \log\Big(1 + \sum_p e^{-\gamma \alpha_p (s_{ap} - 1 + m)}
+                 \sum_n e^{\gamma \alpha_n (s_{an} - m)}\Big) \qquad
+        \alpha_p = [1 + m - s_{ap}]_+, \; \alpha_n = [s_{an} + m]_+
+
+    The weights :math:`\alpha` are constants for the gradient.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.circle(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        94.4000
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        m: relaxation; the paper uses 0.25 for faces, 0.4 for retrieval.
+        gamma: scale; the paper uses 256 for faces, 80 for retrieval.
+        distance: the cosine, at another matrix precision if need be.
+
+    Returns:
+        ``{"loss": [N]}``, 0 for anchors that lack positives or negatives, divided by the number of
+        anchors above 0.
+
+    Notes:
+        - when: retrieval and faces; each pair is pulled as hard as it is wrong
+        - miner: not needed
+        - cost: NM
+        - setting: default; faces `m=0.25, gamma=256.0`
+
+    References:
+        Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization
+        <https://arxiv.org/abs/2002.10857>`_, 2020.
+    """
+    check_distance("losses.circle", distance, CosineSimilarity)
+    batch = prepare("losses.circle", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.circle", batch, mined, match, repeats=False)
+    mat = compare(distance, batch)
+    now = jax.lax.stop_gradient(mat)
+    pos = log_sum(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive)
+    neg = log_sum(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative)
+    pos, neg = yield OverRefs((pos, neg))
+    values = jnp.where(pos.exists & neg.exists, softplus(pos.value + neg.value), 0)
+    return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

@@ -1,0 +1,74 @@
+"""Generalized lifted structure loss."""
+
+import jax
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.declare import Passes, declare
+from metricjax._core.refs import compare, prepare
+from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import Distance, LpDistance, farther
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
+
+
+@declare(ring=True)
+def generalized_lifted_structure(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    neg_margin: Scalar = 1.0,
+    pos_margin: Scalar = 0.0,
+    distance: Distance = LpDistance(),
+) -> Passes[LossDict]:
+    r"""Compares a soft maximum over an anchor's positives with a soft minimum over its negatives.
+
+    .. math::
+        \ell_a = \Big[ \log \sum_p e^{d_{ap} - m_+} + \log \sum_n e^{m_- - d_{an}} \Big]_+
+
+    An empty sum stands for 0: anchors without positives are still pushed from their negatives. With
+    a similarity both differences change sign.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> terms = mj.losses.generalized_lifted_structure(x, jnp.array([0, 0, 1]))
+        >>> print(f"{mj.reduce(terms)[0]:.4f}")
+        1.5439
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        neg_margin: in the unit of `distance`; the paper uses 0.1 to 1.
+        pos_margin: in the unit of `distance`.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors, those without pairs included.
+
+    Notes:
+        - when: soft farthest positive, soft nearest negative
+        - miner: not needed
+        - cost: NM
+        - setting: `neg_margin` 0.1 to 1
+
+    References:
+        Hermans et al., `In Defense of the Triplet Loss for Person Re-Identification
+        <https://arxiv.org/abs/1703.07737>`_, 2017.
+    """
+    name = "losses.generalized_lifted_structure"
+    batch = prepare(name, embeddings, labels, refs, where)
+    pairs = pairs_of(name, batch, mined, match, repeats=False)
+    mat = compare(distance, batch)
+    pos = log_sum(farther(distance, mat, pos_margin), pairs.positive)
+    neg = log_sum(farther(distance, neg_margin, mat), pairs.negative)
+    pos, neg = yield OverRefs((pos, neg))
+    return {"loss": row_term(jax.nn.relu(pos.value + neg.value), batch.weights)}

@@ -1,0 +1,91 @@
+"""Intra-pair variance loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.declare import Passes, declare
+from metricjax._core.masked import safe_divide
+from metricjax._core.refs import compare, prepare
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import CosineSimilarity, Distance
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import pair_term, term
+
+
+@declare(ring=True)
+def intra_pair_variance(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    pos_eps: Scalar = 0.01,
+    neg_eps: Scalar = 0.01,
+    distance: Distance = CosineSimilarity(),
+    axis_name: str | None = None,
+) -> Passes[LossDict]:
+    r"""Draws positive pairs to their mean similarity, and negative pairs to theirs.
+
+    .. math::
+        \ell_{ap} = [(1 - \epsilon_+) \mu_+ - s_{ap}]_+^2 \qquad
+        \ell_{an} = [s_{an} - (1 + \epsilon_-) \mu_-]_+^2
+
+    Meant to be added to `tuplet_margin`. With a distance it is
+    :math:`[d_{ap} - (1 + \epsilon_+) \mu_+]_+^2` and :math:`[(1 - \epsilon_-) \mu_- - d_{an}]_+^2`.
+    The means take part in the gradient.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, parts = mj.reduce(mj.losses.intra_pair_variance(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f} {sorted(parts)}")
+        0.1225 ['neg_loss', 'pos_loss']
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        pos_eps: how far from their mean positives are free, as a fraction of it.
+        neg_eps: the same for negatives.
+        distance: pairwise distance or similarity.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
+
+    Returns:
+        ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by its number of pairs.
+
+    Notes:
+        - when: joins `tuplet_margin`: no pair far from the mean
+        - miner: not needed
+        - cost: NM
+        - setting: default, weight 0.5
+
+    References:
+        Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019,
+        https://openaccess.thecvf.com/content_ICCV_2019/html/Yu_Deep_Metric_Learning_With_Tuplet_Margin_Loss_ICCV_2019_paper.html
+    """
+    batch = prepare("losses.intra_pair_variance", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.intra_pair_variance", batch, mined, match)
+    mat = compare(distance, batch)
+    mat = mat if distance.is_similarity else -mat
+
+    def sums(weights):
+        weights = weights * batch.weights[:, None]
+        return jnp.sum(weights * mat), jnp.sum(weights)
+
+    of_positive, of_negative = yield sums(pairs.positive), sums(pairs.negative)
+    pos, neg = safe_divide(*of_positive), safe_divide(*of_negative)
+    sign = 1 if distance.is_similarity else -1
+    short = jax.nn.relu((1 - sign * pos_eps) * pos - mat) ** 2
+    over = jax.nn.relu(mat - (1 + sign * neg_eps) * neg) ** 2
+    return {
+        "pos_loss": pair_term(term, batch, short, pairs.positive),
+        "neg_loss": pair_term(term, batch, over, pairs.negative),
+    }

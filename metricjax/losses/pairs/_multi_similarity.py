@@ -1,0 +1,74 @@
+"""Multi-similarity loss."""
+
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.declare import Passes, declare
+from metricjax._core.refs import compare, prepare
+from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import CosineSimilarity, Distance, farther
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
+
+
+@declare(ring=True)
+def multi_similarity(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    alpha: Scalar = 2.0,
+    beta: Scalar = 50.0,
+    base: Scalar = 0.5,
+    distance: Distance = CosineSimilarity(),
+) -> Passes[LossDict]:
+    r"""Weighs each pair by how it compares with the other pairs of its anchor.
+
+    .. math::
+        \ell_a = \tfrac1\alpha \log\Big(1 + \sum_p e^{-\alpha (s_{ap} - \lambda)}\Big)
+               + \tfrac1\beta \log\Big(1 + \sum_n e^{\beta (s_{an} - \lambda)}\Big)
+
+    A distance takes the place of the similarity with the signs changed.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.multi_similarity(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        0.7711
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        alpha: sharpness for positives, > 0.
+        beta: sharpness for negatives, > 0.
+        base: the similarity (lambda) at which a pair starts to matter.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors, those without pairs included.
+
+    Notes:
+        - when: retrieval; a good first choice
+        - miner: `multi_similarity`
+        - cost: NM
+        - setting: `base=1.0`, with its miner
+
+    References:
+        Wang et al., `Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning
+        <https://arxiv.org/abs/1904.06627>`_, 2019.
+    """
+    batch = prepare("losses.multi_similarity", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.multi_similarity", batch, mined, match, repeats=False)
+    mat = compare(distance, batch)
+    pos = log_sum(alpha * farther(distance, mat, base), pairs.positive)
+    neg = log_sum(beta * farther(distance, base, mat), pairs.negative)
+    pos, neg = yield OverRefs((pos, neg))
+    return {"loss": row_term(pos.plus_one() / alpha + neg.plus_one() / beta, batch.weights)}

@@ -1,0 +1,91 @@
+"""N-pairs loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._core.check import check_labels
+from metricjax._core.declare import declare
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import prepare, replicated
+from metricjax._core.types import LossDict, Mined, Refs
+from metricjax.distances import Distance, DotProductSimilarity
+from metricjax.losses._classes import similarities
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
+
+
+@declare(rows="batch", why="each pair meets those of the other classes")
+def n_pairs(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    distance: Distance = DotProductSimilarity(),
+) -> LossDict:
+    r"""Picks the positive of each class's pair out among the positives of the other classes.
+
+    .. math:: \ell_c = -\log \frac{e^{s(a_c, p_c)}}{\sum_k e^{s(a_c, p_k)}}
+
+    Of each class only its first pair in row order is used. A distance is used with its sign
+    changed. The default normalizes; the paper does not, and adds `metricjax.regularizers.lp` of the
+    embeddings. It needs the whole batch on every device.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> loss, _ = mj.reduce(mj.losses.n_pairs(jnp.eye(4), jnp.array([0, 0, 1, 1])))
+        >>> print(f"{loss:.4f}")
+        0.6931
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: where the positives are; the batch itself by default.
+        mined: the positive pairs to choose from; all of them by default.
+        where: ``[N]`` sample weights, of the anchors' values; 0 is padding.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": [P]}``, one for each class in the order of the batch, with room for all there may
+        be (N / 2, with `refs` N); divided by their number.
+
+    Notes:
+        - when: two samples from each of many classes
+        - miner: not needed
+        - cost: NM
+        - setting: `DotProductSimilarity(normalize_embeddings=False)`, `regularizers.lp`
+
+    References:
+        Sohn, `Improved Deep Metric Learning with Multi-class N-pair Loss Objective
+        <https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective>`_,
+        2016.
+    """
+    batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
+    n = len(batch.embeddings)
+    check_labels("losses.n_pairs", "labels", labels, "embeddings", n)
+    positive = pairs_of("losses.n_pairs", batch, mined, None).positive
+    x, y, r, weights, positive = replicated(
+        (batch.embeddings, batch.labels, batch.refs.embeddings, batch.weights, positive)
+    )
+    anchor, partner, exists = _first_pairs(y, weights, positive, n if refs is not None else n // 2)
+    logits = similarities(distance, x[anchor], r[partner])
+    own = jnp.eye(len(anchor), dtype=bool)
+    rivals = exists[None, :] & ~own
+    values = softplus(logsumexp(logits, rivals) - jnp.sum(jnp.where(own, logits, 0), 1))
+    values = jnp.where(exists & (jnp.sum(exists) > 1), values, 0)
+    weights = jnp.where(exists, weights[anchor], 0)
+    return {"loss": row_term(values, weights)._replace(anchor=anchor)}
+
+
+def _first_pairs(labels, weights, positive, most):
+    """The first pair of each class, by anchor: indices of both, and which of `most` exist."""
+    n, m = positive.shape
+    columns = jnp.arange(m, dtype=jnp.int32)[None, :]
+    partner = jnp.min(jnp.where(positive > 0, columns, m), 1, initial=m)
+    paired = (partner < m) & (weights > 0)
+    same = (labels[:, None] == labels[None, :]) & paired[None, :]
+    rows = jnp.arange(n, dtype=jnp.int32)
+    first = paired & (jnp.min(jnp.where(same, rows[None, :], n), 1, initial=n) == rows)
+    anchor = jnp.argsort(~first)[:most]
+    return anchor, jnp.minimum(partner, m - 1)[anchor], first[anchor]

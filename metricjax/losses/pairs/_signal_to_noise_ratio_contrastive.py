@@ -1,0 +1,71 @@
+"""Signal-to-noise ratio contrastive loss."""
+
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.check import check_distance
+from metricjax._core.declare import declare
+from metricjax._core.refs import prepare
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import SNRDistance
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses.pairs._contrastive import contrast
+
+
+@declare(ring=True)
+def signal_to_noise_ratio_contrastive(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    pos_margin: Scalar = 0.0,
+    neg_margin: Scalar = 1.0,
+    distance: SNRDistance = SNRDistance(),
+) -> LossDict:
+    r"""The contrastive loss of the noise-to-signal ratio of anchor and reference.
+
+    .. math::
+        \ell_{ap} = [d_{ap} - m_+]_+ \qquad \ell_{an} = [m_- - d_{an}]_+ \qquad
+        d_{ij} = \frac{\mathrm{Var}(\hat x_j - \hat x_i)}{\mathrm{Var}(\hat x_i)}
+
+    The paper adds `metricjax.regularizers.zero_mean` of the embeddings.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> terms = mj.losses.signal_to_noise_ratio_contrastive(x, jnp.array([0, 0, 1]))
+        >>> loss, parts = mj.reduce(terms)
+        >>> print(f"{loss:.4f} {sorted(parts)}")
+        5.0000 ['neg_loss', 'pos_loss']
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        pos_margin: positives closer than this are free.
+        neg_margin: negatives farther than this are free.
+        distance: normalizing or not, at another matrix precision if need be.
+
+    Returns:
+        ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by its number of pairs above 0.
+
+    Notes:
+        - when: contrastive, where variances mean more than lengths
+        - miner: `pair_margin`
+        - cost: NM
+        - setting: default, with `regularizers.zero_mean`
+
+    References:
+        Yuan et al., Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning, 2019,
+        https://openaccess.thecvf.com/content_CVPR_2019/html/Yuan_Signal-To-Noise_Ratio_A_Robust_Distance_Metric_for_Deep_Metric_Learning_CVPR_2019_paper.html
+    """
+    name = "losses.signal_to_noise_ratio_contrastive"
+    check_distance(name, distance, SNRDistance)
+    batch = prepare(name, embeddings, labels, refs, where)
+    pairs = pairs_of(name, batch, mined, match)
+    return contrast(batch, pairs, distance, pos_margin, neg_margin)

@@ -1,0 +1,81 @@
+"""Supervised contrastive loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.declare import Passes, declare
+from metricjax._core.masked import safe_divide
+from metricjax._core.refs import compare, prepare
+from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import CosineSimilarity, Distance, farther
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import active_term
+
+
+@declare(ring=True)
+def sup_con(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    temperature: Scalar = 0.1,
+    distance: Distance = CosineSimilarity(),
+    axis_name: str | None = None,
+) -> Passes[LossDict]:
+    r"""Picks every positive out among all references, positives included.
+
+    .. math::
+        \ell_a = -\frac{1}{|P_a|} \sum_p \log \frac{e^{s_{ap} / \tau}}
+        {\sum_{j \in P_a \cup N_a} e^{s_{aj} / \tau}}
+
+    A distance is used with its sign changed. With a soft `match` (`metricjax.relations`) positives
+    weigh as much as they match.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.sup_con(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        5.3466
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        temperature: divides the similarities, > 0.
+        distance: pairwise distance or similarity.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative
+        pair.
+
+    Notes:
+        - when: labels with several positives each
+        - miner: not needed
+        - cost: NM
+        - setting: default
+
+    References:
+        Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
+    """
+    batch = prepare("losses.sup_con", embeddings, labels, refs, where)
+    positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
+    mat = compare(distance, batch)
+    logits = farther(distance, 0, mat) / temperature
+    everything, total, count = yield OverRefs(
+        (log_sum(logits, positive + negative), jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
+    )
+    negatives = yield jnp.sum(negative * batch.weights[:, None])
+    some = (count > 0) & (negatives > 0)
+    values = jnp.where(some, everything.value - safe_divide(total, count), 0)
+    return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

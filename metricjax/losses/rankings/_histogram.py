@@ -1,0 +1,117 @@
+"""Histogram loss."""
+
+import functools
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.check import check_similarity
+from metricjax._core.declare import Passes, declare
+from metricjax._core.masked import exists, safe_divide
+from metricjax._core.refs import compare, prepare, replicated
+from metricjax._core.types import Labels, LossDict, Match, Mined, Pairs, Refs
+from metricjax.distances import CosineSimilarity, Distance
+from metricjax.losses._bins import soft_histogram
+from metricjax.losses._pairs import at_refs, pairs_of
+from metricjax.losses._terms import reduced_term
+from metricjax.tuples import as_pairs, check_mined
+
+
+def _both_ways(mined, n, where) -> Pairs:
+    """Pairs mined within a batch, of anchors that have both kinds, the other way round as well."""
+    name = "losses.histogram"
+    check_mined(name, mined)
+    pairs = replicated(as_pairs(mined, (n, n)))
+    if any(x.shape != (n, n) for x in pairs):
+        return pairs  # the loss says what is wrong
+    there = (
+        jnp.ones(n, bool)
+        if where is None
+        else replicated(jnp.asarray(where).astype(jnp.float32)) > 0
+    )
+    both = functools.reduce(jnp.logical_and, (exists(jnp.where(there, x, 0)) for x in pairs))
+    once = (jnp.where(both[:, None], jnp.minimum(x, 1), 0) for x in pairs)
+    return Pairs(*(jnp.maximum(x, x.T) for x in once))
+
+
+@declare(own_mined=_both_ways)
+def histogram(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    n_bins: int | None = None,
+    delta: float | None = None,
+    distance: Distance = CosineSimilarity(),
+    axis_name: str | None = None,
+) -> Passes[LossDict]:
+    r"""How probably a negative pair is more similar than a positive one, by two histograms.
+
+    .. math:: L = \sum_r h^-_r \sum_{q \le r} h^+_q
+
+    with the soft histograms of the similarities of positive and negative pairs, each of sum 1. Each
+    unordered pair counts once, if an end of it has both a positive and a negative.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.histogram(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        1.0000
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs that count; all of them by default. Repeats count once. Without `refs` they
+            become ``[N, N]`` masks, in chunks, too.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        n_bins: how finely similarities from -1 to 1 are told apart; 100 by default; static.
+        delta: the width ``2 / n_bins`` of a bin, as another way to say it; static.
+        distance: a similarity between -1 and 1.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
+            over all anchors are taken over it, and all batches along it are the references, if
+            there are none.
+
+    Returns:
+        ``{"loss": []}``, already reduced; 0 without positives or negatives.
+
+    Notes:
+        - when: no margin at all: the overlap of two histograms
+        - miner: not needed
+        - cost: NM
+        - setting: default
+
+    References:
+        Ustinova and Lempitsky, `Learning Deep Embeddings with Histogram Loss
+        <https://arxiv.org/abs/1611.00822>`_, 2016.
+    """
+    check_similarity("losses.histogram", distance)
+    bins = _number_of_bins(n_bins, delta)
+    batch = prepare("losses.histogram", embeddings, labels, refs, where)
+    pairs = pairs_of("losses.histogram", batch, mined, match, repeats=False)
+    both = exists(pairs.positive) & exists(pairs.negative)
+    counted = both[:, None] | ((yield at_refs(batch, both)) > 0)[None, :]
+    position = (compare(distance, batch) + 1) * (bins / 2)
+
+    def counts(weights):
+        weights = jnp.where(counted, weights * batch.weights[:, None], 0)
+        return jnp.sum(soft_histogram(position, weights, bins + 1), 0), jnp.sum(weights)
+
+    of_positive, of_negative = yield counts(pairs.positive), counts(pairs.negative)
+    positive, negative = safe_divide(*of_positive), safe_divide(*of_negative)
+    return {"loss": reduced_term(jnp.sum(negative * jnp.cumsum(positive)))}
+
+
+def _number_of_bins(n_bins, delta):
+    bins = n_bins or (100 if delta is None else round(2 / delta))
+    if bins < 1 or (delta is not None and abs(bins * delta - 2) > 1e-6 * delta):
+        raise ValueError(
+            f"losses.histogram: `delta` must be 2 / `n_bins` for a whole number of bins, got "
+            f"n_bins={n_bins}, delta={delta}."
+        )
+    return bins

@@ -1,0 +1,90 @@
+"""Instance loss."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Num
+
+from metricjax._core.check import check_distance, check_labels
+from metricjax._core.declare import declare
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import compare, prepare, replicated
+from metricjax._core.triplets import pick
+from metricjax._core.types import LossDict, Refs, Scalar
+from metricjax.distances import CosineSimilarity
+from metricjax.losses._terms import row_term
+
+
+@declare()
+def instance(
+    embeddings: Float[Array, "n d"],
+    labels: Int[Array, " n"],
+    *,
+    refs: Refs | None = None,
+    where: Num[Array, " n"] | None = None,
+    gamma: Scalar = 64.0,
+    distance: CosineSimilarity = CosineSimilarity(),
+) -> LossDict:
+    r"""Softmax over the references, the first ones standing for the classes in their order.
+
+    .. math::
+        \ell_a = -\log \frac{e^{\gamma s_{a t_a}}}{\sum_j e^{\gamma s_{aj}}}
+
+    with :math:`t_a` the rank of the anchor's label among the distinct labels of the references.
+    This is what PyTorch Metric Learning computes. The paper has a learned classifier, shared by two
+    modalities, in the place of the references: for that, use `normalized_softmax` on both.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.instance(x, jnp.array([0, 0, 1]), gamma=1.0))
+        >>> print(f"{loss:.4f}")
+        1.4251
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: the classes, the batch itself by default; an anchor meets itself, too.
+        where: ``[N]`` sample weights; 0 is padding.
+        gamma: factor of the cosines.
+        distance: the cosine, at another matrix precision if need be.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors. One with a larger label than all
+        references, of which there are too few then, gets weight 0.
+
+    Notes:
+        - when: parity with PML; else `normalized_softmax`
+        - miner: none taken
+        - cost: NM
+        - setting: no: it has a learned classifier
+
+    References:
+        Zheng et al., `Dual-Path Convolutional Image-Text Embeddings with Instance Loss
+        <https://arxiv.org/abs/1711.05535>`_, 2017.
+    """
+    check_distance("losses.instance", distance, CosineSimilarity)
+    batch = prepare("losses.instance", embeddings, labels, refs, where)
+    labels, others = batch.labels, batch.refs
+    for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
+        check_labels("losses.instance", name, y, "embeddings", len(of.embeddings))
+    weights = batch.ref_weights
+    logits = gamma * compare(distance, batch)
+    target, known = _target(*replicated((labels, others.labels, weights > 0)))
+    rivals = jnp.where(
+        jnp.arange(len(weights), dtype=jnp.int32)[None, :] == target[:, None], 0, weights[None, :]
+    )
+    values = softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
+    values = jnp.where(jnp.sum(weights) > weights[target], values, 0)
+    return {"loss": row_term(values, jnp.where(known, batch.weights, 0))}
+
+
+def _target(labels, ref_labels, exists):
+    """The reference that stands for each label: the r-th that exists, for the r-th smallest."""
+    ref_labels = jnp.where(exists, ref_labels, jnp.iinfo(ref_labels.dtype).max)
+    order = jnp.argsort(ref_labels)
+    ordered = ref_labels[order]
+    new = exists[order] & jnp.pad(ordered[1:] != ordered[:-1], (1, 0), constant_values=True)
+    smaller = jnp.searchsorted(ordered, labels.astype(ordered.dtype))
+    rank = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(new, dtype=jnp.int32)])[smaller]
+    existing_first = jnp.argsort(~exists).astype(jnp.int32)
+    known = rank < jnp.sum(exists, dtype=jnp.int32)
+    return existing_first[jnp.where(known, rank, 0)], known

@@ -1,0 +1,93 @@
+"""Triplet margin loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.declare import declare
+from metricjax._core.masked import softplus
+from metricjax._core.refs import compare, prepare, take
+from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax.distances import Distance, LpDistance, farther
+from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
+from metricjax.losses._terms import active_term
+
+
+@declare()
+def triplet_margin(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Mined | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    margin: Scalar = 0.05,
+    swap: bool = False,
+    smooth_loss: bool = False,
+    distance: Distance = LpDistance(),
+) -> LossDict:
+    r"""Brings each anchor closer to its positives than to its negatives, by a margin.
+
+    .. math::
+        \ell_{apn} = [d_{ap} - d_{an} + m]_+
+
+    With a similarity the difference changes sign. All triplets are visited, one positive of every
+    anchor at a time, so memory is ``N * M`` and work proportional to the triplets.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+        >>> loss, _ = mj.reduce(mj.losses.triplet_margin(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        0.7571
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the triplets that count: those of a miner, `tuples.random_triplets`, or all joint
+            triplets of some `Pairs`. All by default. Repeats count repeatedly.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        margin: how much closer the positive has to be.
+        swap: take the closer of anchor and positive as the one to push the negative away from;
+            one more matrix product for each step; static.
+        smooth_loss: softplus in place of the hinge; static.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        ``{"loss": ...}``, streamed (``[N, positives, M]``; ``[T]`` for listed triplets), divided
+        by the number of triplets above 0.
+
+    Notes:
+        - when: ranks only, not distances, are of interest
+        - miner: `triplet_margin` (semihard), `batch_hard`
+        - cost: NM, time NM × P
+        - setting: `margin=0.2`, `LpDistance(power=2)`, semihard
+
+    References:
+        Schroff et al., `FaceNet: A Unified Embedding for Face Recognition and Clustering
+        <https://arxiv.org/abs/1503.03832>`_, 2015; Balntas et al., `Learning local feature
+        descriptors with triplets and shallow convolutional neural networks
+        <http://www.bmva.org/bmvc/2016/papers/paper119/index.html>`_, 2016 (swap).
+    """
+    batch = prepare("losses.triplet_margin", embeddings, labels, refs, where)
+    mined = triplets_of("losses.triplet_margin", batch, mined, match)
+    others = batch.refs.embeddings
+    mat = compare(distance, batch)
+    closer = jnp.maximum if distance.is_similarity else jnp.minimum
+    hinge = softplus if smooth_loss else jax.nn.relu
+
+    def from_positive(slab: TripletSlab):
+        if slab.negative is None:
+            return distance(take(others, slab.positive), others)
+        one = jax.vmap(lambda x, y: distance(x[None], y[None])[0, 0])
+        return one(others[slab.positive], others[slab.negative])
+
+    def terms(slab: TripletSlab) -> LossDict:
+        an = closer(slab.an, from_positive(slab)) if swap else slab.an
+        values = hinge(farther(distance, slab.ap, an) + margin)
+        return {"loss": active_term(values, slab.weights, anchor=slab.anchor)}
+
+    return each_triplet(mined, mat, terms)

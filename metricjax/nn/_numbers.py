@@ -1,0 +1,99 @@
+"""Modules that own a few numbers of a loss: boundaries, a scale, a histogram."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from metricjax import losses
+from metricjax._core.types import LossDict
+from metricjax.nn._options import checked
+
+
+class Margin(nnx.Module):
+    """`metricjax.losses.margin` and its boundary ``beta``.
+
+    Args:
+        num_classes: C, for a boundary of each class ``[C]``; ``None`` for one.
+        beta: its initial value.
+        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        param_dtype: of the boundary.
+        **options: defaults of the loss's options; static.
+    """
+
+    loss: ClassVar[Callable[..., LossDict]] = staticmethod(losses.margin)
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        *,
+        beta: float = 1.2,
+        rngs: nnx.Rngs | None = None,
+        param_dtype: Any = jnp.float32,
+        **options,
+    ):
+        shape = () if num_classes is None else (num_classes,)
+        self.beta = nnx.Param(jnp.full(shape, beta, param_dtype))
+        self.options = tuple(sorted(checked(type(self), options).items()))
+
+    def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
+        """The loss dict of the pure function; `options` override those of the constructor."""
+        return self.loss(embeddings, labels, self.beta[...], **(dict(self.options) | options))
+
+
+class SigLIP(nnx.Module):
+    """`metricjax.losses.siglip`, its ``bias``, and the logarithm of its scale, ``log_scale``.
+
+    Args:
+        scale, bias: initial values, the paper's by default.
+        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        param_dtype: of both.
+        **options: defaults of the loss's options; static.
+    """
+
+    loss: ClassVar[Callable[..., LossDict]] = staticmethod(losses.siglip)
+
+    def __init__(
+        self,
+        *,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        rngs: nnx.Rngs | None = None,
+        param_dtype: Any = jnp.float32,
+        **options,
+    ):
+        self.log_scale = nnx.Param(jnp.log(jnp.asarray(scale, param_dtype)))
+        self.bias = nnx.Param(jnp.asarray(bias, param_dtype))
+        self.options = tuple(sorted(checked(type(self), options).items()))
+
+    def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
+        """The loss dict of the pure function; `options` override those of the constructor."""
+        options = dict(self.options) | options
+        return self.loss(
+            embeddings, labels, jnp.exp(self.log_scale[...]), self.bias[...], **options
+        )
+
+
+class DynamicSoftMargin(nnx.Module):
+    """`metricjax.losses.dynamic_soft_margin` and its running ``histogram``, a `flax.nnx.BatchStat`.
+
+    Args:
+        num_bins: of the histogram.
+        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        **options: defaults of the loss's options; static.
+    """
+
+    loss: ClassVar[Callable[..., Any]] = staticmethod(losses.dynamic_soft_margin)
+
+    def __init__(self, num_bins: int = 10, *, rngs: nnx.Rngs | None = None, **options):
+        self.histogram = nnx.BatchStat(jnp.zeros(num_bins))
+        self.options = tuple(sorted(checked(type(self), options).items()))
+
+    def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
+        """The loss dict of the pure function, and one more batch in the histogram."""
+        histogram = self.histogram[...]
+        options = dict(self.options) | options | {"num_bins": len(histogram)}
+        terms, self.histogram[...] = self.loss(embeddings, labels, histogram=histogram, **options)
+        return terms
