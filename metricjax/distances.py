@@ -1,7 +1,7 @@
 """Pairwise distances and similarities: frozen values that know which direction is closer.
 
 Each is called as ``distance(x, y)`` with ``x [N, D]`` and ``y [M, D]`` and gives ``[N, M]``, or as
-``distance(x)``, which compares `x` with itself and has an exact diagonal. Any hashable callable of
+``distance(x)``, which is ``distance(x, x)`` and has an exact diagonal. Any hashable callable of
 that shape with an `is_similarity` attribute can stand in for them.
 
 Half-precision inputs are computed with, and returned, in float32. Matrix products default to full
@@ -53,17 +53,18 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
 
 def _prepared(distance, x, y, normalize_embeddings, p=2):
     """Both sides checked, in at least float32, and of norm 1 where asked for."""
-    for name, value in (("x", x),) if y is None else (("x", x), ("y", y)):
+    y = x if y is None else y
+    for name, value in ("x", x), ("y", y):
         check_embeddings(f"distances.{type(distance).__name__}", name, value)
-    if y is not None and x.shape[1] != y.shape[1]:
+    if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"distances.{type(distance).__name__}: `x` and `y` must have as many features, "
             f"got {x.shape} and {y.shape}."
         )
-    x = normalize(x, p) if normalize_embeddings else upcast(x)
-    if y is None:
-        return x, x
-    return x, normalize(y, p) if normalize_embeddings else upcast(y)
+    a = normalize(x, p) if normalize_embeddings else upcast(x)
+    if y is x:
+        return a, a
+    return a, normalize(y, p) if normalize_embeddings else upcast(y)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -106,9 +107,9 @@ def _minkowski(x, y, p):
     return safe_power(sum_over(lambda k: safe_power(gap(k), p), x.shape[1]), 1 / p)
 
 
-def _without_diagonal(mat, y):
-    """Sets the distance of every row to itself to exactly zero, when `x` meets itself."""
-    return mat if y is not None else jnp.where(jnp.eye(len(mat), dtype=bool), 0, mat)
+def _without_diagonal(mat, a, b):
+    """Sets the distance of every row to itself to exactly zero, when `a` meets itself."""
+    return jnp.where(jnp.eye(len(mat), dtype=bool), 0, mat) if b is a else mat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ class LpDistance:
             mat = safe_power(_squared_euclidean(a, b, self.precision), self.power / 2)
         else:
             mat = safe_power(_minkowski(a, b, self.p), self.power)
-        return _without_diagonal(mat, y)
+        return _without_diagonal(mat, a, b)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +205,7 @@ class CosineSimilarity:
     is_similarity: ClassVar[bool] = True
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
-        return DotProductSimilarity(precision=self.precision)(x, y)
+        return products(*_prepared(self, x, y, True), self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,8 +240,8 @@ class SNRDistance:
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
         a, b = _prepared(self, x, y, self.normalize_embeddings)
-        a, b = _centred(a), _centred(b)
+        a, b = (_centred(a),) * 2 if b is a else (_centred(a), _centred(b))
         noise = _squared_euclidean(a, b, self.precision)
         signal = jnp.sum(a * a, -1)[:, None]  # its square, in the gradient, must not underflow
         signal = jnp.where(signal < jnp.finfo(a.dtype).tiny ** 0.5, 0, signal)
-        return _without_diagonal(safe_divide(noise, signal), y)
+        return _without_diagonal(safe_divide(noise, signal), a, b)

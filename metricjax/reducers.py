@@ -19,17 +19,18 @@ from metricjax._core.types import LossTerm, Ratio, Reducer, Scalar
 
 def divisor(term: LossTerm) -> Ratio:
     """Sum over what the loss itself divides by: its default, and its paper's."""
-    return _total(term), jnp.sum(term.weights) if term.divisor is None else term.divisor
+    count = jnp.sum(term.weights) if term.divisor is None else term.divisor
+    return jnp.sum(term.values * term.weights), count
 
 
 def mean(term: LossTerm) -> Ratio:
     """Weighted mean of all values that exist."""
-    return _total(term), jnp.sum(term.weights)
+    return jnp.sum(term.values * term.weights), jnp.sum(term.weights)
 
 
 def sum(term: LossTerm) -> Ratio:
     """Weighted sum, not divided."""
-    return _total(term), None
+    return jnp.sum(term.values * term.weights), None
 
 
 def avg_non_zero(term: LossTerm) -> Ratio:
@@ -108,7 +109,3 @@ def class_weighted(anchor_weights: Float[Array, " n"], *, then: Reducer = mean) 
         return then(term._replace(values=term.values * w))
 
     return reduce
-
-
-def _total(term):
-    return jnp.sum(term.values * term.weights)

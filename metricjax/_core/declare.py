@@ -3,8 +3,8 @@
 A loss is a function of anchors and references that returns terms, or a generator that yields what
 has to be summed elsewhere before it can go on:
 
-    negatives = yield OverRefs(log_sum(logits, pairs.negative))   # of each anchor, over references
-    total = yield jnp.sum(...)                                    # over all anchors
+    negatives = yield OverRefs(LogSum(logsumexp(logits, w)))   # of each anchor, over references
+    total = yield jnp.sum(...)                                 # over all anchors
     return {"loss": ...}
 
 Whoever runs it sends the sums back. With the whole batch at once, that is what it yields, summed
@@ -63,7 +63,9 @@ def declare(**known) -> _Declare:
         if record.rows != "anchors" or not record.has("refs"):
             body.record = record
             return body
-        record = dataclasses.replace(record, by_itself=True)
+        record = dataclasses.replace(
+            record, by_itself=True, sums_over_anchors=record.has("axis_name")
+        )
 
         @functools.wraps(body)
         def fn(embeddings, labels=None, *params, **options):
@@ -90,7 +92,7 @@ def _own_size(record, embeddings, refs, mined=None):
         return None  # the loss says what is wrong
     n, sizes = len(embeddings), block_sizes()
     m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    if not record.by_itself or n * m < sizes.dense_pairs * (1 + record.sums_over_anchors):
+    if n * m < sizes.dense_pairs * (1 + record.sums_over_anchors):
         return None
     size = min(n, max(sizes.chunk_rows, sizes.chunk_pairs // m))
     tuples = mined is not None and record.mined == "tuples"  # which blocks of references have not
@@ -240,7 +242,8 @@ def _ref_blocks(refs, size):
         weights = jnp.where(cut.rows(j) < m, weights, jnp.zeros_like(weights))
         if self_index is not None:
             its_block, place = cut.place(self_index)
-            self_index = jnp.where(its_block == j, place, cut.size)  # in others it is nowhere
+            place = jnp.where(its_block == j, place, cut.size)  # in other blocks it is nowhere
+            self_index = place.astype(self_index.dtype)
         return Refs(embeddings, labels, self_index, weights)
 
     return InTurn(cut), cut((refs.embeddings, refs.labels, where)), one

@@ -56,8 +56,9 @@ def safe_norm(x: Array, p: float = 2) -> Array:
         return jnp.sum(x != 0, -1).astype(x.dtype)
     if p == float("inf"):
         return jnp.max(safe_abs(x), -1, initial=0)
-    size = x * x if p == 2 else safe_power(safe_abs(x), p)
-    return safe_power(jnp.sum(size, -1), 1 / p)
+    if p == 2:
+        return safe_sqrt(jnp.sum(x * x, -1))
+    return safe_power(jnp.sum(safe_power(safe_abs(x), p), -1), 1 / p)
 
 
 @jax.custom_jvp
@@ -80,52 +81,42 @@ def _softplus_jvp(primals, tangents):
     return softplus(x), jax.nn.sigmoid(x) * slope
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def logsumexp(
-    x: Array, weights: Array, *, axis: int = -1, plus_one: bool = False, empty: float = 0.0
+    x: Array, weights: Array, axis: int = -1, plus_one: bool = False, empty: float = -jnp.inf
 ) -> Float[Array, "..."]:
     """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; `empty` where every weight is 0.
 
-    `weights` may be a boolean mask. Between the passes only the exponentials are kept.
+    `weights` may be a boolean mask. Between the passes only the exponentials are kept. `softplus`
+    of -inf is 0, with gradient 0: the loss of one among no others.
     """
-    if weights.dtype == bool:
-        return _logsumexp(x, weights, None, axis, plus_one, empty)
-    return _logsumexp(x, weights > 0, weights, axis, plus_one, empty)
+    return _exponentials(x, weights, axis, plus_one, empty)[0]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
-def _logsumexp(x, kept, weights, axis, plus_one, empty):
-    top, _, total = _exponentials(x, kept, weights, axis, plus_one)
-    return _logarithm(top, total, axis, empty)
-
-
-def _logarithm(top, total, axis, empty):
-    none = total == 0
-    return jnp.squeeze(jnp.where(none, empty, top + jnp.log(jnp.where(none, 1, total))), axis)
-
-
-def _exponentials(x, kept, weights, axis, plus_one):
-    """The largest x, the weighted exponentials of what is left to it, and their sum."""
-    x = jnp.where(kept, x, -jnp.inf)
+def _exponentials(x, weights, axis, plus_one, empty):
+    """The logarithm of the sum, the weighted exponentials of x less its largest, and their sum."""
+    x = jnp.where(weights > 0, x, -jnp.inf)
     top = jnp.max(x, axis, keepdims=True, initial=0 if plus_one else -jnp.inf)
     top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
     # x may be rounded otherwise here than in the maximum, and then lie above it. `minimum(x - top,
     # 0)` would not do: its derivative at a tie is 1/2, and the largest x of every row is one.
     e = jnp.exp(x - jax.lax.stop_gradient(jnp.maximum(x, top)))
-    e = e if weights is None else weights * e
+    e = e if weights.dtype == bool else weights * e
     total = jnp.sum(e, axis, keepdims=True)
-    return top, e, total + jnp.exp(-top) if plus_one else total
+    total = total + jnp.exp(-top) if plus_one else total
+    none = total == 0
+    out = jnp.where(none, empty, top + jnp.log(jnp.where(none, 1, total)))
+    return jnp.squeeze(out, axis), e, jnp.where(none, 1, total)
 
 
 def _logsumexp_jvp(axis, plus_one, empty, primals, tangents):
-    top, e, total = _exponentials(*primals, axis, plus_one)
-    out = _logarithm(top, total, axis, empty)
-    total = jnp.where(total == 0, 1, total)
+    out, e, total = _exponentials(*primals, axis, plus_one, empty)
     slope = jnp.zeros_like(out)
     if not isinstance(tangents[0], SymbolicZero):
         slope += jnp.sum(e / total * tangents[0], axis)
-    if primals[2] is not None and not isinstance(tangents[2], SymbolicZero):
-        slope += jnp.sum(safe_divide(e / total, primals[2]) * tangents[2], axis)
+    if not isinstance(tangents[1], SymbolicZero):
+        slope += jnp.sum(safe_divide(e / total, primals[1]) * tangents[1], axis)
     return out, slope
 
 
-_logsumexp.defjvp(_logsumexp_jvp, symbolic_zeros=True)
+logsumexp.defjvp(_logsumexp_jvp, symbolic_zeros=True)

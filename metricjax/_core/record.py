@@ -31,6 +31,7 @@ class Record:
         refs_first: the first sum over anchors is that of the references among themselves.
         own_mined: ``(mined, n, where) -> mined``, for what was mined within the batch.
         by_itself: takes a large batch in blocks without being asked.
+        sums_over_anchors: yields sums over all anchors, for which it takes `axis_name`.
         opaque: `body` yields nothing: it is a module of `metricjax.nn`, or a loss in chunks.
     """
 
@@ -44,12 +45,8 @@ class Record:
     refs_first: bool = False
     own_mined: Callable[..., Any] | None = None
     by_itself: bool = False
+    sums_over_anchors: bool = False
     opaque: bool = False
-
-    @property
-    def sums_over_anchors(self) -> bool:
-        """Whether a declared loss yields sums over all anchors, for which it takes `axis_name`."""
-        return self.by_itself and self.has("axis_name")
 
     def has(self, name: str) -> bool:
         """Whether it has an argument of that very name."""

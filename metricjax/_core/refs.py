@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_embeddings, check_rows
-from metricjax._core.masked import upcast
 from metricjax._core.types import Labels, Refs
 
 
@@ -18,13 +17,12 @@ def replicated(x):
     An explicitly sharded batch cannot be compared with itself; a replicated copy can.
     """
 
-    def one(x):
-        sharding = jax.typeof(x).sharding
-        if all(axis is None for axis in sharding.spec):
-            return x
-        return jax.sharding.reshard(x, sharding.update(spec=jax.P()))
-
-    return jax.tree.map(one, x)
+    leaves, tree = jax.tree.flatten(x)
+    shardings = [jax.typeof(x).sharding for x in leaves]
+    return tree.unflatten(
+        jax.sharding.reshard(x, s.update(spec=jax.P())) if any(s.spec) else x
+        for x, s in zip(leaves, shardings, strict=True)
+    )
 
 
 def take(x: Array, index: Array) -> Array:
@@ -35,7 +33,7 @@ def take(x: Array, index: Array) -> Array:
 def spread_as(x: Array, like: Array) -> Array:
     """`x` with its first axis explicitly sharded as that of `like` is; `x` itself elsewhere."""
     sharding = jax.typeof(like).sharding
-    if all(axis is None for axis in sharding.spec):
+    if not any(sharding.spec):
         return x
     spec = jax.P(sharding.spec[0], *[None] * (x.ndim - 1))
     return jax.sharding.reshard(x, sharding.update(spec=spec))
@@ -44,7 +42,7 @@ def spread_as(x: Array, like: Array) -> Array:
 def reshape_rows(x: Array, axes: int, *shape: int) -> Array:
     """`x` with its first `axes` axes reshaped; the first stays explicitly sharded as it is."""
     sharding, shape = jax.typeof(x).sharding, shape + x.shape[axes:]
-    if all(axis is None for axis in sharding.spec):
+    if not any(sharding.spec):
         return x.reshape(shape)
     spec = sharding.spec[0], *[None] * (len(shape) - x.ndim + axes - 1), *sharding.spec[axes:]
     return x.reshape(shape, out_sharding=sharding.update(spec=jax.P(*spec)))
@@ -57,7 +55,7 @@ def on_mesh_of(tree):
     optax's cross entropy of a sharded batch has no gradient.
     """
     shardings = [jax.typeof(x).sharding for x in jax.tree.leaves(tree)]
-    meshes = [s.mesh for s in shardings if any(axis is not None for axis in s.spec)]
+    meshes = [s.mesh for s in shardings if any(s.spec)]
     if not meshes or not jax.sharding.get_abstract_mesh().empty:
         return contextlib.nullcontext()
     return jax.sharding.use_abstract_mesh(meshes[0])
@@ -128,7 +126,7 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     labels = jax.tree.map(jnp.asarray, labels)
     weights, embeddings = weighed(function, where, embeddings)
     if refs is None:
-        refs = self_refs(embeddings, labels, weights)
+        refs = replicated(Refs(embeddings, labels, jnp.arange(n), weights))
     else:
         if not isinstance(refs, Refs):
             raise TypeError(
@@ -151,15 +149,9 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
     return Batch(embeddings, labels, weights, refs)
 
 
-def compare(distance, batch: Batch) -> Float[Array, "n m"]:
-    """All distances between anchors and references; the batch with itself is prepared once."""
-    x, y = batch.embeddings, batch.refs.embeddings
-    return distance(x) if y is x else distance(x, y)
-
-
 def weighed(function, where, embeddings, of=""):
     """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
-    n, dtype = len(embeddings), upcast(embeddings[:0]).dtype
+    n, dtype = len(embeddings), jnp.promote_types(embeddings.dtype, "float32")
     if where is None:
         return jnp.ones(n, dtype), embeddings
     check_rows(function, f"{of}where", where, "embeddings", n)

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float
 
-from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.stream import zeros_like
 
 
@@ -24,7 +23,7 @@ class OfAnchors(NamedTuple):
 
 
 class LogSum(NamedTuple):
-    """The logarithm of a sum; -inf where nothing has been added."""
+    """A sum by its logarithm, as `logsumexp` gives it: -inf where nothing has been added."""
 
     log: Float[Array, "..."]
 
@@ -36,15 +35,6 @@ class LogSum(NamedTuple):
     def value(self) -> Float[Array, "..."]:
         """The logarithm, 0 where there is none."""
         return jnp.where(self.exists, self.log, 0)
-
-    def plus_one(self) -> Float[Array, "..."]:
-        """``log(1 + sum)``."""
-        return jnp.where(self.exists, softplus(self.value), 0)
-
-
-def log_sum(x: Array, weights: Num[Array, "n m"]) -> LogSum:
-    """``log(sum(weights * exp(x)))`` over the references."""
-    return LogSum(logsumexp(x, weights, empty=-jnp.inf))
 
 
 def _is_log(x):

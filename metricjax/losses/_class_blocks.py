@@ -70,10 +70,9 @@ def _in_one_block(batch, similarity, scale):
         cut, parts, labels = _dealt(batch, whole=block_sizes().class_kept)
         x, parts, labels, factor = alike((batch.embeddings, parts, labels, scale))
         mat = similarity(x, _rows(cut, x, parts, 0))
-        column, rival = columns(cut, labels, 0)
-        rivals = logsumexp(factor * mat, rival)
-        none = (column >= 0) & (cut.n == 1)
-        return _over_devices(batch, jnp.where(none, jnp.finfo(rivals.dtype).min, rivals))
+        rival = columns(cut, labels, 0)[1]
+        lowest = float(jnp.finfo(mat.dtype).min)
+        return _over_devices(batch, logsumexp(factor * mat, rival, empty=lowest))
 
     return own, _on_shards(part, batch)
 

@@ -19,7 +19,7 @@ def active_term(values, weights, **rows) -> LossTerm:
 
 def row_term(values, weights, divisor=None) -> LossTerm:
     """A term with one value for each anchor (or class)."""
-    return term(values, weights, divisor, anchor_weights=weights)
+    return LossTerm(jnp.where(weights > 0, values, 0), weights, divisor, None, weights)
 
 
 def pair_term(make, batch: Batch, values, weights) -> LossTerm:

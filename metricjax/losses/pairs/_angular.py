@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.check import check_euclidean
 from metricjax._core.declare import declare
-from metricjax._core.masked import exists, logsumexp, softplus
+from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare, take
 from metricjax._core.triplets import pick, sum_over_positives
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -93,5 +93,4 @@ def angular(
         return jnp.where(here, value, 0)
 
     values = sum_over_positives(with_positive, positive)
-    values = jnp.where(exists(negative)[:, None], values, 0)
     return {"loss": pair_term(term, batch, values, positive)}

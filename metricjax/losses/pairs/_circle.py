@@ -1,14 +1,13 @@
 """Circle loss."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.check import check_distance
 from metricjax._core.declare import Passes, declare
-from metricjax._core.masked import softplus
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
@@ -72,10 +71,10 @@ def circle(
     check_distance("losses.circle", distance, CosineSimilarity)
     batch = prepare("losses.circle", embeddings, labels, refs, where)
     pairs = pairs_of("losses.circle", batch, mined, match, repeats=False)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     now = jax.lax.stop_gradient(mat)
-    pos = log_sum(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive)
-    neg = log_sum(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative)
+    pos = LogSum(logsumexp(-gamma * jax.nn.relu(1 + m - now) * (mat - (1 - m)), pairs.positive))
+    neg = LogSum(logsumexp(gamma * jax.nn.relu(now + m) * (mat - m), pairs.negative))
     pos, neg = yield OverRefs((pos, neg))
-    values = jnp.where(pos.exists & neg.exists, softplus(pos.value + neg.value), 0)
+    values = softplus(pos.log + neg.log)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import declare
-from metricjax._core.refs import Batch, compare, prepare
+from metricjax._core.refs import Batch, prepare
 from metricjax._core.types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
@@ -69,7 +69,7 @@ def contrastive(
 
 def contrast(batch: Batch, pairs: Pairs, distance, pos_margin, neg_margin) -> LossDict:
     """The hinges of all pairs."""
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     pos = jax.nn.relu(farther(distance, mat, pos_margin))
     neg = jax.nn.relu(farther(distance, neg_margin, mat))
     return {

@@ -4,8 +4,9 @@ import jax
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
@@ -67,8 +68,8 @@ def generalized_lifted_structure(
     name = "losses.generalized_lifted_structure"
     batch = prepare(name, embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match, repeats=False)
-    mat = compare(distance, batch)
-    pos = log_sum(farther(distance, mat, pos_margin), pairs.positive)
-    neg = log_sum(farther(distance, neg_margin, mat), pairs.negative)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    pos = LogSum(logsumexp(farther(distance, mat, pos_margin), pairs.positive))
+    neg = LogSum(logsumexp(farther(distance, neg_margin, mat), pairs.negative))
     pos, neg = yield OverRefs((pos, neg))
     return {"loss": row_term(jax.nn.relu(pos.value + neg.value), batch.weights)}

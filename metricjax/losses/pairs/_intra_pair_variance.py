@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._pairs import pairs_of
@@ -73,7 +73,7 @@ def intra_pair_variance(
     """
     batch = prepare("losses.intra_pair_variance", embeddings, labels, refs, where)
     pairs = pairs_of("losses.intra_pair_variance", batch, mined, match)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     mat = mat if distance.is_similarity else -mat
 
     def sums(weights):

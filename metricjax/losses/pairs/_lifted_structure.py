@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import exists, logsumexp, softplus
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import at_refs, pairs_of
@@ -75,9 +75,9 @@ def lifted_structure(
     """
     batch = prepare("losses.lifted_structure", embeddings, labels, refs, where)
     pairs = pairs_of("losses.lifted_structure", batch, mined, match)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     closeness = farther(distance, neg_margin, mat)
-    of_anchor, any_a = logsumexp(closeness, pairs.negative), exists(pairs.negative)
+    of_anchor, any_a = logsumexp(closeness, pairs.negative, empty=0.0), exists(pairs.negative)
     of_positive, any_p = yield at_refs(batch, of_anchor), at_refs(batch, any_a)
     negatives = yield jnp.sum(jnp.where(any_a, batch.weights, 0))
 

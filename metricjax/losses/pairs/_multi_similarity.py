@@ -3,8 +3,9 @@
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
@@ -67,8 +68,8 @@ def multi_similarity(
     """
     batch = prepare("losses.multi_similarity", embeddings, labels, refs, where)
     pairs = pairs_of("losses.multi_similarity", batch, mined, match, repeats=False)
-    mat = compare(distance, batch)
-    pos = log_sum(alpha * farther(distance, mat, base), pairs.positive)
-    neg = log_sum(beta * farther(distance, base, mat), pairs.negative)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    pos = LogSum(logsumexp(alpha * farther(distance, mat, base), pairs.positive))
+    neg = LogSum(logsumexp(beta * farther(distance, base, mat), pairs.negative))
     pos, neg = yield OverRefs((pos, neg))
-    return {"loss": row_term(pos.plus_one() / alpha + neg.plus_one() / beta, batch.weights)}
+    return {"loss": row_term(softplus(pos.log) / alpha + softplus(neg.log) / beta, batch.weights)}

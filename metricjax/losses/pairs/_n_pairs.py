@@ -73,7 +73,6 @@ def n_pairs(
     own = jnp.eye(len(anchor), dtype=bool)
     rivals = exists[None, :] & ~own
     values = softplus(logsumexp(logits, rivals) - jnp.sum(jnp.where(own, logits, 0), 1))
-    values = jnp.where(exists & (jnp.sum(exists) > 1), values, 0)
     weights = jnp.where(exists, weights[anchor], 0)
     return {"loss": row_term(values, weights)._replace(anchor=anchor)}
 

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
-from metricjax._core.masked import softplus
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import mined_weights, pairs_of
@@ -66,8 +66,8 @@ def nca(
     batch = prepare("losses.nca", embeddings, labels, refs, where)
     pairs = pairs_of("losses.nca", batch, None, match)
     weight = mined_weights("losses.nca", mined, batch, self_refs=refs is None)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     closeness = softmax_scale * farther(distance, 0, mat)
-    own, others = yield OverRefs(tuple(log_sum(closeness, w) for w in pairs))
-    values = jnp.where(others.exists, softplus(others.value - own.value), 0)
+    own, others = yield OverRefs(tuple(LogSum(logsumexp(closeness, w)) for w in pairs))
+    values = softplus(others.log - own.value)
     return {"loss": row_term(weight * values, jnp.where(own.exists, batch.weights, 0))}

@@ -1,12 +1,11 @@
 """NT-Xent (InfoNCE) loss."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
-from metricjax._core.masked import softplus
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
@@ -67,9 +66,8 @@ def ntxent(
     """
     batch = prepare("losses.ntxent", embeddings, labels, refs, where)
     pairs = pairs_of("losses.ntxent", batch, mined, match)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     logits = farther(distance, 0, mat) / temperature
-    negatives = yield OverRefs(log_sum(logits, pairs.negative))
-    values = softplus(negatives.value[:, None] - logits)
-    values = jnp.where(negatives.exists[:, None], values, 0)
+    negatives = yield OverRefs(LogSum(logsumexp(logits, pairs.negative)))
+    values = softplus(negatives.log[:, None] - logits)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import softplus
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.sums import OfAnchors
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
@@ -69,7 +69,7 @@ def siglip(
     """
     batch = prepare("losses.siglip", embeddings, labels, refs, where)
     pairs = pairs_of("losses.siglip", batch, mined, match)
-    logits = scale * farther(distance, 0, compare(distance, batch)) + bias
+    logits = scale * farther(distance, 0, distance(batch.embeddings, batch.refs.embeddings)) + bias
     anchors = yield OfAnchors(jnp.sum(batch.weights))
     by_anchor = lambda values, weights, **rows: term(values, weights, anchors, **rows)
     return {

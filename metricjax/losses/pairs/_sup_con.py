@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
-from metricjax._core.masked import safe_divide
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp, safe_divide
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
@@ -70,11 +70,11 @@ def sup_con(
     """
     batch = prepare("losses.sup_con", embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     logits = farther(distance, 0, mat) / temperature
-    everything, total, count = yield OverRefs(
-        (log_sum(logits, positive + negative), jnp.sum(positive * logits, 1), jnp.sum(positive, 1))
-    )
+    everything = LogSum(logsumexp(logits, positive + negative))
+    of_positives = jnp.sum(positive * logits, 1), jnp.sum(positive, 1)
+    everything, (total, count) = yield OverRefs((everything, of_positives))
     negatives = yield jnp.sum(negative * batch.weights[:, None])
     some = (count > 0) & (negatives > 0)
     values = jnp.where(some, everything.value - safe_divide(total, count), 0)

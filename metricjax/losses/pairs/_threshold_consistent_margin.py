@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_distance
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
@@ -75,7 +75,7 @@ def threshold_consistent_margin(
     check_distance(name, distance, CosineSimilarity)
     batch = prepare(name, embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
 
     def sums(excess, weights):
         weights = jnp.where(excess < 0, 0, weights) * batch.weights[:, None]

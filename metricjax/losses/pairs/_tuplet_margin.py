@@ -5,9 +5,9 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.check import check_distance
 from metricjax._core.declare import Passes, declare
-from metricjax._core.masked import softplus
-from metricjax._core.refs import compare, prepare
-from metricjax._core.sums import OverRefs, log_sum
+from metricjax._core.masked import logsumexp, softplus
+from metricjax._core.refs import prepare
+from metricjax._core.sums import LogSum, OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._classes import turned
@@ -71,10 +71,9 @@ def tuplet_margin(
     check_distance("losses.tuplet_margin", distance, CosineSimilarity)
     batch = prepare("losses.tuplet_margin", embeddings, labels, refs, where)
     pairs = pairs_of("losses.tuplet_margin", batch, mined, match)
-    cosine = compare(distance, batch)
+    cosine = distance(batch.embeddings, batch.refs.embeddings)
     beta = jnp.deg2rad(jnp.asarray(margin, cosine.dtype))
     slack = turned(cosine, -beta)
-    negatives = yield OverRefs(log_sum(scale * cosine, pairs.negative))
-    values = softplus(negatives.value[:, None] - scale * slack)
-    values = jnp.where(negatives.exists[:, None], values, 0)
+    negatives = yield OverRefs(LogSum(logsumexp(scale * cosine, pairs.negative)))
+    values = softplus(negatives.log[:, None] - scale * slack)
     return {"loss": pair_term(term, batch, values, pairs.positive)}

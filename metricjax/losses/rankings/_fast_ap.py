@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_at_least, check_euclidean
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.sums import OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs
 from metricjax.distances import LpDistance
@@ -70,7 +70,7 @@ def fast_ap(
     batch = prepare("losses.fast_ap", embeddings, labels, refs, where)
     pairs = pairs_of("losses.fast_ap", batch, None, match)
     weight = mined_weights("losses.fast_ap", mined, batch, self_refs=refs is None)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     position = mat * (num_bins / 2**distance.power)
     counts = lambda weights: soft_histogram(position, weights, num_bins + 1)
     pos, everything, positives = yield OverRefs(

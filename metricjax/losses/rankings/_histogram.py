@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_similarity
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import exists, safe_divide
-from metricjax._core.refs import compare, prepare, replicated
+from metricjax._core.refs import prepare, replicated
 from metricjax._core.types import Labels, LossDict, Match, Mined, Pairs, Refs
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._bins import soft_histogram
@@ -96,7 +96,7 @@ def histogram(
     pairs = pairs_of("losses.histogram", batch, mined, match, repeats=False)
     both = exists(pairs.positive) & exists(pairs.negative)
     counted = both[:, None] | ((yield at_refs(batch, both)) > 0)[None, :]
-    position = (compare(distance, batch) + 1) * (bins / 2)
+    position = (distance(batch.embeddings, batch.refs.embeddings) + 1) * (bins / 2)
 
     def counts(weights):
         weights = jnp.where(counted, weights * batch.weights[:, None], 0)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._core.check import check_distance, check_labels
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, softplus
-from metricjax._core.refs import compare, prepare, replicated
+from metricjax._core.refs import prepare, replicated
 from metricjax._core.triplets import pick
 from metricjax._core.types import LossDict, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -67,13 +67,12 @@ def instance(
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
         check_labels("losses.instance", name, y, "embeddings", len(of.embeddings))
     weights = batch.ref_weights
-    logits = gamma * compare(distance, batch)
+    logits = gamma * distance(batch.embeddings, batch.refs.embeddings)
     target, known = _target(*replicated((labels, others.labels, weights > 0)))
     rivals = jnp.where(
         jnp.arange(len(weights), dtype=jnp.int32)[None, :] == target[:, None], 0, weights[None, :]
     )
     values = softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
-    values = jnp.where(jnp.sum(weights) > weights[target], values, 0)
     return {"loss": row_term(values, jnp.where(known, batch.weights, 0))}
 
 

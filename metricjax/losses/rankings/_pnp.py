@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_choice, check_distance
 from metricjax._core.declare import declare
 from metricjax._core.masked import exists, safe_divide
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.triplets import pick, sum_over_positives
 from metricjax._core.types import Labels, LossDict, Match, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -79,7 +79,7 @@ def pnp(
     positive, negative = pairs_of("losses.pnp", batch, None, match)
     counted = jnp.where(exists(positive), batch.weights, 0)
     positive = with_itself(positive, batch.refs)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
 
     def penalty(before):
         if variant == "O":

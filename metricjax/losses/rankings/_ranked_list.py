@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.sums import OverRefs
 from metricjax._core.types import Labels, LossDict, Match, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
@@ -76,7 +76,7 @@ def ranked_list(
         raise TypeError("losses.ranked_list: `distance` must be a distance, not a similarity.")
     batch = prepare("losses.ranked_list", embeddings, labels, refs, where)
     pairs = pairs_of("losses.ranked_list", batch, None, match)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     outer = 1 + margin / 2 if alpha is None else alpha
 
     def sums(excess, weights, temperature):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_distance
 from metricjax._core.declare import declare
 from metricjax._core.masked import exists, safe_divide
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.triplets import pick, sum_over_positives
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
@@ -73,7 +73,7 @@ def smooth_ap(
     weight = mined_weights("losses.smooth_ap", mined, batch, self_refs=refs is None)
     counted = jnp.where(exists(positive), batch.weights, 0)
     positive = with_itself(positive, batch.refs)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
 
     def precision_at(p, w):
         ahead = jax.nn.sigmoid((mat - pick(mat, p)) / temperature)  # of itself: 1/2

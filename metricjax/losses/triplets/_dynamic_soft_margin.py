@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_at_least, check_euclidean
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
-from metricjax._core.refs import compare, prepare, take
+from metricjax._core.refs import prepare, take
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import LpDistance
 from metricjax.losses._bins import soft_histogram
@@ -84,7 +84,7 @@ def dynamic_soft_margin(
     check_euclidean(name, distance, any_power=True)
     check_at_least(name, "num_bins", num_bins, 2)
     batch = prepare(name, embeddings, labels, refs, where)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     if labels is None and mined is None and refs is not None:
         over = _aligned(name, batch, mat)
     else:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.check import check_labels
 from metricjax._core.declare import declare
-from metricjax._core.refs import compare, prepare
+from metricjax._core.refs import prepare
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
@@ -80,7 +80,7 @@ def margin(
         batch = batch._replace(weights=jnp.where(known, batch.weights, 0))
         beta = beta[jnp.where(known, labels, 0)]
     mined = triplets_of("losses.margin", batch, mined, match)
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
 
     def terms(slab: TripletSlab) -> LossDict:
         b = slab.of_anchor(beta) if by_class else beta.reshape(())

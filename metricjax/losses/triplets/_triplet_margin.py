@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import declare
 from metricjax._core.masked import softplus
-from metricjax._core.refs import compare, prepare, take
+from metricjax._core.refs import prepare, take
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
@@ -75,7 +75,7 @@ def triplet_margin(
     batch = prepare("losses.triplet_margin", embeddings, labels, refs, where)
     mined = triplets_of("losses.triplet_margin", batch, mined, match)
     others = batch.refs.embeddings
-    mat = compare(distance, batch)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
     closer = jnp.maximum if distance.is_similarity else jnp.minimum
     hinge = softplus if smooth_loss else jax.nn.relu
 

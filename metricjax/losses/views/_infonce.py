@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import declare
-from metricjax._core.masked import exists, logsumexp, softplus
+from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.types import LossDict, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._classes import similarities
@@ -65,8 +65,7 @@ def infonce(
 
     def cross_entropy(axis):
         rivals = jnp.where(jnp.eye(len(x), dtype=bool), 0, jnp.expand_dims(weights, 1 - axis))
-        some = exists(rivals, axis)
-        return jnp.where(some, softplus(logsumexp(logits, rivals, axis=axis) - own), 0)
+        return softplus(logsumexp(logits, rivals, axis) - own)
 
     values = (cross_entropy(1) + cross_entropy(0)) / 2 if symmetric else cross_entropy(1)
     return {"loss": row_term(jnp.where(weights > 0, values, 0), weights)}
