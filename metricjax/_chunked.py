@@ -10,6 +10,7 @@ from metricjax._core.blocks import Cut
 from metricjax._core.declare import by_anchor
 from metricjax._core.record import record_of
 from metricjax._core.refs import replicated
+from metricjax._core.stream import Stream
 
 
 def chunked(loss, chunk_size: int, ref_chunk_size: int | None = None):
@@ -89,4 +90,4 @@ def _by_class(record, size, embeddings, labels, weights=None, *params, where=Non
         ids = jnp.where(cut.rows(k) < c, ids, -1)
         return record.body(embeddings, labels, some, *params, where=where, class_ids=ids, **options)
 
-    return cut.stream(slab)
+    return Stream(slab, cut.count, cut.rows, cut.join_stacked).terms()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
-from metricjax._core.check import check_labels, check_rows
+from metricjax._core.check import check_rows
 from metricjax._core.refs import replicated, take
 
 
@@ -66,7 +66,7 @@ def sample_classes(
         Recognition CNNs by Partial FC <https://arxiv.org/abs/2203.15565>`_, 2022.
     """
     name = "sample_classes"
-    check_labels(name, "labels", labels, "labels", len(labels))
+    check_rows(name, "labels", labels, "labels", len(labels), class_ids=True)
     check_rows(name, "where", where, "labels", len(labels))
     if not 0 < sample_rate <= 1:
         raise ValueError(f"{name}: `sample_rate` must be above 0 and up to 1, got {sample_rate}.")

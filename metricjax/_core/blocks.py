@@ -21,8 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from metricjax._core.refs import replicated, reshape_rows
-from metricjax._core.stream import Stream
-from metricjax._core.types import LossDict, TripletRule, Triplets
+from metricjax._core.types import TripletRule, Triplets
 
 
 class Cut:
@@ -88,10 +87,6 @@ class Cut:
         """What was dealt out as rows ``[n, ...]`` again."""
         x = reshape_rows(parts, 3, self.runs, self.count * self.run)[:, : self.part]
         return reshape_rows(x, 2, self.n)
-
-    def stream(self, slab: Callable[[Array], LossDict]) -> LossDict:
-        """The streamed terms ``slab(k)`` of all blocks."""
-        return Stream(slab, self.count, self.rows, self.join_stacked).terms()
 
     def join_stacked(self, x: Array) -> Array:
         """Blocks ``[size, count, ...]`` as rows ``[n, ...]``."""

@@ -15,26 +15,17 @@ def check_embeddings(function, name, x):
         raise TypeError(f"{function}: `{name}` must be floating, got {x.dtype}.")
 
 
-def check_rows(function, name, x, of, n):
-    """`x`, an array or a pytree of arrays, must have the leading axis of `of`."""
-    for leaf in jax.tree.leaves(x):
-        if jnp.shape(leaf)[:1] != (n,):
-            raise ValueError(
-                f"{function}: `{name}` must have shape [{n}] to match `{of}`, "
-                f"got {jnp.shape(leaf)}."
-            )
-
-
-def check_labels(function, name, labels, of, n):
-    """`labels` must be ``[n]`` integers."""
-    if labels is None:
+def check_rows(function, name, x, of, n, *, class_ids=False):
+    """`x`, an array or a pytree of arrays, must have the leading axis of `of`, or be class ids."""
+    if class_ids and x is None:
         raise ValueError(f"{function}: `{name}` are needed.")
-    if jnp.shape(labels) != (n,):
-        raise ValueError(
-            f"{function}: `{name}` must have shape ({n},) to match `{of}`, got {jnp.shape(labels)}."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{function}: `{name}` must be integer class ids, got {labels.dtype}.")
+    for leaf in jax.tree.leaves(x):
+        shape = jnp.shape(leaf)
+        if shape[:1] != (n,) or (class_ids and len(shape) > 1):
+            match = "" if of == name else f" to match `{of}`"
+            raise ValueError(f"{function}: `{name}` must have shape [{n}]{match}, got {shape}.")
+        if class_ids and not jnp.issubdtype(leaf.dtype, jnp.integer):
+            raise TypeError(f"{function}: `{name}` must be integer class ids, got {leaf.dtype}.")
 
 
 def check_distance(function, distance, allowed):

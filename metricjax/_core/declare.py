@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from metricjax._core.blocks import Cut, cut_mined
+from metricjax._core.check import check_embeddings
 from metricjax._core.masked import upcast
 from metricjax._core.record import Record
-from metricjax._core.refs import gather_refs, replicated, self_refs
-from metricjax._core.stream import sum_over
+from metricjax._core.refs import gather_refs, replicated
+from metricjax._core.stream import Stream, sum_over
 from metricjax._core.sums import sent
 from metricjax._core.tuning import block_sizes
 from metricjax._core.types import LossTerm, Mined, Refs
@@ -82,31 +83,22 @@ def declare(**known) -> _Declare:
     return mark  # type: ignore[return-value]
 
 
-def _own_size(record, embeddings, refs, mined=None):
-    """How many anchors, or anchors and references, at a time a loss takes by itself; `None`: all.
+def _rows_at_once(record, size, n, m, mined=None):
+    """How many of n anchors a block has; with a pair, so many anchors and references; `None`: all.
 
-    A loss that sums over anchors first computes its pairs anew each time, and takes twice as many
-    at once.
+    By itself a loss takes a block of too many pairs in smaller ones, where rows are anchors.
     """
-    if jnp.ndim(embeddings) != 2:
-        return None  # the loss says what is wrong
-    n, sizes = len(embeddings), block_sizes()
-    m = len(refs.embeddings) if isinstance(refs, Refs) else n
-    if n * m < sizes.dense_pairs * (1 + record.sums_over_anchors):
-        return None
-    size = min(n, max(sizes.chunk_rows, sizes.chunk_pairs // m))
-    tuples = mined is not None and record.mined == "tuples"  # which blocks of references have not
-    if size * m > sizes.ref_pairs and record.ring and not tuples:
-        return min(n, sizes.ref_chunk[0]), sizes.ref_chunk[1]
-    return size if size < n else None
-
-
-def _at_most(record, size, m):
-    """How many of the `size` anchors of a chunk a loss takes at once: many pairs are slow."""
     sizes = block_sizes()
-    if not record.by_itself or record.sums_over_anchors or size * m < sizes.dense_pairs:
+    if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
         return size
-    return min(size, max(sizes.chunk_rows, sizes.chunk_pairs // m))
+    # one that sums over anchors first computes its pairs anew each time, and is at once for longer
+    if (size or n) * m < sizes.dense_pairs * (1 + record.sums_over_anchors):
+        return size
+    rows = min(size or n, max(sizes.chunk_rows, sizes.chunk_pairs // m))
+    tuples = mined is not None and record.mined == "tuples"  # blocks of references have no part
+    if not size and rows * m > sizes.ref_pairs and record.ring and not tuples:
+        return min(n, sizes.ref_chunk[0]), sizes.ref_chunk[1]
+    return rows if size or rows < n else None
 
 
 def by_anchor(
@@ -125,19 +117,21 @@ def by_anchor(
     Or `size` is a pair: so many anchors, and so many references at a time.
     """
     totals, of_all = [], lambda total: total
+    embeddings = jnp.asarray(embeddings)
+    check_embeddings(f"losses.{record.name}", "embeddings", embeddings)
+    n = len(embeddings)
     if record.sums_over_anchors:
         if record.refs_first and isinstance(refs, Refs) and mined is None:
             totals.append(_first_total(record, size, refs, *params, **options))
         axis_name = options.pop("axis_name", None)
-        mined = _own_mined(record, mined, len(embeddings), refs, where, axis_name)
+        mined = _own_mined(record, mined, n, refs, where, axis_name)
         if axis_name is not None:
             of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
             if refs is None:
                 refs = gather_refs(embeddings, labels, axis_name, where=where)
-    if isinstance(size, int):
-        size = _at_most(record, size, len(embeddings if refs is None else refs.embeddings))
-    elif size is None and not (labels is None and mined is None):
-        size = _own_size(record, embeddings, refs, mined)
+    if labels is not None or mined is not None:
+        m = len(refs.embeddings) if isinstance(refs, Refs) else n
+        size = _rows_at_once(record, size, n, m, mined)
     batch = embeddings, labels, *params
     if mined is not None:
         options["mined"] = mined
@@ -159,10 +153,15 @@ def by_anchor(
     def slab(k):
         terms = sent(block(k), totals)[0]
         for name, term in terms.items():
-            _check_rows(name, term, cut.size)
+            dense = isinstance(term, LossTerm) and term.values.ndim and term.anchor is None
+            if dense and len(term.values) != cut.size:
+                raise ValueError(
+                    f"chunked: the term {name!r} has {len(term.values)} rows for {cut.size} "
+                    f"anchors; a loss whose rows are not anchors cannot be chunked."
+                )
         return terms
 
-    return cut.stream(slab)
+    return Stream(slab, cut.count, cut.rows, cut.join_stacked).terms()
 
 
 def _is_number(term):
@@ -185,7 +184,7 @@ def _first_total(record, size, refs, *params, axis_name=None, **options):
     """The first total, of the references among themselves."""
     batch = refs.embeddings, refs.labels, *params
     options |= {"where": refs.where}
-    size = size or _own_size(record, refs.embeddings, None)
+    size = _rows_at_once(record, size, len(refs.embeddings), len(refs.embeddings))
     if size is None:
         return sent(record.body(*batch, **options), ())[0]
     cut, block = _blocks(record, size, *batch, **options)
@@ -196,10 +195,12 @@ def _blocks(
     record, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
 ):
     """How the anchors are cut, and what the loss makes of the k-th of their blocks."""
-    n, paired, own_refs = len(embeddings), record.accepts("refs"), refs is None
+    n, own_refs = len(embeddings), refs is None
+    paired = record.by_itself or record.accepts("refs")
     size, ref_size = size if isinstance(size, tuple) else (size, None)
     if paired:
-        refs = self_refs(embeddings, labels, where) if refs is None else replicated(refs)
+        own = Refs(embeddings, labels, jnp.arange(n), where)
+        refs = replicated(own if refs is None else refs)
     cut = Cut(n, size)
     # at least float32, or gradients would be added up in half precision
     parts = cut(replicated((upcast(embeddings), labels, where, refs and refs.self_index)))
@@ -212,13 +213,13 @@ def _blocks(
                 f"losses.{record.name}: `mined` is not supported with blocks of references."
             )
         *visits, some_refs = _ref_blocks(refs, ref_size)
-    mined_at = cut_mined(cut, mined)
+    mined_at = None if mined is None else cut_mined(cut, mined)
 
     def block(k):
         x, y, w, self_index = cut.at(parts, k)
         real = cut.rows(k) < n
         own = {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
-        if mined is not None:
+        if mined_at is not None:
             own["mined"] = mined_at(k)
         meet = functools.partial(record.body, x.astype(embeddings.dtype), y, *params)
         meet = functools.partial(meet, **own, **options)
@@ -247,13 +248,3 @@ def _ref_blocks(refs, size):
         return Refs(embeddings, labels, self_index, weights)
 
     return InTurn(cut), cut((refs.embeddings, refs.labels, where)), one
-
-
-def _check_rows(name, term, size):
-    """A loss whose rows are not anchors cannot be cut by anchors."""
-    dense = isinstance(term, LossTerm) and term.values.ndim and term.anchor is None
-    if dense and len(term.values) != size:
-        raise ValueError(
-            f"chunked: the term {name!r} has {len(term.values)} rows for {size} anchors; a loss "
-            f"that does not come apart by anchors cannot be chunked."
-        )

@@ -22,7 +22,6 @@ with a name and parameters as `_outputs` reads them; `jax.core.eval_jaxpr` runs 
 tests/test_jax_internals.py fails where a version of JAX changes any of this.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -63,7 +62,7 @@ def hoist(fn, *example):
     return explicit, closed_over
 
 
-def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
+def depends(jaxpr: Any, moving: list[bool]) -> list[bool]:
     """Whether each output changes smoothly with what is `moving` of the inputs, constants first.
 
     Never False of an output that has a derivative; nothing passes through integers.
@@ -75,7 +74,7 @@ def depends(jaxpr: Jaxpr, moving: list[bool]) -> list[bool]:
         inputs = [at(v) for v in eqn.invars]
         if any(inputs):
             outs = zip(eqn.outvars, _outputs(eqn, inputs), strict=True)
-            found |= {v for v, moves in outs if moves and _inexact(v)}
+            found |= {v for v, moves in outs if moves and jnp.issubdtype(v.aval.dtype, jnp.inexact)}
     return [at(v) for v in jaxpr.outvars]
 
 
@@ -85,68 +84,53 @@ def _outputs(eqn, inputs):
         return [False] * len(eqn.outvars)
     if kind == "jit":
         return depends(params["jaxpr"].jaxpr, inputs)
-    if kind == "custom_jvp_call" and _name(params["call_jaxpr"].jaxpr) == SEEN_THROUGH:
-        return depends(params["call_jaxpr"].jaxpr, inputs)
+    if kind == "custom_jvp_call":
+        inside = params["call_jaxpr"].jaxpr
+        if inside.debug_info.func_src_info.split(" ")[0] == SEEN_THROUGH:
+            return depends(inside, inputs)
     if kind == "while":
         start = params["cond_nconsts"]
         consts = inputs[start : start + params["body_nconsts"]]
         carry = inputs[start + params["body_nconsts"] :]
         body = params["body_jaxpr"].jaxpr
         # what moves in a step moves its followers in the next: until nothing is added
-        while carry != (more := _either(carry, depends(body, consts + carry))):
-            carry = more
-        return carry
+        while True:
+            more = depends(body, consts + carry)
+            if not any(m and not c for m, c in zip(more, carry, strict=True)):
+                return carry
+            carry = [m or c for m, c in zip(more, carry, strict=True)]
     return [True] * len(eqn.outvars)  # of any other operation: it may have a derivative
 
 
-def _inexact(variable):
-    return jnp.issubdtype(variable.aval.dtype, jnp.inexact)
-
-
-def _name(jaxpr):
-    return jaxpr.debug_info.func_src_info.split(" ")[0]
-
-
-def _either(a, b):
-    return [x or y for x, y in zip(a, b, strict=True)]
-
-
-def split(jaxpr: Jaxpr) -> tuple[Jaxpr, Jaxpr]:
+def split(jaxpr: Any) -> tuple[Jaxpr, Jaxpr]:
     """What the constants alone decide, and the rest, with the results of the first as constants.
 
     A result that is larger than all the constants it is made of is left to the rest.
     """
-    size = {v: _size(v) for v in jaxpr.constvars}  # of the largest constant in what is known
+    variables_of = lambda atoms: {v for v in atoms if not isinstance(v, Literal)}
+    size = {v: v.aval.size for v in jaxpr.constvars}  # of the largest constant in what is known
     early, late = [], []
     for eqn in jaxpr.eqns:
-        variables = _variables(eqn.invars)
+        variables = variables_of(eqn.invars)
         if eqn.effects or not variables <= size.keys():
             late.append(eqn)
         else:
             early.append(eqn)
             size |= dict.fromkeys(eqn.outvars, max([1, *(size[v] for v in variables)]))
 
-    needed = _variables(jaxpr.outvars).union(*(_variables(eqn.invars) for eqn in late))
+    needed = variables_of(jaxpr.outvars).union(*(variables_of(eqn.invars) for eqn in late))
     first: list[JaxprEqn] = []
     wanted: set[Var] = set()
     for eqn in reversed(early):
         outs = set(eqn.outvars)
-        if any(_size(v) > size[v] for v in outs & needed):
+        if any(v.aval.size > size[v] for v in outs & needed):
             late.insert(0, eqn)
-            needed = (needed - outs) | _variables(eqn.invars)
+            needed = (needed - outs) | variables_of(eqn.invars)
         if outs & (needed | wanted):
             first.insert(0, eqn)
-            wanted |= _variables(eqn.invars)
+            wanted |= variables_of(eqn.invars)
     found = [v for v in size if v in needed]
     return (
         jaxpr.replace(invars=[], outvars=found, eqns=first),
         jaxpr.replace(constvars=found, eqns=late),
     )
-
-
-def _variables(atoms):
-    return {v for v in atoms if not isinstance(v, Literal)}
-
-
-def _size(variable):
-    return math.prod(variable.aval.shape)

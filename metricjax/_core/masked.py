@@ -95,13 +95,14 @@ def logsumexp(
 
 def _exponentials(x, weights, axis, plus_one, empty):
     """The logarithm of the sum, the weighted exponentials of x less its largest, and their sum."""
-    x = jnp.where(weights > 0, x, -jnp.inf)
+    mask = weights.dtype == bool
+    x = jnp.where(weights if mask else weights > 0, x, -jnp.inf)
     top = jnp.max(x, axis, keepdims=True, initial=0 if plus_one else -jnp.inf)
     top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
     # x may be rounded otherwise here than in the maximum, and then lie above it. `minimum(x - top,
     # 0)` would not do: its derivative at a tie is 1/2, and the largest x of every row is one.
     e = jnp.exp(x - jax.lax.stop_gradient(jnp.maximum(x, top)))
-    e = e if weights.dtype == bool else weights * e
+    e = e if mask else weights * e
     total = jnp.sum(e, axis, keepdims=True)
     total = total + jnp.exp(-top) if plus_one else total
     none = total == 0

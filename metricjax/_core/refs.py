@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_embeddings, check_rows
+from metricjax._core.masked import upcast
 from metricjax._core.types import Labels, Refs
 
 
@@ -151,7 +152,7 @@ def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
 
 def weighed(function, where, embeddings, of=""):
     """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
-    n, dtype = len(embeddings), jnp.promote_types(embeddings.dtype, "float32")
+    n, dtype = len(embeddings), upcast(embeddings[:0]).dtype
     if where is None:
         return jnp.ones(n, dtype), embeddings
     check_rows(function, f"{of}where", where, "embeddings", n)

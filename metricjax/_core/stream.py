@@ -1,7 +1,9 @@
 """Streamed terms: losses too large to hold, produced slab by slab and reduced on the way."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -35,14 +37,15 @@ class Stream(NamedTuple):
         return {name: StreamedTerm(self, name) for name in names}
 
 
+@dataclasses.dataclass(frozen=True)
 class StreamedTerm:
     """Stands where a `LossTerm` would, when its values would not fit in memory.
 
     It holds a computation, not arrays: reduce it under the same `jit` that made it.
     """
 
-    def __init__(self, stream: Stream, name: str):
-        self.stream, self.name = stream, name
+    stream: Stream
+    name: str
 
     def dense(self) -> LossTerm:
         """The whole term as arrays. For looking at: outside `jit`, and not for large batches."""
@@ -75,25 +78,28 @@ def fold(
     `rows` are the anchors that the rows of these terms belong to, if not 0, 1, 2, ...
     """
     done: dict[str, Ratio] = {}
+    streams: dict[int, tuple[Stream, dict[str, str]]] = {}
+    term: Any
     for name, term in terms.items():
-        if isinstance(term, LossTerm) and term.values.ndim == 0:
+        if isinstance(term, StreamedTerm):
+            streams.setdefault(id(term.stream), (term.stream, {}))[1][term.name] = name
+        elif term.values.ndim == 0:
             done[name] = term.values, term.divisor
-        elif isinstance(term, LossTerm):
+        elif rows is None:
+            done[name] = reducers[name](term)
+        else:
             done[name] = reducers[name](term._replace(anchor=_of(rows, term.anchor)))
-    streamed = {n: t for n, t in terms.items() if isinstance(t, StreamedTerm)}
-    for stream in {id(t.stream): t.stream for t in streamed.values()}.values():
-        names = {t.name: n for n, t in streamed.items() if t.stream is stream}
-        ratios = _fold_stream(stream, {inner: reducers[n] for inner, n in names.items()}, rows)
+    for stream, names in streams.values():
+        chosen = {inner: reducers[name] for inner, name in names.items()}
+
+        def part(k, stream=stream, chosen=chosen):
+            slab = stream.slab(k)
+            its_rows = _of(rows, stream.rows and stream.rows(k))
+            return fold({inner: slab[inner] for inner in chosen}, chosen, its_rows)
+
+        ratios = (stream.total or sum_over)(part, stream.steps)
         done |= {names[inner]: ratio for inner, ratio in ratios.items()}
     return {name: done[name] for name in terms}
-
-
-def _fold_stream(stream, reducers, rows):
-    def part(k):
-        terms = {name: term for name, term in stream.slab(k).items() if name in reducers}
-        return fold(terms, reducers, _of(rows, stream.rows and stream.rows(k)))
-
-    return (stream.total or sum_over)(part, stream.steps)
 
 
 def _of(rows, inner):
@@ -119,12 +125,8 @@ but once, they are jitted, which keeps what was traced, and is nothing in the pr
 def sum_of_slabs(fn, count, *args):  # `_jax` knows it by this name
     """``sum(fn(k, *args) for k in range(count))``; `fn` closes over no arrays."""
     zero = jax.tree.map(zeros_like, jax.eval_shape(fn, jnp.int32(0), *args))
-
-    def body(carry):
-        k, total = carry
-        return k + 1, jax.tree.map(jnp.add, total, fn(k, *args))
-
-    return jax.lax.while_loop(lambda carry: carry[0] < count, body, (jnp.int32(0), zero))[1]
+    step = lambda k, total: jax.tree.map(jnp.add, total, fn(k, *args))
+    return jax.lax.fori_loop(jnp.int32(0), count, step, zero)
 
 
 def _sum_of_tangents(fn, primals, tangents):
@@ -138,7 +140,7 @@ def _sum_of_tangents(fn, primals, tangents):
     """
     (count, *args), (_, *tangents) = primals, tangents
     moves = [not isinstance(t, SymbolicZero) for t in tangents]
-    moving, tangents = pick_where(moves, args), pick_where(moves, tangents)
+    moving, tangents = [*compress(args, moves)], [*compress(tangents, moves)]
     jaxpr = jax.make_jaxpr(fn)(jnp.int32(0), *args).jaxpr
     flows = depends(jaxpr, [False, *moves])
 
@@ -148,14 +150,14 @@ def _sum_of_tangents(fn, primals, tangents):
         def of_moving(*moving):
             rest = iter(moving)
             out = fn(k, *(next(rest) if m else x for m, x in zip(moves, args, strict=True)))
-            return pick_where(flows, jax.tree.leaves(out)), out
+            return [*compress(jax.tree.leaves(out), flows)], out
 
-        return of_moving, *pick_where(moves, args)
+        return of_moving, *compress(args, moves)
 
     @_once
     def value_and_gradient(k, *args):
         (leaf,), back, out = jax.vjp(*smooth(k, args), has_aux=True)
-        return out, back([ones_like(leaf)])
+        return out, back([zeros_like(jax.typeof(leaf)) + 1])
 
     @_once
     def push(k, *args):
@@ -170,7 +172,7 @@ def _sum_of_tangents(fn, primals, tangents):
 
     if _alone(jaxpr, flows, moving):
         out, grads = sum_of_slabs(value_and_gradient, count, *args)
-        leaf = pick_where(flows, jax.tree.leaves(out))[0]
+        (leaf,) = compress(jax.tree.leaves(out), flows)
         products = (jnp.sum(g * t) for g, t in zip(grads, tangents, strict=True))
         slopes = [sum(x.astype(leaf.dtype) for x in products)]
     elif not any(flows):
@@ -182,7 +184,7 @@ def _sum_of_tangents(fn, primals, tangents):
             lambda args, cotangents: sum_of_slabs(pull, *args, *cotangents),
             (count, *args),
             tuple(tangents),
-            pick_where(flows, jax.tree.leaves(out)),
+            [*compress(jax.tree.leaves(out), flows)],
         )
     leaves, tree = jax.tree.flatten(out)
     slopes = iter(slopes)
@@ -207,18 +209,9 @@ def _alone(jaxpr, flows, moving):
     return all(ready(jax.typeof(x)) for x in moving)
 
 
-def pick_where(flags, values):
-    return [value for flag, value in zip(flags, values, strict=True) if flag]
-
-
 def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
     """Zeros that a loop can carry: with the mesh axes that `like` varies or is sharded over."""
     sharding = getattr(like, "sharding", None)
     zeros = jnp.zeros(like.shape, like.dtype, device=sharding)
     axes = tuple(sorted(varying(like)))
     return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
-
-
-def ones_like(x: Array) -> Array:
-    """The cotangent 1 of `x`, which has its type, see `zeros_like`."""
-    return zeros_like(jax.typeof(x)) + 1

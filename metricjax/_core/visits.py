@@ -18,6 +18,7 @@ computed: those of a memory's million rows are not.
 import dataclasses
 import functools
 from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from jaxtyping import Array
 from metricjax._core.blocks import Cut
 from metricjax._core.jax_internals import SymbolicZero, hoist, varying
 from metricjax._core.linear import linear
-from metricjax._core.stream import Stream, StreamedTerm, pick_where, zeros_like
+from metricjax._core.stream import Stream, StreamedTerm, zeros_like
 from metricjax._core.sums import OfAnchors, OverRefs, add, nothing, sent, share
 
 
@@ -168,7 +169,7 @@ def _total_jvp(part, visits, primals, tangents):
             moving, args = iter(moving), (*block, *rest)
             return part(key, *(next(moving) if m else x for m, x in zip(flags, args, strict=True)))
 
-        return of_moving, *pick_where(flags, (*block, *rest))
+        return of_moving, *compress((*block, *rest), flags)
 
     def push(args, slopes):
         blocks, rest, out = args
@@ -190,10 +191,10 @@ def _total_jvp(part, visits, primals, tangents):
             n = len(to_block)
             return plus(to_block, grads[:n]), plus(to_rest, grads[n:])
 
-        of_moving = (tuple(pick_where(m, p)) for m, p in zip(moves, (blocks, rest), strict=True))
+        of_moving = (tuple(compress(p, m)) for m, p in zip(moves, (blocks, rest), strict=True))
         return visits.fold(step, blocks, *map(zeros, of_moving))
 
-    slopes = tuple(tuple(pick_where(m, t)) for m, t in zip(moves, tangents, strict=True))
+    slopes = tuple(tuple(compress(t, m)) for m, t in zip(moves, tangents, strict=True))
     return out, linear(push, pull, (*primals, out), slopes, out)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from metricjax._core.check import check_labels, check_rows
+from metricjax._core.check import check_rows
 from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
@@ -209,9 +209,9 @@ class AccuracyCalculator:
         query, reference = check_search(name, query, reference)
         labels, ref_labels = (jax.tree.map(np.asarray, x) for x in (labels, ref_labels))
         codes = labels, ref_labels
-        check = check_labels if self.match is None else check_rows
-        check(name, "query_labels", labels, "query", len(query))
-        check(name, "reference_labels", ref_labels, "reference", len(reference))
+        ids = {"class_ids": self.match is None}
+        check_rows(name, "query_labels", labels, "query", len(query), **ids)
+        check_rows(name, "reference_labels", ref_labels, "reference", len(reference), **ids)
         if self.match is None:
             codes = coded(labels, ref_labels)
         return Sets(query, reference, labels, *codes, includes_query)

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_embeddings, check_labels, check_rows
+from metricjax._core.check import check_embeddings, check_rows
 
 
 def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0) -> np.ndarray:
@@ -96,9 +96,10 @@ def nmi(
 
 
 def _score(function, name, embeddings, labels, clusters):
-    check_embeddings(f"evaluation.{function}", "embeddings", embeddings)
-    check_labels(f"evaluation.{function}", "labels", labels, "embeddings", len(embeddings))
-    check_rows(f"evaluation.{function}", "clusters", clusters, "embeddings", len(embeddings))
+    caller, n = f"evaluation.{function}", len(embeddings)
+    check_embeddings(caller, "embeddings", embeddings)
+    check_rows(caller, "labels", labels, "embeddings", n, class_ids=True)
+    check_rows(caller, "clusters", clusters, "embeddings", n)
     metrics = _scikit_learn(function, "metrics")
     embeddings, labels = np.asarray(embeddings), np.asarray(labels)
     if clusters is None:

@@ -5,7 +5,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_labels
+from metricjax._core.check import check_rows
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import Sides, check_at_least_1, check_k, check_search, found, search
@@ -86,8 +86,9 @@ def retrieval_metrics(
     if reference is None:
         reference, reference_labels, ref_includes_query = query, query_labels, True
     query, reference = check_search(name, query, reference)
-    check_labels(name, "query_labels", query_labels, "query", len(query))
-    check_labels(name, "reference_labels", reference_labels, "reference", len(reference))
+    n, m = len(query), len(reference)
+    check_rows(name, "query_labels", query_labels, "query", n, class_ids=True)
+    check_rows(name, "reference_labels", reference_labels, "reference", m, class_ids=True)
     if ref_includes_query and len(reference) < len(query):
         raise ValueError(
             f"{name}: `reference` must start with the {len(query)} queries when "

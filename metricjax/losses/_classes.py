@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_embeddings, check_labels
+from metricjax._core.check import check_embeddings, check_rows
 from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
 from metricjax._core.refs import prepare
 from metricjax._core.types import LossTerm
@@ -55,7 +55,7 @@ def prepare_classes(
     """
     batch = prepare(function, embeddings, labels, None, where)
     n, d = batch.embeddings.shape
-    check_labels(function, "labels", labels, "embeddings", n)
+    check_rows(function, "labels", labels, "embeddings", n, class_ids=True)
     check_embeddings(function, "weights", weights)
     rows = "C" if centers == 1 else f"C * {centers}"
     if weights.shape[1] != d or len(weights) % centers:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from metricjax._core.check import check_labels, check_rows
+from metricjax._core.check import check_rows
 from metricjax._core.refs import self_refs
 from metricjax._core.types import Labels, Match, Pairs, Refs
 
@@ -55,8 +55,8 @@ def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pai
     if labels is None or refs.labels is None:
         raise ValueError(f"{function}: labels are needed on both sides when `mined` is not given.")
     if match is None:
-        check_labels(function, "labels", labels, "embeddings", len(labels))
-        check_labels(function, "refs.labels", refs.labels, "refs.embeddings", len(refs.labels))
+        for name, y in ("labels", labels), ("refs.labels", refs.labels):
+            check_rows(function, name, y, name, len(y), class_ids=True)
         same = labels[:, None] == refs.labels[None, :]
     else:
         same = match(labels, refs.labels)

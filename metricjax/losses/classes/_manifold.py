@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from metricjax._core.check import check_embeddings, check_labels, check_similarity
+from metricjax._core.check import check_embeddings, check_rows, check_similarity
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, safe_divide, safe_sqrt
 from metricjax._core.refs import prepare, replicated
@@ -86,7 +86,7 @@ def manifold(
         if key is None:
             raise ValueError(f"{name}: give `proxy_ids` or `key`.")
         proxy_ids = _draw(key, n, k)
-    check_labels(name, "proxy_ids", proxy_ids, "embeddings", n)
+    check_rows(name, "proxy_ids", proxy_ids, "embeddings", n, class_ids=True)
     ids = replicated(jnp.asarray(proxy_ids).astype(jnp.int32))
 
     everything = jnp.concatenate([x, proxies.astype(x.dtype)])

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import check_labels
+from metricjax._core.check import check_rows
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare, replicated
@@ -63,7 +63,7 @@ def n_pairs(
     """
     batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
     n = len(batch.embeddings)
-    check_labels("losses.n_pairs", "labels", labels, "embeddings", n)
+    check_rows("losses.n_pairs", "labels", labels, "embeddings", n, class_ids=True)
     positive = pairs_of("losses.n_pairs", batch, mined, None).positive
     x, y, r, weights, positive = replicated(
         (batch.embeddings, batch.labels, batch.refs.embeddings, batch.weights, positive)

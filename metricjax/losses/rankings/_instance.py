@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import check_distance, check_labels
+from metricjax._core.check import check_distance, check_rows
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare, replicated
@@ -65,7 +65,7 @@ def instance(
     batch = prepare("losses.instance", embeddings, labels, refs, where)
     labels, others = batch.labels, batch.refs
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
-        check_labels("losses.instance", name, y, "embeddings", len(of.embeddings))
+        check_rows("losses.instance", name, y, "embeddings", len(of.embeddings), class_ids=True)
     weights = batch.ref_weights
     logits = gamma * distance(batch.embeddings, batch.refs.embeddings)
     target, known = _target(*replicated((labels, others.labels, weights > 0)))

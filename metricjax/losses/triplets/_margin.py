@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._core.check import check_labels
+from metricjax._core.check import check_rows
 from metricjax._core.declare import declare
 from metricjax._core.refs import prepare
 from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
@@ -75,7 +75,8 @@ def margin(
     beta = jnp.asarray(beta, batch.weights.dtype)
     by_class = beta.ndim > 0 and beta.size > 1
     if by_class:
-        check_labels("losses.margin", "labels", labels, "embeddings", len(batch.embeddings))
+        n = len(batch.embeddings)
+        check_rows("losses.margin", "labels", labels, "embeddings", n, class_ids=True)
         known = (labels >= 0) & (labels < len(beta))
         batch = batch._replace(weights=jnp.where(known, batch.weights, 0))
         beta = beta[jnp.where(known, labels, 0)]
