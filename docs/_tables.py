@@ -1,23 +1,17 @@
-"""Writes what the docs list of the code: `python docs/_tables.py`. With `--check`, only compares.
+"""Writes what the docs list of the code: ``python docs/_tables.py``, after adding a loss or miner.
 
-A loss says in the "Notes" of its docstring when it is a good choice, which miners suit it, what it
-costs, and how its paper sets it; its folder is its kind. From this come the tables of
-which-loss.md, the lists of README.md, and the pages of the API for losses and miners.
+A loss says in the notes of its docstring when it is a good choice, which miner suits it, what it
+costs, and how its paper sets it. The folder of a loss is its kind. From this come the tables of
+docs/which-loss.md, the lists of README.md, and the entries of the API's pages.
 """
 
 import inspect
 import re
-import sys
 from pathlib import Path
 
 import metricjax as mj
 
 ROOT = Path(__file__).parent.parent
-NOTES = re.compile(r"^ *Notes:\n(.*?)\n\n", re.M | re.S)
-NOTE = re.compile(r"- (\w+): ([^-].*?)(?=\s+- \w+: |$)", re.S)
-WHAT = "when", "miner", "cost", "setting"
-PAPER = re.compile(r"References:\s+(.+?)(?: et al\.| and |,).*?(https?://[^\s>]+)", re.S)
-YEAR = re.compile(r"\b((?:19|20)\d\d)\b(?!\.\d)")
 KINDS = {
     "pairs": "losses of pairs",
     "triplets": "of triplets",
@@ -25,38 +19,57 @@ KINDS = {
     "classes": "with class weights",
     "views": "of two views",
 }
+NOTES = re.compile(r"^Notes:\n((?: .*\n)+)", re.M)
+NOTE = re.compile(r"^ +- (\w+): (.*(?:\n +[^ -].*)*)", re.M)
+PAPER = re.compile(r"References:\s+(.+?)(?: et al\.| and |,).*?(https?://[^\s>]+)", re.S)
+YEAR = re.compile(r",\s+((?:19|20)\d\d)\b")
+HEAD = "| loss | when | miner | cost | paper | setting |\n|---|---|---|---|---|---|\n"
 
 
-def functions(module):
-    return {name: fn for name, fn in sorted(vars(module).items()) if inspect.isfunction(fn)}
-
-
-def kind(loss):
-    """The folder of a loss: ``metricjax.losses.pairs._circle``."""
-    return loss.__module__.split(".")[2]
+def functions(module, kind=None):
+    """The public functions of a module by name; of one kind of losses only."""
+    found = sorted((name, fn) for name, fn in vars(module).items() if inspect.isfunction(fn))
+    return {name: fn for name, fn in found if kind in (None, fn.__module__.split(".")[2])}
 
 
 def row(name, loss):
     """A loss in the table of its kind."""
-    doc = inspect.getdoc(loss)
-    notes = NOTES.search(doc + "\n\n")
-    notes = dict(NOTE.findall(" ".join(notes[1].split()))) if notes else {}
-    paper = PAPER.search(doc)
-    if tuple(notes) != WHAT or not paper:
-        raise SystemExit(
-            f"losses.{name}: its docstring needs a section `Notes:` with the lines "
-            f"{', '.join(f'`- {x}: ...`' for x in WHAT)}, and `References:` with a paper, got {notes}."
+    doc = inspect.getdoc(loss) + "\n"
+    notes, paper = NOTES.search(doc), PAPER.search(doc)
+    note = {key: " ".join(text.split()) for key, text in NOTE.findall(notes[1] if notes else "")}
+    if list(note) != ["when", "miner", "cost", "setting"] or not paper:
+        raise ValueError(
+            f"losses.{name}: the docstring needs `Notes:` with lines `- when: `, `- miner: `, "
+            f"`- cost: `, `- setting: `, and `References:` with the address of a paper, got {note}."
         )
-    year = YEAR.search(re.sub(r"https?://\S+", "", doc[paper.start() :]))[1]
-    cells = notes["when"], notes["miner"], notes["cost"], f"[{paper[1]} {year}]({paper[2]})"
-    return f"| [`{name}`](api/losses.md#metricjax.losses.{name}) | {' | '.join(cells)} | {notes['setting']} |"
+    year = YEAR.search(doc, paper.start())[1]
+    link = f"[`{name}`](api/losses.md#metricjax.losses.{name})"
+    cited = f"[{paper[1]} {year}]({paper[2]})"
+    cells = link, note["when"], note["miner"], note["cost"], cited, note["setting"]
+    return f"| {' | '.join(cells)} |\n"
 
 
-def sections():
-    """The generated parts by page and mark."""
-    losses, miners = functions(mj.losses), functions(mj.miners)
-    named = lambda names: ", ".join(f"`{name}`" for name in names)
-    of_kind = {k: {n: fn for n, fn in losses.items() if kind(fn) == k} for k in KINDS}
-    listed = [f"| {what} | {named(of_kind[k])} |" for k, what in KINDS.items()]
-    yield "README.md", "losses", "\n".join(listed)
-    ...
+def pages():
+    """The text of each page with what is generated in it, by path."""
+    readme, which = (ROOT / "README.md").read_text(), (ROOT / "docs/which-loss.md").read_text()
+    lists = {title: functions(mj.losses, kind) for kind, title in KINDS.items()}
+    for title, found in (lists | {"miners": functions(mj.miners)}).items():
+        names = ", ".join(f"`{name}`" for name in found)
+        line = re.compile(rf"^(\| {title} \| )[^;|]*?(;.*)?( \|)$", re.M)
+        readme = line.sub(rf"\1{names}\2\3", readme)
+    for kind in KINDS:
+        table = HEAD + "".join(row(*item) for item in functions(mj.losses, kind).items())
+        mark = f"<!-- {kind} -->\n\n"
+        which = re.sub(f"{mark}(?:\\|.*\n)*", lambda _, new=mark + table: new, which)
+    yield ROOT / "README.md", readme
+    yield ROOT / "docs/which-loss.md", which
+    for name in "losses", "miners":
+        page = ROOT / f"docs/api/{name}.md"
+        found = functions(getattr(mj, name))
+        entries = "\n".join(f"::: metricjax.{name}.{x}\n" for x in found)
+        yield page, page.read_text().partition("::: ")[0] + entries
+
+
+if __name__ == "__main__":
+    for path, text in pages():
+        path.write_text(text)

@@ -33,10 +33,8 @@ def ring(loss):
 
     Args:
         loss: one of `metricjax.losses` whose values are sums, or functions of sums, over the
-            references of an anchor: ``circle, contrastive, fast_ap, generalized_lifted_structure,
-            intra_pair_variance, multi_similarity, nca, ntxent, ranked_list, siglip,
-            signal_to_noise_ratio_contrastive, sup_con, threshold_consistent_margin,
-            tuplet_margin``, or a `functools.partial` of it.
+            references of an anchor, as most losses of pairs are, or a `functools.partial` of it.
+            The error for any other loss lists them all.
 
     Returns:
         ``(embeddings, labels, *params, axis_name, refs=None, where=None, **options) -> LossDict``,

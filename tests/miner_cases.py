@@ -16,15 +16,15 @@ class Case:
 
     Attributes:
         miner: the public function.
-        pml: its class in pytorch_metric_learning.miners.
         form: what it returns.
+        pml: its class in pytorch_metric_learning.miners, if there is one.
         options: keeps something of a random batch of unit vectors in few dimensions.
         collapsed: whether pairs are kept when all embeddings are equal.
     """
 
     miner: Callable[..., Any]
-    pml: str
     form: type
+    pml: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     collapsed: bool = True
 
@@ -55,18 +55,18 @@ class Case:
 
 
 CASES = [
-    Case(miners.angular, "AngularMiner", TripletRule, collapsed=False),
-    Case(miners.batch_easy_hard, "BatchEasyHardMiner", Pairs, collapsed=False),
-    Case(miners.batch_hard, "BatchHardMiner", Triplets),
-    Case(miners.distance_weighted, "DistanceWeightedMiner", Triplets),
-    Case(miners.hdc, "HDCMiner", Pairs),
-    Case(miners.multi_similarity, "MultiSimilarityMiner", Pairs),
-    Case(miners.pair_margin, "PairMarginMiner", Pairs, {"neg_margin": 1.2}),
-    Case(miners.triplet_margin, "TripletMarginMiner", TripletRule),
+    Case(miners.angular, TripletRule, "AngularMiner", collapsed=False),
+    Case(miners.batch_easy_hard, Pairs, "BatchEasyHardMiner", collapsed=False),
+    Case(miners.batch_hard, Triplets, "BatchHardMiner"),
+    Case(miners.distance_weighted, Triplets, "DistanceWeightedMiner"),
+    Case(miners.hdc, Pairs, "HDCMiner"),
+    Case(miners.multi_similarity, Pairs, "MultiSimilarityMiner"),
+    Case(miners.pair_margin, Pairs, "PairMarginMiner", {"neg_margin": 1.2}),
+    Case(miners.triplet_margin, TripletRule, "TripletMarginMiner"),
     Case(
         miners.uniform_histogram,
-        "UniformHistogramMiner",
         Pairs,
+        "UniformHistogramMiner",
         {"num_bins": 6, "pos_per_bin": 3, "neg_per_bin": 2, "distance": CosineSimilarity()},
     ),
 ]

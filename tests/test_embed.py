@@ -155,9 +155,7 @@ def test_what_does_not_come_apart_is_refused():
     x = jnp.ones((6, 2))
     with pytest.raises(ValueError, match="embed_in_chunks: `apply` must return a row for each"):
         mj.embed_in_chunks(lambda params, x: (x, jnp.mean(x, 0)), None, x, 4)
-    with pytest.raises(
-        ValueError, match="`inputs` must hold arrays with the same leading axis"
-    ):
+    with pytest.raises(ValueError, match="`inputs` must hold arrays with the same leading axis"):
         mj.embed_in_chunks(lambda params, x: x, None, (x, x[:3]), 4)
     with pytest.raises(ValueError, match="embed_in_chunks: `inputs` must hold arrays"):
         mj.embed_in_chunks(lambda params, x: x, None, jnp.float32(1), 4)

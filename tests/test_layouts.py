@@ -57,3 +57,8 @@ def test_rings_are_those_of_the_library():
         mj.ring(mj.losses.arcface)
     named = str(error.value).split("one of ")[1].split(", got")[0]
     assert set(named.split(", ")) == RING
+    assert RING >= set(
+        "circle contrastive generalized_lifted_structure multi_similarity nca ntxent siglip "
+        "signal_to_noise_ratio_contrastive sup_con tuplet_margin intra_pair_variance "
+        "threshold_consistent_margin ranked_list fast_ap".split()
+    )

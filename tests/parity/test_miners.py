@@ -324,10 +324,10 @@ def test_uniform_histogram_draws_as_many(mode, seed, sizes):
 
 
 def test_every_miner_is_compared():
-    assert {case.pml for case in CASES} == COVERED
+    assert {case.pml for case in CASES if case.pml} == COVERED
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.pml], ids=str)
 def test_options_and_defaults(case):
     theirs = inspect.signature(getattr(pml_miners, case.pml).__init__).parameters
     ours = inspect.signature(case.miner).parameters
