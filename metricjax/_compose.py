@@ -11,7 +11,7 @@ from metricjax._core.masked import safe_divide
 from metricjax._core.record import bound, record_of
 from metricjax._core.refs import gather_refs, numbered
 from metricjax._core.stream import fold
-from metricjax._core.types import LossDict, Reducer, Refs, Scalar
+from metricjax._core.types import AxisName, LossDict, Reducer, Refs, Scalar
 
 
 def reduce(
@@ -19,7 +19,7 @@ def reduce(
     reducer: Reducer | dict[str, Reducer] | None = None,
     *,
     weights: dict[str, Scalar] | None = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Reduces each term to a scalar and adds them up: what ``has_aux=True`` expects.
 
@@ -97,7 +97,7 @@ def objective(
     reducer: Reducer | dict[str, Reducer] | None = None,
     embedding_regularizer=None,
     weight_regularizer=None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
     **options,
 ):
     """Binds a whole recipe into one ``(embeddings, labels, *params, **data) -> (loss, parts)``.
@@ -175,7 +175,7 @@ def objective(
     return fn
 
 
-def self_supervised(loss, *, symmetric: bool = True, axis_name: str | None = None):
+def self_supervised(loss, *, symmetric: bool = True, axis_name: AxisName | None = None):
     """Turns a loss of labelled samples into one of views: row i of every view is the same sample.
 
     Example:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Int, Num, PRNGKeyArray
 
 from metricjax._core.check import check_rows
 from metricjax._core.refs import replicated, take
+from metricjax._core.types import AxisName
 
 
 class SampledClasses(NamedTuple):
@@ -30,7 +31,7 @@ def sample_classes(
     sample_rate: float,
     *,
     where: Num[Array, " n"] | None = None,
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> SampledClasses:
     """Some of the classes: all those in the batch, and of the others a uniform random sample.
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from metricjax._core.masked import safe_divide, upcast
 from metricjax._core.refs import spread_as
 from metricjax._core.stream import fold
-from metricjax._core.types import LossDict, LossTerm, Mined, Pairs, Triplets
+from metricjax._core.types import AxisName, LossDict, LossTerm, Mined, Pairs, Triplets
 from metricjax.tuples import as_pairs, check_mined
 
 
@@ -18,7 +18,7 @@ def statistics(
     mined: Mined | None = None,
     distances: Float[Array, "n m"] | None = None,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """What a loss and a miner did with a batch, as a flat dict of scalars without gradient.
 

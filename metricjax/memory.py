@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._core.check import check_at_least, check_embeddings, check_rows
 from metricjax._core.masked import upcast
 from metricjax._core.refs import gather_refs, replicated, self_refs, spread_as
-from metricjax._core.types import Labels, Refs
+from metricjax._core.types import AxisName, Labels, Refs
 
 
 class MemoryBank(NamedTuple):
@@ -87,7 +87,7 @@ class MemoryBank(NamedTuple):
         labels: Labels,
         where: Num[Array, " n"] | None = None,
         *,
-        axis_name: str | None = None,
+        axis_name: AxisName | None = None,
     ) -> Self:
         """The memory with a batch in place of its oldest rows; of too large a batch, the last rows.
 
@@ -112,7 +112,7 @@ class MemoryBank(NamedTuple):
         return self._replace(embeddings=embeddings, labels=labels, where=where, position=position)
 
     def slots(
-        self, n: int, where: Num[Array, " n"] | None = None, *, axis_name: str | None = None
+        self, n: int, where: Num[Array, " n"] | None = None, *, axis_name: AxisName | None = None
     ) -> Int[Array, " n"]:
         """Where `enqueue` is about to put each row of a batch; Q for rows that it leaves out.
 
@@ -137,7 +137,7 @@ class MemoryBank(NamedTuple):
         where: Num[Array, " n"] | None = None,
         *,
         self_index: Int[Array, " n"] | None = None,
-        axis_name: str | None = None,
+        axis_name: AxisName | None = None,
     ) -> Refs:
         """What to compare a batch with: the batch itself, if it is given, and the memory.
 

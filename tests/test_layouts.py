@@ -2,9 +2,12 @@
 
 import functools
 
+import chex
 import jax
+import jax.numpy as jnp
 import pytest
 from cases import CASES
+from jax.sharding import AxisType
 from layouts import LAYOUTS, RING, TOLERANCES, by_pmap, check, in_chunks, on_mesh, on_one_device
 
 import metricjax as mj
@@ -62,3 +65,28 @@ def test_rings_are_those_of_the_library():
         "signal_to_noise_ratio_contrastive sup_con tuplet_margin intra_pair_variance "
         "threshold_consistent_margin ranked_list fast_ap".split()
     )
+
+
+@pytest.mark.slow
+def test_several_axes_are_one():
+    """Of a mesh of 2 x 4 devices: gathered, summed over, gone around, and classes spread over."""
+    both = "data", "fsdp"
+    x, y = jax.random.normal(jax.random.key(0), (32, 8)), jnp.arange(32) % 5
+    w = jax.random.normal(jax.random.key(1), (16, 8))
+    spread, whole = jax.P(both), jax.P()
+    sharded = functools.partial(mj.objective, axis_name=both)
+    ring = lambda x, y: mj.reduce(mj.ring(mj.losses.sup_con)(x, y, axis_name=both), axis_name=both)
+    classes = lambda x, y, w: mj.reduce(mj.losses.arcface(x, y, w, class_axis=both))
+    mesh = jax.make_mesh((2, 4), both, axis_types=(AxisType.Auto,) * 2)
+    for loss, local, specs, more in (
+        (mj.losses.ntxent, sharded(mj.losses.ntxent), (spread, spread), ()),
+        (mj.losses.histogram, sharded(mj.losses.histogram), (spread, spread), ()),
+        (mj.losses.sup_con, ring, (spread, spread), ()),
+        (mj.losses.arcface, classes, (whole, whole, spread), (w,)),
+    ):
+        on_mesh = jax.shard_map(
+            lambda *args, local=local: local(*args)[0], mesh=mesh, in_specs=specs, out_specs=whole
+        )
+        alone = lambda x, y, *w, loss=loss: mj.reduce(loss(x, y, *w))[0]
+        got, want = (jax.jit(jax.value_and_grad(fn))(x, y, *more) for fn in (on_mesh, alone))
+        chex.assert_trees_all_close(got, want, rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_embeddings, check_rows
 from metricjax._core.masked import upcast
-from metricjax._core.types import Labels, Refs
+from metricjax._core.types import AxisName, Labels, Refs
 
 
 def replicated(x):
@@ -70,7 +70,7 @@ def self_refs(embeddings, labels, where=None) -> Refs:
 def gather_refs(
     embeddings: Float[Array, "n d"],
     labels: Labels,
-    axis_name: str,
+    axis_name: AxisName,
     *,
     where: Num[Array, " n"] | None = None,
 ) -> Refs:
@@ -94,7 +94,7 @@ def gather_refs(
     return Refs(everything[0], everything[1], here, everything[2])
 
 
-def numbered(n: int, axis_name: str) -> Int[Array, " n"]:
+def numbered(n: int, axis_name: AxisName) -> Int[Array, " n"]:
     """The numbers of this device's n rows among those of all devices along an axis."""
     rows = jnp.arange(n)
     return rows + n * jax.lax.axis_index(axis_name).astype(rows.dtype)

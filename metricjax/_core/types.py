@@ -55,6 +55,9 @@ Ratio = tuple[Float[Array, ""], Float[Array, ""] | None]
 
 Reducer = Callable[[LossTerm], Ratio]
 
+AxisName = str | tuple[str, ...]
+"""An axis of `jax.shard_map` or `pmap`, or several that are taken as one."""
+
 Labels = Any
 """``[N]`` integers, or whatever pytree of arrays with leading axis N a `match` function takes."""
 

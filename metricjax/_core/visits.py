@@ -30,13 +30,17 @@ from metricjax._core.jax_internals import SymbolicZero, hoist, varying
 from metricjax._core.linear import linear
 from metricjax._core.stream import Stream, StreamedTerm, zeros_like
 from metricjax._core.sums import OfAnchors, OverRefs, add, nothing, sent, share
+from metricjax._core.types import AxisName
 
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """Each device's block goes around the devices of a mapped axis; its key is if it is its own."""
+    """Each device's block goes around the devices of a mapped axis; its key is if it is its own.
 
-    axis_name: str
+    Several axes are one: their devices are numbered with the last axis fastest.
+    """
+
+    axis_name: AxisName
 
     @property
     def count(self) -> int:
@@ -59,10 +63,9 @@ class Around:
 
     def prepared(self, x):
         """`x` as an array that may differ from device to device, as all that travels does."""
-        varies = lambda x: self.axis_name in varying(jax.typeof(x))
-        if varies(x) or not varies(jax.lax.axis_index(self.axis_name)):  # or types do not say
-            return x
-        return jax.lax.pcast(x, self.axis_name, to="varying")
+        axes = varying(jax.typeof(jax.lax.axis_index(self.axis_name)))  # none if types do not say
+        more = tuple(sorted(axes - varying(jax.typeof(x))))
+        return jax.lax.pcast(x, more, to="varying") if more else x
 
     def terms(self, slab, block):
         """The streamed terms ``slab(key, block)`` of all blocks."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from metricjax._core.check import check_embeddings, check_rows
 from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
 from metricjax._core.refs import prepare
-from metricjax._core.types import LossTerm
+from metricjax._core.types import AxisName, LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
 from metricjax.losses._terms import row_term
@@ -32,7 +32,7 @@ class ClassBatch(NamedTuple):
     classes: Float[Array, "ck d"]
     centers: int
     num_classes: int
-    class_axis: str | None
+    class_axis: AxisName | None
 
 
 def prepare_classes(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
 
 from metricjax._core.check import check_rows
 from metricjax._core.record import record_of
-from metricjax._core.types import Labels, LossDict, Mined, Pairs
+from metricjax._core.types import AxisName, Labels, LossDict, Mined, Pairs
 from metricjax.memory import MemoryBank
 from metricjax.tuples import all_pairs, as_pairs
 
@@ -72,7 +72,7 @@ class CrossBatchMemory(nnx.Module):
         enqueue_mask: Bool[Array, " n"] | None = None,
         mined: Mined | None = None,
         key: PRNGKeyArray | None = None,
-        axis_name: str | None = None,
+        axis_name: AxisName | None = None,
         **options,
     ) -> LossDict:
         """The loss dict of the batch against the memory, and the batch in the memory.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import optax
 
+from metricjax._core.types import AxisName
 from metricjax.training._step import Run, Step, make_step
 
 
@@ -12,7 +13,7 @@ def metric_loss_only(
     loss: Callable,
     optimizer: optax.GradientTransformation,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Step:
     """Embeds a batch and minimizes a metric loss.
 

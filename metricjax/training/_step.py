@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from metricjax._core.masked import upcast
 from metricjax._core.record import record_of
 from metricjax._core.refs import on_mesh_of
-from metricjax._core.types import Scalar
+from metricjax._core.types import AxisName, Scalar
 from metricjax.training._state import State
 
 Metrics = dict[str, Float[Array, ""]]
@@ -21,7 +21,10 @@ Weights = dict[str, Scalar | optax.Schedule]
 
 
 def make_step(
-    objective: Callable, optimizer: optax.GradientTransformation, *, axis_name: str | None = None
+    objective: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    axis_name: AxisName | None = None,
 ) -> Step:
     """A training step of any objective: gradient, optimizer, and the next state.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import optax
 
 from metricjax._core.refs import gather_refs, replicated
-from metricjax._core.types import Refs
+from metricjax._core.types import AxisName, Refs
 from metricjax.training._step import Run, Step, make_step
 
 
@@ -14,7 +14,7 @@ def two_streams(
     loss: Callable,
     optimizer: optax.GradientTransformation,
     *,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Step:
     """Compares the anchors of a batch with a second input: sketches with photos, say.
 

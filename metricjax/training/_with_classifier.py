@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import optax
 
+from metricjax._core.types import AxisName
 from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
 
 
@@ -15,7 +16,7 @@ def with_classifier(
     *,
     classification: Callable = optax.softmax_cross_entropy_with_integer_labels,
     weights: Weights | None = None,
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Step:
     """Minimizes a metric loss and the loss of a classifier of the embeddings together.
 

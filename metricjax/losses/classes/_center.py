@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.masked import upcast
-from metricjax._core.types import LossDict, Mined
+from metricjax._core.types import AxisName, LossDict, Mined
 from metricjax.losses._class_blocks import own_rows
 from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
@@ -17,7 +17,7 @@ def center(
     *,
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Pulls each sample to the center of its class; meant to be added to a softmax loss.
 

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_distance
-from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes
@@ -19,7 +19,7 @@ def cosface(
     margin: Scalar = 0.35,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Softmax over class centers, with a margin taken from the cosine to the sample's own.
 

@@ -4,7 +4,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_distance
 from metricjax._core.masked import safe_divide
-from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, DotProductSimilarity
 from metricjax.losses._class_blocks import own_and_rivals, own_rows
 from metricjax.losses._classes import cross_entropy, multiply_angle, norms, prepare_classes
@@ -20,7 +20,7 @@ def large_margin_softmax(
     margin: int = 4,
     scale: Scalar = 1.0,
     distance: CosineSimilarity = CosineSimilarity(),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Softmax over dot products with class weights; the angle to the sample's own is multiplied.
 

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, DotProductSimilarity, normalize
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
@@ -17,7 +17,7 @@ def normalized_softmax(
     where: Num[Array, " n"] | None = None,
     temperature: Scalar = 0.05,
     distance: Distance = DotProductSimilarity(),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Softmax over the similarities to class weights of norm 1.
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_distance
 from metricjax._core.masked import safe_divide, upcast
-from metricjax._core.types import LossDict, Mined
+from metricjax._core.types import AxisName, LossDict, Mined
 from metricjax.distances import CosineSimilarity, normalize
 from metricjax.losses._class_blocks import at, sum_over_classes
 from metricjax.losses._classes import norms, prepare_classes
@@ -21,7 +21,7 @@ def p2s_grad(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     distance: CosineSimilarity = CosineSimilarity(),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Squared error of the cosines to the class weights, 1 wanted for the own class, 0 else.
 

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.declare import declare
-from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import Distance, LpDistance
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
@@ -19,7 +19,7 @@ def proxy_nca(
     where: Num[Array, " n"] | None = None,
     softmax_scale: Scalar = 1.0,
     distance: Distance = LpDistance(power=2),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Neighbourhood components analysis with a proxy for each class in the place of neighbours.
 

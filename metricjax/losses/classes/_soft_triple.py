@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_similarity
-from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._centers import softmax_mean
 from metricjax.losses._class_blocks import own_and_rivals
@@ -22,7 +22,7 @@ def soft_triple(
     gamma: Scalar = 0.1,
     margin: Scalar = 0.01,
     distance: Distance = CosineSimilarity(),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""Softmax over classes, each as close as its centers are, the nearest counting most.
 

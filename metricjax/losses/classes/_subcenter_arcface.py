@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_distance
-from metricjax._core.types import LossDict, Mined, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._centers import nearest
 from metricjax.losses._class_blocks import own_and_rivals
@@ -21,7 +21,7 @@ def subcenter_arcface(
     margin: Scalar = 28.6,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
-    class_axis: str | None = None,
+    class_axis: AxisName | None = None,
 ) -> LossDict:
     r"""ArcFace with several centers a class, of which the nearest counts: noisy labels find room.
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
 from metricjax._core.refs import prepare
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
@@ -25,7 +25,7 @@ def intra_pair_variance(
     pos_eps: Scalar = 0.01,
     neg_eps: Scalar = 0.01,
     distance: Distance = CosineSimilarity(),
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
     r"""Draws positive pairs to their mean similarity, and negative pairs to theirs.
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import exists, logsumexp, softplus
 from metricjax._core.refs import prepare
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import at_refs, pairs_of
 from metricjax.losses._terms import pair_term, term
@@ -25,7 +25,7 @@ def lifted_structure(
     neg_margin: Scalar = 1.0,
     pos_margin: Scalar = 0.0,
     distance: Distance = LpDistance(),
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
     r"""Compares each positive pair with the negatives of both its ends.
 

@@ -7,7 +7,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, safe_divide
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
@@ -24,7 +24,7 @@ def sup_con(
     match: Match | None = None,
     temperature: Scalar = 0.1,
     distance: Distance = CosineSimilarity(),
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
     r"""Picks every positive out among all references, positives included.
 

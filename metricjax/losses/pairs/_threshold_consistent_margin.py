@@ -7,7 +7,7 @@ from metricjax._core.check import check_distance
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
 from metricjax._core.refs import prepare
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import reduced_term
@@ -27,7 +27,7 @@ def threshold_consistent_margin(
     margin_plus: Scalar = 0.9,
     margin_minus: Scalar = 0.5,
     distance: CosineSimilarity = CosineSimilarity(),
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
     r"""Brings the hard pairs of all classes to the same thresholds; to be added to another loss.
 

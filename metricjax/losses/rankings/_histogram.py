@@ -9,7 +9,7 @@ from metricjax._core.check import check_similarity
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import exists, safe_divide
 from metricjax._core.refs import prepare, replicated
-from metricjax._core.types import Labels, LossDict, Match, Mined, Pairs, Refs
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Pairs, Refs
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._bins import soft_histogram
 from metricjax.losses._pairs import at_refs, pairs_of
@@ -46,7 +46,7 @@ def histogram(
     n_bins: int | None = None,
     delta: float | None = None,
     distance: Distance = CosineSimilarity(),
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
     r"""How probably a negative pair is more similar than a positive one, by two histograms.
 

@@ -8,7 +8,7 @@ from metricjax._core.check import check_at_least, check_euclidean
 from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import safe_divide
 from metricjax._core.refs import prepare, take
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Refs, Scalar
 from metricjax.distances import LpDistance
 from metricjax.losses._bins import soft_histogram
 from metricjax.losses._pairs import TripletSlab, sum_over_triplets, triplets_of
@@ -29,7 +29,7 @@ def dynamic_soft_margin(
     num_bins: int = 10,
     momentum: Scalar = 0.01,
     distance: LpDistance = LpDistance(),
-    axis_name: str | None = None,
+    axis_name: AxisName | None = None,
 ) -> Passes[LossDict | tuple[LossDict, Float[Array, " b"]]]:
     r"""Weighs each triplet by how many triplets were easier lately.
 
