@@ -1,4 +1,19 @@
-"""Streamed terms: losses too large to hold, produced slab by slab and reduced on the way."""
+"""Streamed terms: losses too large to hold, computed slab by slab and reduced on the way.
+
+A loss of 8,192 anchors has 67 million pairs. Instead of an array of them its term holds a function,
+``slab(k)``: the term of the k-th block of anchors, or of the k-th positive of every anchor. A
+reducer makes two sums of each slab, so a loop can add them up and forget the slab:
+
+    total, count = 0, 0
+    for k in range(steps):                 # a loop of XLA; `steps` may be traced
+        term = slab(k)
+        total, count = total + sum(term.values * term.weights), count + term.divisor
+
+`fold` does this for all terms of a loss; terms of one stream share the loop, `sum_over`.
+JAX cannot differentiate a loop of a traced number of steps backwards, and would store every slab
+for a fixed number, so the loop has a rule of its own, `_sum_of_tangents`: derivatives compute the
+slabs again, and the gradient of a single number is added up in the same loop as the number.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,17 @@
-"""All triplets without a list: each anchor's k-th positive against every reference, ``[N, M]``."""
+"""All triplets without a list: each anchor's k-th positive against every reference, ``[N, M]``.
+
+There may be N * M * M triplets. Step k of a walk takes one positive of every anchor and compares it
+with all references at once, so that nothing is larger than ``[N, M]``. Anchors with fewer positives
+than others have triplets of weight 0 in the last steps:
+
+    positives of          step 0   step 1   step 2
+    anchor 0:  3, 5          3        5       none
+    anchor 1:  0, 2, 4       0        2         4
+
+The walk needs the columns of a row's positives in turn. Sorting would take longer than the loss, so
+a row of the matrix is packed into words of 32 bits; taking off the lowest bit of a word is one
+operation.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

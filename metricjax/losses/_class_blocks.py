@@ -1,6 +1,18 @@
 """Sums over all classes, a block of them at a time: nothing is ever ``[N, C]`` if that is large.
 
-A block stays in cache, which is faster than a whole matrix even where there is memory for it.
+A block stays in cache, which is faster than a whole matrix even where there is memory for it. A
+softmax over classes needs two numbers of each sample: the similarity to its own class, and the
+logarithm of a sum over all others. Both are added up over blocks, the sum as a logarithm with its
+largest exponent so far, as in an online softmax:
+
+    own, top, total = 0, lowest, 0
+    for each block of classes:                       # z: ``[N, classes of the block]``
+        own  += z[i, label] where the label is in the block
+        total = total * exp(top - higher) + sum(exp(z - higher))
+        top   = higher                               # max(top, max(z))
+
+The derivatives compute the blocks again: exp(z - logarithm) is the softmax. With a `class_axis`,
+each device has some of the classes, and the sums are added up over devices.
 """
 
 import functools
