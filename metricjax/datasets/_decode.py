@@ -5,15 +5,14 @@ import os
 
 import numpy as np
 
+from metricjax._optional import needed
+
 
 def rgb(image):
     """A file, its bytes, pixels or a Pillow image (of any mode) as a Pillow image in RGB."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "datasets: images need Pillow: pip install 'metricjax[datasets]'"
-        ) from error
+    needed("PIL", "datasets: images need Pillow: pip install 'metricjax[datasets]'")
+    from PIL import Image
+
     if isinstance(image, dict):  # of Hugging Face, where it does not decode
         image = image["bytes"] or image["path"]
     if isinstance(image, str | os.PathLike):

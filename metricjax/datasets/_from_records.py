@@ -69,14 +69,12 @@ def from_records(
                 f"records, got none."
             )
     _column_names(name, records, "image", image)
-    dataset = Dataset(
-        _Images(records, rows, image), *relabel(ids[rows], _class_names(records, label))
-    )
-    if super_label is None:
-        return dataset
-    supers = _column(name, records, "super_label", super_label)[rows]
-    labels, names = relabel(supers, _class_names(records, super_label))
-    return dataclasses.replace(dataset, super_labels=labels, super_class_names=names)
+    labels, class_names = relabel(ids[rows], _class_names(records, label))
+    supers: Any = ()
+    if super_label is not None:
+        super_ids = _column(name, records, "super_label", super_label)[rows]
+        supers = relabel(super_ids, _class_names(records, super_label))
+    return Dataset(_Images(records, rows, image), labels, class_names, *supers)
 
 
 @dataclasses.dataclass(frozen=True)

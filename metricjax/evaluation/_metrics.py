@@ -55,7 +55,7 @@ def precision_at_k(
         k: at most K, which it is by default; static.
     """
     first = _first("precision_at_k", matches, k)
-    return _mean(first, first.shape[1])
+    return safe_divide(_float(jnp.sum(first, 1)), jnp.float32(first.shape[1]))
 
 
 def recall_at_k(
@@ -103,8 +103,8 @@ def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
         relevant: ``[Q]``.
     """
     matches = _checked("r_precision", matches, relevant)
-    r = jnp.minimum(relevant, matches.shape[1])
-    return safe_divide(jnp.sum(_up_to(relevant, matches), 1).astype(jnp.float32), _float(r))
+    among = jnp.minimum(relevant, matches.shape[1])
+    return safe_divide(_float(jnp.sum(_up_to(relevant, matches), 1)), _float(among))
 
 
 def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
@@ -124,8 +124,7 @@ def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQ
         matches: ``[Q, K]``.
         relevant: ``[Q]``.
     """
-    matches = _checked("mean_average_precision", matches, relevant)
-    return _average_precision(matches, relevant)
+    return _average_precision(_checked("mean_average_precision", matches, relevant), relevant)
 
 
 def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
@@ -224,10 +223,6 @@ def _average_precision(matches, relevant):
 def _up_to(relevant, matches):
     """The matches among the first R columns."""
     return jnp.where(_ranks(matches) <= _float(relevant)[:, None], matches, 0)
-
-
-def _mean(matches, k):
-    return safe_divide(jnp.sum(matches, 1).astype(jnp.float32), jnp.float32(k))
 
 
 def _ranks(matches):

@@ -8,12 +8,8 @@ from jaxtyping import Array, Float, Int
 from metricjax._core.check import check_labels
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import Sides, check_at_least_1, check_k, check_search, found, search
-from metricjax.evaluation._metrics import (
-    mean_average_precision_at_r,
-    precision_at_1,
-    r_precision,
-)
+from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, found, search
+from metricjax.evaluation._metrics import mean_average_precision_at_r, precision_at_1, r_precision
 
 
 def retrieval_metrics(
@@ -99,11 +95,9 @@ def retrieval_metrics(
         check_k(name, k, len(reference) - ref_includes_query)
     check_at_least_1(name, "block_size", block_size)
     own = jnp.arange(len(query)) if ref_includes_query else None
-    scores, counts = search(
-        query, reference, Sides(own),
-        (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels)),
-        then=_scores, k=k, distance=distance, block_size=block_size,
-    )  # fmt: skip
+    rows, shared = (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels))
+    options = {"k": k, "distance": distance, "block_size": block_size, "then": _scores}
+    scores, counts = search(query, reference, rows, shared, own=own, **options)
     return {name: jnp.mean(x, where=replicated(counts)) for name, x in replicated(scores).items()}
 
 

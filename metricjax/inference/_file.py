@@ -59,10 +59,8 @@ def _read(file):
             raise ValueError(f"{broken} is damaged")
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        if "about" not in arrays:
-            raise ValueError("it is of another kind")
-        about = json.loads(arrays["about"].item())
-        if about["format"] != FORMAT:
+        about = json.loads(arrays["about"].item()) if "about" in arrays else {}
+        if about.get("format") != FORMAT:
             raise ValueError("it is of another kind")
         if about["version"] > VERSION:
             raise ValueError(
@@ -76,7 +74,7 @@ def _read(file):
         return {
             "embeddings": embeddings,
             "ids": arrays["ids"],
-            "labels": arrays["labels"] if "labels" in arrays else None,
+            "labels": arrays.get("labels"),
             "distance": _distance(about["distance"]),
         }
 

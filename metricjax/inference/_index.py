@@ -15,7 +15,7 @@ from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation import knn
 from metricjax.inference import _faiss, _file
 from metricjax.inference._match import match, within
-from metricjax.inference._names import names, repeated
+from metricjax.inference._names import names
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SEARCH_ELEMENTS = 2**24
@@ -82,17 +82,16 @@ class Index:
         if backend == "faiss":
             _faiss.check(name, distance)
         x = _read_only(_embeddings(name, "embeddings", embeddings))
-        ids = names(name, "ids", np.arange(len(x)) if ids is None else ids)
+        ids = _read_only(names(name, "ids", np.arange(len(x)) if ids is None else ids))
         check_rows(name, "ids", ids, "embeddings", len(x))
-        if len(twice := repeated(ids)):
+        distinct, counts = np.unique(ids, return_counts=True)
+        if twice := distinct[counts > 1].tolist():
             raise ValueError(f"{name}: no two `ids` must be equal, got {twice[0]!r} twice.")
         if labels is not None:
-            labels = names(name, "labels", labels)
+            labels = _read_only(names(name, "labels", labels))
             check_rows(name, "labels", labels, "embeddings", len(x))
-            labels = _read_only(labels)
-        vars(self).update(
-            embeddings=x, ids=_read_only(ids), labels=labels, distance=distance, backend=backend
-        )
+        fields = {"embeddings": x, "ids": ids, "labels": labels}
+        vars(self).update(fields, distance=distance, backend=backend)
 
     def __len__(self) -> int:
         """How many embeddings there are."""
@@ -134,18 +133,16 @@ class Index:
         ids = self._join(name, "ids", self.ids, ids)
         if labels is not None:
             labels = self._join(name, "labels", self.labels, labels)
-        return dataclasses.replace(
-            self, embeddings=np.concatenate([self.embeddings, x]), ids=ids, labels=labels
-        )
+        x = np.concatenate([self.embeddings, x])
+        return dataclasses.replace(self, embeddings=x, ids=ids, labels=labels)
 
     def remove(self, ids: Any) -> "Index":
         """A new index without the embeddings of these ids, each of which must be there."""
         kept = np.ones(len(self), bool)
         kept[self._rows("inference.Index.remove", ids)] = False
         labels = None if self.labels is None else self.labels[kept]
-        return dataclasses.replace(
-            self, embeddings=self.embeddings[kept], ids=self.ids[kept], labels=labels
-        )
+        x, left = self.embeddings[kept], self.ids[kept]
+        return dataclasses.replace(self, embeddings=x, ids=left, labels=labels)
 
     def labels_of(self, ids: Any) -> Shaped[np.ndarray, "*shape"]:
         """The labels of these ids, in their shape: those of neighbors, say."""

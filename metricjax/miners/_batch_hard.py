@@ -54,8 +54,7 @@ def batch_hard(
         Hermans et al., `In Defense of the Triplet Loss for Person Re-Identification
         <https://arxiv.org/abs/1703.07737>`_, 2017.
     """
-    name = "miners.batch_hard"
-    pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance)
+    pairs, cost = candidates("miners.batch_hard", embeddings, labels, refs, where, match, distance)
     positive, negative = ("hard", allowed_pos_range), ("hard", allowed_neg_range)
     pairs = replicated(easy_hard(pairs, cost, distance, positive, negative))
     columns = jnp.arange(cost.shape[1])[None, :]

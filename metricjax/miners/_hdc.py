@@ -59,8 +59,7 @@ def hdc(
         Yuan et al., `Hard-Aware Deeply Cascaded Embedding <https://arxiv.org/abs/1611.05720>`_,
         2017.
     """
-    name = "miners.hdc"
-    pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance, mined)
+    pairs, cost = candidates("miners.hdc", embeddings, labels, refs, where, match, distance, mined)
     fraction = jnp.asarray(filter_percentage, cost.dtype)
     positive = _first(fraction, replicated(pairs.positive), replicated(-cost))
     negative = _first(fraction, replicated(pairs.negative), replicated(cost))

@@ -49,8 +49,7 @@ def pair_margin(
     Returns:
         `Pairs` ``[N, M]``.
     """
-    name = "miners.pair_margin"
-    pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance)
+    pairs, cost = candidates("miners.pair_margin", embeddings, labels, refs, where, match, distance)
     if distance.is_similarity:
         pos_margin, neg_margin = -pos_margin, -neg_margin
     return Pairs(  # a NaN keeps its pairs, so that the loss shows it

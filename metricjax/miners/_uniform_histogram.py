@@ -91,9 +91,8 @@ def _draw(key, values, weights, num_bins, per_bin):
         so_far = jnp.cumsum(bins[row] == b[:, None], 1, bins.dtype)
         return row, jnp.argmax(so_far > rank[:, None], 1)
 
-    at = jax.random.randint(
-        key, (per_bin, num_bins), 0, jnp.maximum(counts, 1)[None, :], bins.dtype
-    )
+    end = jnp.maximum(counts, 1)[None, :]
+    at = jax.random.randint(key, (per_bin, num_bins), 0, end, bins.dtype)
     drawn = jax.lax.map(one_of_each_bin, at)
     times = jnp.zeros_like(weights).at[drawn].add((counts > 0).astype(weights.dtype)[None, :])
     return jnp.where(nan, 1, times)
@@ -104,7 +103,5 @@ def _bins(values, exists, num_bins):
     low = jnp.min(values, where=exists, initial=jnp.inf)
     high = jnp.max(values, where=exists, initial=-jnp.inf)
     edges = jnp.linspace(low, high, num_bins + 1)
-    bins = jnp.clip(
-        jnp.searchsorted(edges, values, side="right", method="scan_unrolled") - 1, 0, num_bins - 1
-    )
-    return jnp.where(exists, bins, num_bins)
+    bins = jnp.searchsorted(edges, values, side="right", method="scan_unrolled") - 1
+    return jnp.where(exists, jnp.clip(bins, 0, num_bins - 1), num_bins)

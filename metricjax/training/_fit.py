@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from metricjax._core.check import check_at_least
+from metricjax._optional import needed
 from metricjax.training._checkpoints import Checkpoints, Progress
 from metricjax.training._state import State, is_key, settled
 from metricjax.training._step import Metrics, Step
@@ -232,10 +233,5 @@ def _joined(stack, loggers, progress, start, steps):
 
 
 def _bar(start, steps):
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
-        ) from error
-    return tqdm(desc="training", initial=start, total=steps)
+    advice = "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
+    return needed("tqdm", advice).tqdm(desc="training", initial=start, total=steps)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optax
 
-from metricjax.training._step import Run, Step, make_step
+from metricjax.training._step import Step, make_scheme
 
 
 def metric_loss_only(
@@ -42,10 +42,7 @@ def metric_loss_only(
         ``step(state, (inputs, labels)) -> (state, metrics)``, not yet compiled.
     """
 
-    def objective(params, state, batch, key):
-        inputs, labels = batch
-        run = Run("metric_loss_only", params, state, key, {}, ["network"], ["loss"])
+    def add_losses(run, inputs, labels):
         run.metric_loss("metric_loss", loss, run.network("network", network, inputs), labels)
-        return run.result()
 
-    return make_step(objective, optimizer, axis_name=axis_name)
+    return make_scheme("metric_loss_only", add_losses, optimizer, ["network"], axis_name=axis_name)

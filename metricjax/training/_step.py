@@ -99,7 +99,7 @@ class Run:
         optional: names that `params` may have, besides those in `needed`.
     """
 
-    def __init__(self, scheme, params, state, key, weights, needed, optional=()):
+    def __init__(self, scheme, params, state, key, weights, needed, optional):
         given = sorted(params) if isinstance(params, dict) else type(params).__name__
         if not isinstance(params, dict) or not {*needed} <= {*params} <= {*needed, *optional}:
             raise ValueError(
@@ -130,6 +130,11 @@ class Run:
         self.add(name, value, factor)
         self.metrics |= {f"{name}/{part}": x for part, x in parts.items()}
 
+    def classifier_loss(self, name: str, apply: Callable, loss: Callable, x, labels, factor=1):
+        """Adds a classifier's loss: the mean over samples, if it is a number for each."""
+        value = jnp.mean(loss(self.network(name, apply, x), labels))
+        self.add(name.replace("classifier", "classifier_loss"), value, factor)
+
     def add(self, name: str, value, factor: Scalar = 1) -> None:
         """Adds a loss, times its weight and a factor."""
         weight = self.weights.get(name, 1)
@@ -147,18 +152,26 @@ class Run:
         self.key, new = jax.random.split(self.key)
         return new
 
-    def result(self):
-        return self.total, (self.metrics, self.variables)
 
+def make_scheme(
+    name: str, add_losses: Callable, optimizer, needed, optional=("loss",), *,
+    weights: Weights | None = None, known=(), axis_name: str | None = None,
+) -> Step:  # fmt: skip
+    """The step of a scheme: ``add_losses(run, *batch)`` adds its losses to a `Run`.
 
-def check_weights(scheme: str, weights: Weights | None, known: list[str]) -> Weights:
+    Args:
+        name: the public function, for errors.
+        needed, optional: what `params` must have, and may have.
+        weights: of the losses, by name; those that are `known`.
+    """
     if unknown := set(weights or {}) - set(known):
         raise ValueError(
-            f"training.{scheme}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
+            f"training.{name}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
         )
-    return weights or {}
 
+    def objective(params, state, batch, key):
+        run = Run(name, params, state, key, weights or {}, needed, optional)
+        add_losses(run, *batch)
+        return run.total, (run.metrics, run.variables)
 
-def classifier_loss(loss: Callable, logits, labels):
-    """The mean over samples, if the loss gives one number for each."""
-    return jnp.mean(loss(logits, labels))
+    return make_step(objective, optimizer, axis_name=axis_name)

@@ -6,7 +6,7 @@ import optax
 
 from metricjax._core.refs import gather_refs, replicated
 from metricjax._core.types import Refs
-from metricjax.training._step import Run, Step, make_step
+from metricjax.training._step import Step, make_scheme
 
 
 def two_streams(
@@ -41,9 +41,7 @@ def two_streams(
         ``step(state, (anchors, others, labels)) -> (state, metrics)``, not yet compiled.
     """
 
-    def objective(params, state, batch, key):
-        anchors, others, labels = batch
-        run = Run("two_streams", params, state, key, {}, ["network"], ["loss"])
+    def add_losses(run, anchors, others, labels):
         embeddings = run.network("network", network, anchors)
         references = run.network("network", network, others)
         if axis_name is None:
@@ -51,6 +49,5 @@ def two_streams(
         else:
             refs = gather_refs(references, labels, axis_name)._replace(self_index=None)
         run.metric_loss("metric_loss", loss, embeddings, labels, refs=refs)
-        return run.result()
 
-    return make_step(objective, optimizer, axis_name=axis_name)
+    return make_scheme("two_streams", add_losses, optimizer, ["network"], axis_name=axis_name)

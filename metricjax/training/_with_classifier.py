@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import optax
 
-from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
+from metricjax.training._step import Step, Weights, make_scheme
 
 
 def with_classifier(
@@ -43,16 +43,13 @@ def with_classifier(
     Returns:
         ``step(state, (inputs, labels)) -> (state, metrics)``, not yet compiled.
     """
-    name = "with_classifier"
-    weights = check_weights(name, weights, ["metric_loss", "classifier_loss"])
 
-    def objective(params, state, batch, key):
-        inputs, labels = batch
-        run = Run(name, params, state, key, weights, ["network", "classifier"], ["loss"])
+    def add_losses(run, inputs, labels):
         embeddings = run.network("network", network, inputs)
         run.metric_loss("metric_loss", loss, embeddings, labels)
-        logits = run.network("classifier", classifier, embeddings)
-        run.add("classifier_loss", classifier_loss(classification, logits, labels))
-        return run.result()
+        run.classifier_loss("classifier", classifier, classification, embeddings, labels)
 
-    return make_step(objective, optimizer, axis_name=axis_name)
+    return make_scheme(
+        "with_classifier", add_losses, optimizer, ["network", "classifier"],
+        weights=weights, known=["metric_loss", "classifier_loss"], axis_name=axis_name,
+    )  # fmt: skip

@@ -40,11 +40,9 @@ def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
     if isinstance(mined, Triplets):
         if shape is None:
             raise ValueError("tuples.as_pairs: `shape` (N, M) is needed for a list of triplets.")
-        anchor, positive, negative, weights = mined
-        return from_pairs(
-            anchor, positive, anchor, negative,
-            shape=shape, where_positive=weights, where_negative=weights,
-        )  # fmt: skip
+        a, p, n, weights = mined
+        where = {"where_positive": weights, "where_negative": weights}
+        return from_pairs(a, p, a, n, shape=shape, **where)
     walk, columns = walk_positives(mined.positive), jnp.arange(mined.positive.shape[1])
 
     def slab(k):
