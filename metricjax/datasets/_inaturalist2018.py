@@ -11,9 +11,7 @@ SOURCE = (
     "https://github.com/Andrew-Brown1/Smooth_AP"
 )
 PATH = "train_val2018/<super class>/<species>/<image>"
-LISTS = {
-    split: [f"Inat_dataset_splits/Inaturalist_{split}_set1.txt"] for split in ("train", "test")
-}
+LISTS = {x: [f"Inat_dataset_splits/Inaturalist_{x}_set1.txt"] for x in ("train", "test")}
 LISTS["all"] = LISTS["train"] + LISTS["test"]
 
 

@@ -15,7 +15,8 @@ from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
 from metricjax.evaluation._clusters import CLUSTERING, k_means
 from metricjax.evaluation._knn import check_at_least_1, check_search
-from metricjax.evaluation._scoring import CUT, CUT_NAME, RANKED, QueryInputs, Sets, coded, score
+from metricjax.evaluation._metrics import CUT, RANKED
+from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, coded, score
 
 _NAME = "evaluation.AccuracyCalculator"
 
@@ -218,18 +219,12 @@ class AccuracyCalculator:
         if clustered := [name for name in names if name in CLUSTERING]:
             values |= self._clustering(clustered, np.asarray(sets.query)[rows], labels)
         if self.bootstrap:
-            bounds = intervals(
-                per_query, kept, **grouping,
-                resamples=self.bootstrap, confidence=self.confidence, seed=self.seed,
-            )  # fmt: skip
-        return Accuracies(
-            {name: values[name] for name in names},
-            k=scores.k,
-            num_queries=int(kept.sum()),
-            num_lone=int((~kept).sum()),
-            classes=classes if self.return_per_class else None,
-            intervals=bounds,
-        )
+            how = {"resamples": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
+            bounds = intervals(per_query, kept, **grouping, **how)
+        values = {name: values[name] for name in names}
+        counts = {"num_queries": int(kept.sum()), "num_lone": int((~kept).sum())}
+        classes = classes if self.return_per_class else None
+        return Accuracies(values, k=scores.k, classes=classes, intervals=bounds, **counts)
 
     def _clustering(self, names, query, labels):
         """One k-means for all the scores."""

@@ -150,14 +150,11 @@ def _by_block(
     """The search on one device, for all of its queries."""
     distance, query, reference = _normalized_once(distance, query, reference)
     offset = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(reference)
-    top_k = jax.lax.approx_max_k if approx else _top_k
+    ref_size, top_k = max(ref_block_size, 4 * k), jax.lax.approx_max_k if approx else _top_k
 
     def block(args):
         x, side, rows = args
-        best = _over_references(
-            x, reference, side, ref_side, offset, top_k,
-            k=k, distance=distance, size=max(ref_block_size, 4 * k),
-        )  # fmt: skip
+        best = _over_references(x, reference, side, ref_side, offset, k, distance, ref_size, top_k)
         if axis_name is not None:
             gather = lambda part: jax.lax.all_gather(part, axis_name, axis=1, tiled=True)
             best = _best(*map(gather, best), k)
@@ -176,7 +173,7 @@ def _by_block(
     return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], results)
 
 
-def _over_references(x, reference, side, ref_side, offset, top_k, *, k, distance, size):
+def _over_references(x, reference, side, ref_side, offset, k, distance, size, top_k):
     """Score, index and distance of the best k references of each query, best first."""
     m = len(reference)
     count = max(1, -(-m // size))
@@ -262,18 +259,14 @@ def _sharding(query, reference):
 
     def of(x):
         known = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
-        named = isinstance(known, NamedSharding)
-        return (known.mesh, known.spec[0]) if named and len(known.spec) and known.spec[0] else None
+        spec = known.spec if isinstance(known, NamedSharding) else ()
+        return (known.mesh, spec[0]) if len(spec) and spec[0] else (None, None)
 
-    found = {"query": of(query), "reference": of(reference)}
-    if not any(found.values()):
-        return None, None
-    mesh = next(side[0] for side in found.values() if side)
-    query_axes, ref_axes = (side and side[1] for side in found.values())
+    (query_mesh, query_axes), (ref_mesh, ref_axes) = of(query), of(reference)
     names = lambda axes: {axes} if isinstance(axes, str) else set(axes or ())
     if names(query_axes) & names(ref_axes):
         query_axes = None
-    return mesh, (query_axes, ref_axes)
+    return query_mesh or ref_mesh, (query_axes, ref_axes)
 
 
 def _placed(tree, mesh, spec):

@@ -256,3 +256,8 @@ def _checked(function, matches, relevant=None):
     matches = jnp.asarray(matches)
     whole = not jnp.issubdtype(matches.dtype, jnp.floating)
     return matches.astype(jnp.int32 if whole else jnp.float32)
+
+
+_OF_ALL = mean_average_precision, mean_average_precision_at_r, mean_reciprocal_rank
+RANKED = {metric.__name__: metric for metric in (*_OF_ALL, precision_at_1, r_precision)}
+CUT = {"ndcg": ndcg_at_k, "precision": precision_at_k, "recall": recall_at_k}

@@ -9,7 +9,7 @@ from metricjax._core.check import check_labels
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, found, search
-from metricjax.evaluation._metrics import mean_average_precision_at_r, precision_at_1, r_precision
+from metricjax.evaluation._metrics import RANKED
 
 
 def retrieval_metrics(
@@ -109,11 +109,8 @@ def _scores(neighbors, rows, reference_labels):
         same &= jnp.arange(len(reference_labels))[None, :] != own[:, None]
     relevant = jnp.sum(same, 1)
     matches = found(neighbors) & (reference_labels[neighbors.indices] == labels[:, None])
-    return {
-        "mean_average_precision_at_r": mean_average_precision_at_r(matches, relevant),
-        "precision_at_1": precision_at_1(matches, relevant),
-        "r_precision": r_precision(matches, relevant),
-    }, relevant > 0
+    names = "mean_average_precision_at_r", "precision_at_1", "r_precision"
+    return {name: RANKED[name](matches, relevant) for name in names}, relevant > 0
 
 
 def _largest_r(name, query_labels, reference_labels, ref_includes_query):

@@ -13,22 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.types import Labels, Match
-from metricjax.evaluation import _metrics
 from metricjax.evaluation._clusters import CLUSTERING
 from metricjax.evaluation._knn import Neighbors, found, search
+from metricjax.evaluation._metrics import CUT, RANKED
 
-RANKED = {
-    "mean_average_precision": _metrics.mean_average_precision,
-    "mean_average_precision_at_r": _metrics.mean_average_precision_at_r,
-    "mean_reciprocal_rank": _metrics.mean_reciprocal_rank,
-    "precision_at_1": _metrics.precision_at_1,
-    "r_precision": _metrics.r_precision,
-}
-CUT = {
-    "ndcg": _metrics.ndcg_at_k,
-    "precision": _metrics.precision_at_k,
-    "recall": _metrics.recall_at_k,
-}
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
 ELEMENTS = 2**24

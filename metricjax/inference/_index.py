@@ -98,11 +98,9 @@ class Index:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        size, features = self.embeddings.shape
-        return (
-            f"Index({size} embeddings of {features} {self.embeddings.dtype.name} features, "
-            f"distance={self.distance}, backend={self.backend!r})"
-        )
+        (size, features), dtype = self.embeddings.shape, self.embeddings.dtype.name
+        what = f"{size} embeddings of {features} {dtype} features"
+        return f"Index({what}, distance={self.distance}, backend={self.backend!r})"
 
     def add(
         self, embeddings: Float[ArrayLike, "a d"], ids: Any = None, *, labels: Any = None
@@ -175,11 +173,9 @@ class Index:
         if self.backend == "faiss":
             distances, rows = _faiss.search(self._flat, x, k, self.distance)
         else:
-            reference, exists = self._padded
-            distances, rows = map(np.asarray, knn(
-                _pad(x), reference, k,
-                distance=self.distance, where=exists, block_size=_block_size(len(reference)),
-            ))  # fmt: skip
+            reference, exists, options = self._gallery
+            found = knn(_pad(x), reference, k, where=exists, **options)
+            distances, rows = map(np.asarray, found)
         distances, rows = distances[: len(x)], rows[: len(x)]
         if np.any(rows < 0):
             raise ValueError(
@@ -199,11 +195,8 @@ class Index:
             ``[Q, M]``; the columns are in the order of `ids`, so ``index.ids[row]`` names matches.
         """
         x = self._checked("inference.Index.matches", "query", query)
-        reference, _ = self._padded
-        found = _matches(
-            _pad(x), reference, threshold,
-            distance=self.distance, block_size=_block_size(len(reference)),
-        )  # fmt: skip
+        reference, _, options = self._gallery
+        found = _matches(_pad(x), reference, threshold, **options)
         return np.asarray(found)[: len(x), : len(self)]
 
     def match(
@@ -235,10 +228,12 @@ class Index:
         return index if backend == index.backend else dataclasses.replace(index, backend=backend)
 
     @functools.cached_property
-    def _padded(self):
-        """The embeddings on the device, some zeros at the end, and which of them exist."""
+    def _gallery(self):
+        """Embeddings on the device, some zeros at the end; which exist; and how to search them."""
         x = _pad(self.embeddings, least=16)
-        return x, jnp.arange(len(x)) < len(self)
+        block_size = min(256, max(1, SEARCH_ELEMENTS // len(x)))
+        options = {"distance": self.distance, "block_size": block_size}
+        return x, jnp.arange(len(x)) < len(self), options
 
     @functools.cached_property
     def _flat(self):
@@ -306,7 +301,3 @@ def _pad(x, least=1):
     step = max(least, 1 << max(0, len(x).bit_length() - 4))
     size = max(1, -(-len(x) // step)) * step
     return jnp.asarray(np.pad(x, [(0, size - len(x)), (0, 0)]))
-
-
-def _block_size(references):
-    return min(256, max(1, SEARCH_ELEMENTS // references))

@@ -85,11 +85,9 @@ def pair_distances(
 
     i, j = (order[np.concatenate(side)] for side in zip(matches, others, strict=True))
     parts = ((equal, len(matches[0])), (different, len(others[0])))
-    return LabeledPairs(
-        np.asarray(_distances(x, i, j, distance=distance)) if len(i) else np.zeros(0, np.float32),
-        np.arange(len(i)) < len(matches[0]),
-        np.concatenate([np.full(n, runs.total / max(n, 1)) for runs, n in parts]),
-    )
+    distances = _distances(x, i, j, distance=distance) if len(i) else np.zeros(0, np.float32)
+    weights = np.concatenate([np.full(n, runs.total / max(n, 1)) for runs, n in parts])
+    return LabeledPairs(np.asarray(distances), np.arange(len(i)) < len(matches[0]), weights)
 
 
 @functools.partial(jax.jit, static_argnames="distance")

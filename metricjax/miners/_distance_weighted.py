@@ -84,7 +84,7 @@ def distance_weighted(
     drawn &= ~((mat >= nonzero_loss_cutoff) | (mat >= 2) | jnp.isinf(log_w))
     log_w = jnp.where(jnp.isnan(log_w), jnp.finfo(mat.dtype).max, log_w)  # drawn for certain
     top = jnp.max(log_w, 1, where=drawn, initial=-jnp.inf, keepdims=True)
-    negative = jnp.where(drawn, pairs.negative * jnp.exp(log_w - top), 0)
+    chances = pairs.positive, jnp.where(drawn, pairs.negative * jnp.exp(log_w - top), 0)
     size = m if triplets_per_anchor is None else triplets_per_anchor
     exists = jnp.any(pairs.positive > 0, 1) & jnp.any(drawn, 1)
     places = jnp.broadcast_to(exists[:, None], (n, size))
@@ -92,12 +92,9 @@ def distance_weighted(
         among_refs = refs is None or refs.self_index is not None
         members = jnp.sum(pairs.positive > 0, 1) + int(among_refs)
         places &= jnp.arange(m)[None, :] < members[:, None]
-    return Triplets(
-        anchor=jnp.repeat(jnp.arange(n), size),
-        positive=_draw(jax.random.fold_in(key, 0), pairs.positive, size).ravel(),
-        negative=_draw(jax.random.fold_in(key, 1), negative, size).ravel(),
-        weights=places.ravel().astype(mat.dtype),
-    )
+    columns = (_draw(jax.random.fold_in(key, i), x, size) for i, x in enumerate(chances))
+    anchor, weights = jnp.repeat(jnp.arange(n), size), places.astype(mat.dtype)
+    return Triplets(anchor, *(x.ravel() for x in (*columns, weights)))
 
 
 def _draw(key, weights, size):
