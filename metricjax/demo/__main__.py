@@ -6,25 +6,33 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from metricjax import miners
+from metricjax.evaluation import retrieval_metrics
 
 LOSSES = ("contrastive", "triplet_margin", "multi_similarity", "ntxent", "arcface", "proxy_anchor")
 CLASSIFICATION = ("arcface", "proxy_anchor")
 MINERS = ("none", *(name for name in vars(miners) if not name.startswith("_")))
+METRICS = {
+    "precision@1": "precision_at_1",
+    "R-precision": "r_precision",
+    "MAP@R": "mean_average_precision_at_r",
+}
 PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Trains a small network on handwritten digits, prints scores and draws pictures."""
     options = parse(argv)
-    from metricjax.demo import _data, _pictures, _table, _train
+    from metricjax.demo import _data, _pictures, _train
 
     seen, held_out, unseen = _data.load(options.seed)
     recipe = {name: getattr(options, name) for name in ("loss", "miner", "memory", "steps", "seed")}
     before, after, losses = _train.train(seen, **recipe)
     networks = {"raw pixels": _data.pixels, "untrained network": before, "trained network": after}
     sets = {"held-out images of digits 0-6": held_out, "digits 7-9, never trained on": unseen}
-    print(_table.table(networks, sets))
+    print(table(networks, sets))
 
     title = f"{options.loss} loss, {options.miner} miner, {options.steps} steps"
     digits = _data.join(held_out, unseen)
@@ -37,6 +45,16 @@ def main(argv: list[str] | None = None) -> None:
     }.items():
         figure.savefig(options.out / name, dpi=150)
         print(f"wrote {options.out / name}")
+
+
+def table(networks, sets):
+    """One line for each network and, for each set of images, one column for each metric."""
+    row = lambda name, cells, width: name.ljust(17) + "".join(cell.rjust(width) for cell in cells)
+    lines = [row("", sets, 3 * 13), row("", list(METRICS) * len(sets), 13)]
+    for name, network in networks.items():
+        scores = [retrieval_metrics(network(x), jnp.asarray(y)) for x, y in sets.values()]
+        lines.append(row(name, [f"{s[m]:.3f}" for s in scores for m in METRICS.values()], 13))
+    return "\n".join(lines)
 
 
 def parse(argv):

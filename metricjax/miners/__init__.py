@@ -2,7 +2,7 @@
 
 from metricjax.miners._angular import angular as angular
 from metricjax.miners._batch_easy_hard import batch_easy_hard as batch_easy_hard
-from metricjax.miners._batch_hard import batch_hard as batch_hard
+from metricjax.miners._batch_easy_hard import batch_hard as batch_hard
 from metricjax.miners._distance_weighted import distance_weighted as distance_weighted
 from metricjax.miners._hdc import hdc as hdc
 from metricjax.miners._multi_similarity import multi_similarity as multi_similarity

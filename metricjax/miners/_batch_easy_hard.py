@@ -1,10 +1,11 @@
-"""Easy and hard pairs of each anchor."""
+"""Easy and hard pairs, and the hardest triplet, of each anchor."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.check import check_choice
-from metricjax._core.types import Labels, Match, Pairs, Refs, Scalar
+from metricjax._core.refs import replicated
+from metricjax._core.types import Labels, Match, Pairs, Refs, Scalar, Triplets
 from metricjax.distances import Distance, LpDistance
 from metricjax.miners._all import candidates
 
@@ -77,13 +78,66 @@ def batch_easy_hard(
             where_semihard = f"{name}: with {side}='semihard'"
             check_choice(where_semihard, other, strategies[other], ("hard", "easy"))
     pairs, cost = candidates(name, embeddings, labels, refs, where, match, distance)
-    positive, negative = allowed_pos_range, allowed_neg_range
-    return easy_hard(pairs, cost, distance, (pos_strategy, positive), (neg_strategy, negative))
+    ranges = allowed_pos_range, allowed_neg_range
+    return _easy_hard(pairs, cost, distance, strategies.values(), ranges)
 
 
-def easy_hard(pairs: Pairs, cost, distance, positives, negatives) -> Pairs:
-    """Of all pairs the one of each kind and anchor that ``(strategy, range)`` ask for."""
-    (pos_strategy, pos_range), (neg_strategy, neg_range) = positives, negatives
+def batch_hard(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    *,
+    refs: Refs | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    allowed_pos_range: tuple[Scalar, Scalar] | None = None,
+    allowed_neg_range: tuple[Scalar, Scalar] | None = None,
+    distance: Distance = LpDistance(),
+) -> Triplets:
+    r"""Lists one triplet for each anchor: its farthest positive with its nearest negative.
+
+    .. math::
+        \big(a, \; \arg\max_p d_{ap}, \; \arg\min_n d_{an}\big)
+
+    The first of equals is taken.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x, y = jnp.array([[0.0], [1.0], [2.0], [3.0], [5.0]]), jnp.array([0, 0, 1, 1, 0])
+        >>> line = mj.distances.LpDistance(normalize_embeddings=False)
+        >>> mined = mj.miners.batch_hard(x, y, distance=line)
+        >>> print(mined.positive, mined.negative, mined.weights)
+        [4 4 3 2 0] [2 2 1 1 3] [1. 1. 1. 1. 1.]
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        refs: what to compare with; the batch itself by default.
+        where: ``[N]``; samples of weight 0 are not there.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        allowed_pos_range: ``(low, high)``, both inclusive: the values of `distance` among which to
+            choose a positive; no bounds by default.
+        allowed_neg_range: the same for the negatives.
+        distance: pairwise distance or similarity.
+
+    Returns:
+        N `Triplets`, the i-th of anchor i; weight 0 for anchors that lack a positive or a negative.
+
+    References:
+        Hermans et al., `In Defense of the Triplet Loss for Person Re-Identification
+        <https://arxiv.org/abs/1703.07737>`_, 2017.
+    """
+    pairs, cost = candidates("miners.batch_hard", embeddings, labels, refs, where, match, distance)
+    ranges = allowed_pos_range, allowed_neg_range
+    pairs = replicated(_easy_hard(pairs, cost, distance, ("hard", "hard"), ranges))
+    columns = jnp.arange(cost.shape[1])[None, :]
+    index = lambda weights: jnp.sum(jnp.where(weights > 0, columns, 0), 1)
+    weights = jnp.sum(pairs.positive, 1) * jnp.sum(pairs.negative, 1)
+    return Triplets(jnp.arange(len(cost)), index(pairs.positive), index(pairs.negative), weights)
+
+
+def _easy_hard(pairs: Pairs, cost, distance, strategies, ranges) -> Pairs:
+    """Of all pairs the one of each kind and anchor that its strategy and range ask for."""
+    (pos_strategy, neg_strategy), (pos_range, neg_range) = strategies, ranges
     mat = -cost if distance.is_similarity else cost
 
     def allowed(weights, strategy, bounds):
@@ -112,10 +166,7 @@ def _one(cost, allowed, farthest):
     """Of the allowed pairs of each anchor the farthest or nearest: the first NaN, or of equals."""
     if not cost.size:
         return allowed
-    if farthest:
-        j = jnp.argmax(jnp.where(allowed, cost, -jnp.inf), 1)
-    else:
-        j = jnp.argmin(jnp.where(allowed, cost, jnp.inf), 1)
+    j = jnp.argmax(jnp.where(allowed, cost if farthest else -cost, -jnp.inf), 1)
     return allowed & (jnp.arange(cost.shape[1])[None, :] == j[:, None])
 
 

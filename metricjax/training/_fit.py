@@ -159,13 +159,12 @@ def _compiled(step, state):
 
     def advance(state, batch):
         state, metrics = step(state, batch)
+        finite = jnp.array(True)
         for name, x in metrics.items():
             if jnp.shape(x):
                 raise ValueError(
                     f"training.fit: metrics must be scalars, got {name!r} of shape {jnp.shape(x)}."
                 )
-        finite = jnp.array(True)
-        for x in metrics.values():
             finite &= jnp.isfinite(x)
         return jax.tree.map(settled, state), metrics, finite
 
@@ -220,7 +219,11 @@ def _joined(stack, loggers, progress, start, steps):
     for logger in loggers:
         if hasattr(logger, "close"):
             stack.callback(logger.close)
-    bar = stack.enter_context(_bar(start, steps)) if progress else None
+    bar = None
+    if progress:
+        advice = "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
+        tqdm = needed("tqdm", advice).tqdm
+        bar = stack.enter_context(tqdm(desc="training", initial=start, total=steps))
 
     def log(done, numbers):
         for logger in loggers:
@@ -230,8 +233,3 @@ def _joined(stack, loggers, progress, start, steps):
             bar.update(done - bar.n)
 
     return log
-
-
-def _bar(start, steps):
-    advice = "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
-    return needed("tqdm", advice).tqdm(desc="training", initial=start, total=steps)
