@@ -125,11 +125,9 @@ def roc_curve(
         point = operating_point(*pairs, threshold=threshold, distance=distance)
         name = f"threshold {threshold:.3g}: FMR {point.fmr:.2%}, TMR {point.tmr:.2%}"
         axes.plot(at(point.fmr), point.tmr, "D", color=RED, markersize=7, label=name, **style)
-    axes.set(
-        title=title, xlim=(left, 1) if log else (-0.01, 1.01), ylim=(-0.01, 1.01),
-        xscale="log" if log else "linear", xlabel="false match rate (FMR)",
-        ylabel="true match rate (TMR)",
-    )  # fmt: skip
+    span = (left, 1) if log else (-0.01, 1.01)
+    axes.set(xscale="log" if log else "linear", xlim=span, ylim=(-0.01, 1.01))
+    axes.set(title=title, xlabel="false match rate (FMR)", ylabel="true match rate (TMR)")
     axes.legend(frameon=False, loc="center" if log else "lower right")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

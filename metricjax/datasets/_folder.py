@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metricjax.datasets._dataset import Dataset, relabel
-from metricjax.datasets._decode import rgb
+from metricjax.datasets._dataset import Dataset, relabel, rgb
 
 SPLITS = ("train", "test", "all")
 
@@ -99,12 +98,8 @@ def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
 
 def _check_files(function, folder, source, listing, paths):
     """One look at each folder, not at each file: there may be half a million."""
-    inside = {}
-    for parent in {os.path.dirname(path) for path in paths}:
-        try:
-            inside[parent] = set(os.listdir(folder / parent))
-        except (FileNotFoundError, NotADirectoryError):
-            inside[parent] = set()
+    parents = {os.path.dirname(path) for path in paths}
+    inside = {x: set(os.listdir(folder / x)) if (folder / x).is_dir() else set() for x in parents}
     missing = [x for x in paths if os.path.basename(x) not in inside[os.path.dirname(x)]]
     if missing:
         raise FileNotFoundError(

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from metricjax._core.check import check_choice
-from metricjax.datasets._dataset import Dataset, relabel
-from metricjax.datasets._decode import rgb
+from metricjax.datasets._dataset import Dataset, relabel, rgb
 
 
 def from_records(

@@ -6,7 +6,7 @@ from metricjax._core.check import check_choice
 from metricjax.datasets._dataset import Dataset
 from metricjax.datasets._folder import SPLITS, Row, by_class, find, load, read
 
-CUB_SOURCE = "the folder CUB_200_2011 of https://data.caltech.edu/records/65de6-vp158"
+CUB = "the folder CUB_200_2011 of https://data.caltech.edu/records/65de6-vp158"
 
 
 def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
@@ -34,7 +34,7 @@ def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
     """
     name = "datasets.cub200"
     check_choice(name, "split", split, SPLITS)
-    folder, _ = find(name, folder, CUB_SOURCE, ("images.txt", "image_class_labels.txt", "images"))
+    folder, _ = find(name, folder, CUB, ("images.txt", "image_class_labels.txt", "images"))
     labels = folder / "image_class_labels.txt"
     class_of = dict(read(name, labels, image_id=int, class_id=int))
     rows = []
@@ -42,12 +42,10 @@ def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
         if image not in class_of:
             raise ValueError(f"{name}: {str(labels)!r} has no class for image {image}, {path!r}.")
         rows.append(Row(f"images/{path}", class_of[image], os.path.dirname(path)))
-    return load(name, folder, CUB_SOURCE, "images.txt", by_class(rows, split, last=100))
+    return load(name, folder, CUB, "images.txt", by_class(rows, split, last=100))
 
 
-SOP_SOURCE = (
-    "the folder Stanford_Online_Products of https://cvgl.stanford.edu/projects/lifted_struct/"
-)
+SOP = "the folder Stanford_Online_Products of https://cvgl.stanford.edu/projects/lifted_struct/"
 SOP_LISTS = {"train": ["Ebay_train.txt"], "test": ["Ebay_test.txt"]}
 SOP_LISTS["all"] = SOP_LISTS["train"] + SOP_LISTS["test"]
 
@@ -80,17 +78,17 @@ def stanford_online_products(folder: str | os.PathLike, split: str = "train") ->
     """
     name = "datasets.stanford_online_products"
     check_choice(name, "split", split, SPLITS)
-    folder, lists = find(name, folder, SOP_SOURCE, tuple(SOP_LISTS[split]))
+    folder, lists = find(name, folder, SOP, tuple(SOP_LISTS[split]))
     columns = {"image_id": int, "class_id": int, "super_class_id": int, "path": str}
     rows = [
         Row(path, class_id, str(class_id), os.path.dirname(path).removesuffix("_final"))
         for file in lists
         for _, class_id, _, path in read(name, folder / file, **columns)
     ]
-    return load(name, folder, SOP_SOURCE, " and ".join(lists), rows)
+    return load(name, folder, SOP, " and ".join(lists), rows)
 
 
-INAT_SOURCE = (
+INAT = (
     "images from https://github.com/visipedia/inat_comp/tree/master/2018, lists from "
     "https://github.com/Andrew-Brown1/Smooth_AP"
 )
@@ -127,9 +125,9 @@ def inaturalist2018(folder: str | os.PathLike, split: str = "train") -> Dataset:
     """
     name = "datasets.inaturalist2018"
     check_choice(name, "split", split, SPLITS)
-    folder, (_, *lists) = find(name, folder, INAT_SOURCE, ("train_val2018", *INAT_LISTS[split]))
+    folder, (_, *lists) = find(name, folder, INAT, ("train_val2018", *INAT_LISTS[split]))
     rows = [row for file in lists for (row,) in read(name, folder / file, **{INAT_PATH: _inat_row})]
-    return load(name, folder, INAT_SOURCE, " and ".join(lists), rows)
+    return load(name, folder, INAT, " and ".join(lists), rows)
 
 
 def _inat_row(path):

@@ -13,12 +13,9 @@ from metricjax.evaluation import retrieval_metrics
 
 LOSSES = ("contrastive", "triplet_margin", "multi_similarity", "ntxent", "arcface", "proxy_anchor")
 CLASSIFICATION = ("arcface", "proxy_anchor")
-MINERS = ("none", *(name for name in vars(miners) if not name.startswith("_")))
-METRICS = {
-    "precision@1": "precision_at_1",
-    "R-precision": "r_precision",
-    "MAP@R": "mean_average_precision_at_r",
-}
+MINERS = ("none", *sorted(name for name in vars(miners) if not name.startswith("_")))
+COLUMNS = ("precision@1", "R-precision", "MAP@R")
+METRICS = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
 PACKAGES = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "tqdm": "tqdm"}
 
 
@@ -50,10 +47,10 @@ def main(argv: list[str] | None = None) -> None:
 def table(networks, sets):
     """One line for each network and, for each set of images, one column for each metric."""
     row = lambda name, cells, width: name.ljust(17) + "".join(cell.rjust(width) for cell in cells)
-    lines = [row("", sets, 3 * 13), row("", list(METRICS) * len(sets), 13)]
+    lines = [row("", sets, 3 * 13), row("", COLUMNS * len(sets), 13)]
     for name, network in networks.items():
         scores = [retrieval_metrics(network(x), jnp.asarray(y)) for x, y in sets.values()]
-        lines.append(row(name, [f"{s[m]:.3f}" for s in scores for m in METRICS.values()], 13))
+        lines.append(row(name, [f"{s[m]:.3f}" for s in scores for m in METRICS], 13))
     return "\n".join(lines)
 
 

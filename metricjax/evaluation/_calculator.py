@@ -165,9 +165,10 @@ class AccuracyCalculator:
         sets = self._sets(name, *given)
         return self._summary(names, sets, score(name, sets, names, self))
 
-    def _by_group(self, query, labels, reference, ref_labels, includes_query, groups, ref_groups):
-        """``{group: Accuracies}``, each among the queries and references of that group."""
+    def _within_parents(self, query, labels, reference, ref_labels, includes_query):
+        """``{parent: Accuracies}``, each among the samples of that parent, the second label."""
         names = self._names()
+        (labels, groups, *_), (ref_labels, ref_groups, *_) = labels.T, ref_labels.T
         sets = self._sets(_NAME, query, labels, reference, ref_labels, includes_query)
         codes, ref_codes = coded(groups, ref_groups)
         sets = sets._replace(groups=codes, ref_groups=ref_codes)
@@ -180,10 +181,8 @@ class AccuracyCalculator:
     def _names(self, include=(), exclude=()):
         """The names to compute, in alphabetical order."""
         clustering = CLUSTERING if self.match is None else ()
-        ours = set(self.include) or {*clustering, *RANKED, *self.metrics}
-        ours -= set(self.exclude)
-        function = f"{_NAME}.get_accuracy"
-        _check_names(function, ours.__contains__, include=include, exclude=exclude)
+        ours = (set(self.include) or {*clustering, *RANKED, *self.metrics}) - set(self.exclude)
+        _check_names(f"{_NAME}.get_accuracy", ours.__contains__, include=include, exclude=exclude)
         return sorted((set(include) or ours) - set(exclude))
 
     def _sets(self, name, query, labels, reference, ref_labels, includes_query) -> Sets:

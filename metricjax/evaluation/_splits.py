@@ -95,9 +95,7 @@ def evaluate_within_parents(
                     f"evaluation.{name}: labels must have shape [N, L] with a column "
                     f"{level + 1} for the parents, got {labels.shape}."
                 )
-        found = calculator._by_group(
-            x, y[:, level], ref, ref_y[:, level], includes, y[:, level + 1], ref_y[:, level + 1]
-        )
+        found = calculator._within_parents(x, y[:, level:], ref, ref_y[:, level:], includes)
         results.setdefault(query, {})[title] = found
     return results
 

@@ -14,8 +14,8 @@ from metricjax._core.check import check_at_least, check_choice, check_embeddings
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation import knn
 from metricjax.inference import _faiss, _file
-from metricjax.inference._match import match, within
 from metricjax.inference._names import names
+from metricjax.inference._pairs import match, within
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SEARCH_ELEMENTS = 2**24
@@ -203,8 +203,7 @@ class Index:
         self, x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n d"], threshold: float
     ) -> Bool[np.ndarray, " n"]:
         """Whether each row of `x` matches the same row of `y`, by `inference.match`."""
-        pairs = jnp.asarray(x), jnp.asarray(y)
-        return np.asarray(match(*pairs, threshold, distance=self.distance))
+        return np.asarray(match(jnp.asarray(x), jnp.asarray(y), threshold, distance=self.distance))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index to one file, which `load` reads.

@@ -30,9 +30,7 @@ def check_multiple(function, name, value, **factors):
         raise ValueError(f"{function}: `{name}` must be a multiple of {of} ({unit}), got {value}.")
 
 
-def steps_and_part(
-    function, batch_size, seed, step, shard_index, shard_count
-) -> tuple[np.ndarray, slice]:
+def steps_and_part(function, batch_size, seed, step, shard_index, shard_count):
     """`step` as an array, of any shape, and the slice of a batch that is the shard's."""
     check_at_least(function, "seed", seed, 0)
     step = np.asarray(step)

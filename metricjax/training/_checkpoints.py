@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metricjax._optional import needed
-from metricjax.training._state import State, is_key, settled
+from metricjax.training._step import State, is_key, settled
 
 
 class Progress(NamedTuple):

@@ -13,8 +13,7 @@ from jax.sharding import NamedSharding
 from metricjax._core.check import check_at_least
 from metricjax._optional import needed
 from metricjax.training._checkpoints import Checkpoints, Progress
-from metricjax.training._state import State, is_key, settled
-from metricjax.training._step import Metrics, Step
+from metricjax.training._step import Metrics, State, Step, is_key, settled
 
 
 class Fitted(NamedTuple):

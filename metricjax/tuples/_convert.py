@@ -87,8 +87,7 @@ def as_pair_lists(
     pairs = replicated(as_pairs(mined, shape))
     (a1, p), where_positive, left_positive = _listed(pairs.positive, sizes[0])
     (a2, n), where_negative, left_negative = _listed(pairs.negative, sizes[1])
-    lists = PairLists(a1, p, a2, n, where_positive, where_negative)
-    return lists, (left_positive, left_negative)
+    return PairLists(a1, p, a2, n, where_positive, where_negative), (left_positive, left_negative)
 
 
 def _listed(mat, size):
