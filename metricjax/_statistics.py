@@ -76,12 +76,10 @@ def statistics(
             weights = spread_as(weights, mat).astype(mat.dtype)
             count, exists = add(_total(weights)), weights > 0
             low, high = top([jnp.max(x, where=exists, initial=-jnp.inf) for x in (-mat, mat)])
+            low, high = (jnp.where(count > 0, x, 0) for x in (-low, high))
             mean = safe_divide(add(_total(jnp.where(exists, mat * weights, 0))), count)
-            out |= {
-                f"{kind}_distance_min": jnp.where(count > 0, -low, 0),
-                f"{kind}_distance_mean": mean,
-                f"{kind}_distance_max": jnp.where(count > 0, high, 0),
-            }
+            found = {"min": low, "mean": mean, "max": high}
+            out |= {f"{kind}_distance_{name}": x for name, x in found.items()}
     return {name: jax.lax.stop_gradient(x) for name, x in out.items()}
 
 

@@ -98,9 +98,7 @@ class MemoryBank(NamedTuple):
             axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. The rows of
                 all devices are enqueued on all of them, in the order of the axis.
         """
-        name = "MemoryBank.enqueue"
-        embeddings, labels = self._checked(name, embeddings, labels, where)
-        rows = embeddings, labels, self._weights(len(embeddings), where)
+        rows = self._checked("MemoryBank.enqueue", embeddings, labels, where)
         rows = _everyone(rows, axis_name)
         slots, position = self._ahead(rows[2] > 0)
 
@@ -159,20 +157,17 @@ class MemoryBank(NamedTuple):
                 "MemoryBank.refs: `self_index` says where the anchors are in the memory; a batch "
                 "that is not in it yet is its own."
             )
-        embeddings, labels = self._checked("MemoryBank.refs", embeddings, labels, where)
-        weights = self._weights(len(embeddings), where)
+        embeddings, labels, weights = self._checked("MemoryBank.refs", embeddings, labels, where)
         if axis_name is None:
             batch = self_refs(embeddings, labels, weights)
         else:
             batch = gather_refs(embeddings, labels, axis_name, where=weights)
         x, past = upcast(batch.embeddings), upcast(replicated(self.embeddings))
         dtype = max(x.dtype, past.dtype, key=lambda t: jnp.finfo(t).bits)
-        return Refs(
-            _join(x.astype(dtype), past.astype(dtype)),
-            jax.tree.map(_join, batch.labels, replicated(self.labels)),
-            batch.self_index,
-            _join(batch.where, replicated(self.where)),
-        )
+        mine = x.astype(dtype), batch.labels, batch.where
+        others = past.astype(dtype), *replicated((self.labels, self.where))
+        joined = jax.tree.map(lambda *x: jnp.concatenate(x), mine, others)
+        return Refs(joined[0], joined[1], batch.self_index, joined[2])
 
     def _weights(self, n, where):
         dtype = self.where.dtype
@@ -204,7 +199,7 @@ class MemoryBank(NamedTuple):
                 f"{function}: `labels` must be {wanted}, as the memory has, got {got}; give some "
                 f"to `MemoryBank.create`."
             )
-        return embeddings, labels
+        return embeddings, labels, self._weights(len(embeddings), where)
 
 
 def _everyone(rows, axis_name):
@@ -212,7 +207,3 @@ def _everyone(rows, axis_name):
     if axis_name is None:
         return replicated(rows)
     return jax.lax.all_gather(rows, axis_name, tiled=True, to="invarying")
-
-
-def _join(batch, past):
-    return jnp.concatenate([batch, past])

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from metricjax._core.check import check_choice, check_embeddings, check_rows
+from metricjax._optional import needed
 from metricjax.distances import Distance, normalize
 from metricjax.inference import _names, equal_error_rate, operating_point, roc_auc
 from metricjax.inference import roc_curve as rates
@@ -67,17 +68,15 @@ def embedding_map(
     lines = -(-len(groups) // max(1, int(width / (0.4 + 0.085 * longest))))  # of the legend
     figure = _figure(name, (width, 6 + 0.22 * lines))
     figure.suptitle(title)
-    for axes, (panel, x) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    places = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (panel, x) in zip(places, panels.items(), strict=True):
         x = np.asarray(normalize(jnp.asarray(x)) if normalize_embeddings else x, np.float64)
         plane, names = _pca(x) if method == "pca" else _umap(x, seed)
         for rows, style in reversed(groups):
             axes.scatter(*plane[rows].T, rasterized=True, **style)
         axes.set(title=panel, xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
         low, high = plane.min(0), plane.max(0)
-        half = 0.54 * max(*(high - low), 1e-6)
-        center = (low + high) / 2
+        half, center = 0.54 * max(*(high - low), 1e-6), (low + high) / 2
         axes.set(xlim=center[0] + [-half, half], ylim=center[1] + [-half, half], box_aspect=1)
     handles, texts = axes.get_legend_handles_labels()
     figure.legend(
@@ -126,11 +125,9 @@ def roc_curve(
         point = operating_point(*pairs, threshold=threshold, distance=distance)
         name = f"threshold {threshold:.3g}: FMR {point.fmr:.2%}, TMR {point.tmr:.2%}"
         axes.plot(at(point.fmr), point.tmr, "D", color=RED, markersize=7, label=name, **style)
-    axes.set(
-        title=title, xlim=(left, 1) if log else (-0.01, 1.01), ylim=(-0.01, 1.01),
-        xscale="log" if log else "linear", xlabel="false match rate (FMR)",
-        ylabel="true match rate (TMR)",
-    )  # fmt: skip
+    span = (left, 1) if log else (-0.01, 1.01)
+    axes.set(xscale="log" if log else "linear", xlim=span, ylim=(-0.01, 1.01))
+    axes.set(title=title, xlabel="false match rate (FMR)", ylabel="true match rate (TMR)")
     axes.legend(frameon=False, loc="center" if log else "lower right")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -162,20 +159,16 @@ def distance_histogram(
     edges = np.histogram_bin_edges(distances, bins)
     figure = _figure(name, (7, 4))
     axes = figure.subplots()
-    for kind, rows, color, line in (
-        ("matches", is_match, BLUE, "-"),
-        ("other pairs", ~is_match, ORANGE, "--"),
-    ):
+    kinds = ("matches", is_match, BLUE, "-"), ("other pairs", ~is_match, ORANGE, "--")
+    for kind, rows, color, line in kinds:
         counts = np.histogram(distances[rows], edges, weights=weights[rows])[0]
         shares = counts / max(counts.sum(), 1)
         axes.stairs(shares, edges, fill=True, color=color, alpha=0.35)
         axes.stairs(shares, edges, color=color, linewidth=2, linestyle=line, label=kind)
     if threshold is not None:
         axes.axvline(threshold, color="black", linewidth=1.5, label=f"threshold {threshold:.3g}")
-    axes.set(
-        title=title, ylabel="share of pairs", xlabel="similarity" if distance.is_similarity
-        else "distance",
-    )  # fmt: skip
+    what = "similarity" if distance.is_similarity else "distance"
+    axes.set(title=title, xlabel=what, ylabel="share of pairs")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:.0%}")
     axes.legend(frameon=False)
@@ -202,10 +195,8 @@ def retrieval_sheet(
         title: above the picture.
     """
     name = "pictures.retrieval_sheet"
-    queries, neighbors = (
-        _images(name, "query_images", query_images, 1),
-        _images(name, "neighbor_images", neighbor_images, 2),
-    )
+    queries = _images(name, "query_images", query_images, 1)
+    neighbors = _images(name, "neighbor_images", neighbor_images, 2)
     labels = _names.names(name, "query_labels", query_labels)
     others = _names.names(name, "neighbor_labels", neighbor_labels)
     q, k = neighbors.shape[:2]
@@ -292,26 +283,17 @@ def _pca(x):
 
 
 def _umap(x, seed):
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise ImportError(
-            "pictures.embedding_map: `method='umap'` needs UMAP: pip install 'metricjax[umap]'"
-        ) from error
-    few = len(x) < 5  # too few for its first guess by eigenvectors
+    advice = "`method='umap'` needs UMAP: pip install 'metricjax[umap]'"
+    umap = needed("umap", f"pictures.embedding_map: {advice}").UMAP
+    init = "spectral" if len(x) >= 5 else "random"  # too few for a first guess by eigenvectors
     neighbors = max(2, min(15, len(x) - 1))
-    model = UMAP(
-        n_neighbors=neighbors, random_state=seed, n_jobs=1, init="random" if few else "spectral"
-    )
+    model = umap(n_neighbors=neighbors, random_state=seed, n_jobs=1, init=init)
     return model.fit_transform(x), ["UMAP 1", "UMAP 2"]
 
 
 def _figure(function, size):
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"{function} needs matplotlib: pip install 'metricjax[plots]'") from error
-    figure = Figure(size, layout="constrained")
+    advice = f"{function} needs matplotlib: pip install 'metricjax[plots]'"
+    figure = needed("matplotlib.figure", advice).Figure(size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return figure
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax import reducers
-from metricjax._core.check import check_distance, check_embeddings
+from metricjax._core.check import check_distance, check_embeddings, check_similarity
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
 from metricjax._core.refs import weighed
 from metricjax._core.types import LossDict, LossTerm, Reducer, Scalar
@@ -113,8 +113,7 @@ def regular_face(
         https://openaccess.thecvf.com/content_CVPR_2019/html/Zhao_RegularFace_Deep_Face_Recognition_via_Exclusive_Regularization_CVPR_2019_paper.html
     """
     x, rows = _prepare("regular_face", x, where)
-    if not distance.is_similarity:
-        raise TypeError("regularizers.regular_face: `distance` must be a similarity.")
+    check_similarity("regularizers.regular_face", distance)
     if not len(x):
         return _reduced(name, rows, rows, weight, reducer)
     mat = distance(x, x)

@@ -5,10 +5,8 @@ needs ``pip install 'metricjax[datasets]'``.
 """
 
 from metricjax.datasets._cars196 import cars196 as cars196
-from metricjax.datasets._cub200 import cub200 as cub200
 from metricjax.datasets._dataset import Dataset as Dataset
 from metricjax.datasets._from_records import from_records as from_records
-from metricjax.datasets._inaturalist2018 import inaturalist2018 as inaturalist2018
-from metricjax.datasets._stanford_online_products import (
-    stanford_online_products as stanford_online_products,
-)
+from metricjax.datasets._listed import cub200 as cub200
+from metricjax.datasets._listed import inaturalist2018 as inaturalist2018
+from metricjax.datasets._listed import stanford_online_products as stanford_online_products

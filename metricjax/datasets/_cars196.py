@@ -58,13 +58,11 @@ def _one(folder):
 
 
 def _devkit(folder):
-    names = _matlab(folder / "devkit/cars_meta.mat", "class_names")
-    for images, file in (
-        ("cars_train", "devkit/cars_train_annos.mat"),
-        ("cars_test", "cars_test_annos_withlabels.mat"),
-    ):
+    meta, train, test, *images = DEVKIT
+    names = _matlab(folder / meta, "class_names")
+    for part, file in zip(images, (train, test), strict=True):
         for car in _matlab(folder / file, "annotations"):
-            yield Row(f"{images}/{car['fname']}", int(car["class"]), str(names[car["class"] - 1]))
+            yield Row(f"{part}/{car['fname']}", int(car["class"]), str(names[car["class"] - 1]))
 
 
 def _by_class(folder):

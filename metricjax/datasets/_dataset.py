@@ -1,11 +1,15 @@
-"""What every loader returns."""
+"""What every loader returns, and its images, decoded by Pillow when they are asked for."""
 
 import dataclasses
+import io
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+
+from metricjax._optional import needed
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -56,3 +60,21 @@ def relabel(ids, names=str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels from 0 on in the order of the ids, and the name of each: a function of the id."""
     distinct, labels = np.unique(np.asarray(ids), return_inverse=True)
     return labels.astype(np.int64), tuple(map(names, distinct.tolist()))
+
+
+def rgb(image):
+    """A file, its bytes, pixels or a Pillow image (of any mode) as a Pillow image in RGB."""
+    needed("PIL", "datasets: images need Pillow: pip install 'metricjax[datasets]'")
+    from PIL import Image
+
+    if isinstance(image, dict):  # of Hugging Face, where it does not decode
+        image = image["bytes"] or image["path"]
+    if isinstance(image, str | os.PathLike):
+        with Image.open(image) as file:
+            return file.convert("RGB")
+    if isinstance(image, bytes):
+        image = Image.open(io.BytesIO(image))
+    if not isinstance(image, Image.Image):
+        image = np.asarray(image)
+        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+    return image.convert("RGB")

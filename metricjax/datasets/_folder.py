@@ -4,10 +4,9 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from metricjax.datasets._dataset import Dataset, relabel
-from metricjax.datasets._decode import rgb
+from metricjax.datasets._dataset import Dataset, relabel, rgb
 
 SPLITS = ("train", "test", "all")
 
@@ -92,24 +91,16 @@ def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
     paths, ids, names, supers = zip(*rows, strict=True)
     _check_files(function, folder, source, listing, paths)
     images = ImageFiles(tuple(os.path.join(folder, path) for path in paths))
-    dataset = Dataset(images, *relabel(ids, dict(zip(ids, names, strict=True)).__getitem__))
-    if supers[0] is None:
-        return dataset
-    labels, super_names = relabel(supers)
-    return dataclasses.replace(dataset, super_labels=labels, super_class_names=super_names)
+    labels, class_names = relabel(ids, dict(zip(ids, names, strict=True)).__getitem__)
+    super_classes: Any = () if supers[0] is None else relabel(supers)
+    return Dataset(images, labels, class_names, *super_classes)
 
 
 def _check_files(function, folder, source, listing, paths):
     """One look at each folder, not at each file: there may be half a million."""
-    inside = {}
-    for parent in {os.path.dirname(path) for path in paths}:
-        try:
-            inside[parent] = set(os.listdir(folder / parent))
-        except (FileNotFoundError, NotADirectoryError):
-            inside[parent] = set()
-    missing = [
-        path for path in paths if os.path.basename(path) not in inside[os.path.dirname(path)]
-    ]
+    parents = {os.path.dirname(path) for path in paths}
+    inside = {x: set(os.listdir(folder / x)) if (folder / x).is_dir() else set() for x in parents}
+    missing = [x for x in paths if os.path.basename(x) not in inside[os.path.dirname(x)]]
     if missing:
         raise FileNotFoundError(
             f"{function}: {listing} names {len(paths):,} images of this split, and "

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from metricjax._core.check import check_choice
-from metricjax.datasets._dataset import Dataset, relabel
-from metricjax.datasets._decode import rgb
+from metricjax.datasets._dataset import Dataset, relabel, rgb
 
 
 def from_records(
@@ -69,14 +68,12 @@ def from_records(
                 f"records, got none."
             )
     _column_names(name, records, "image", image)
-    dataset = Dataset(
-        _Images(records, rows, image), *relabel(ids[rows], _class_names(records, label))
-    )
-    if super_label is None:
-        return dataset
-    supers = _column(name, records, "super_label", super_label)[rows]
-    labels, names = relabel(supers, _class_names(records, super_label))
-    return dataclasses.replace(dataset, super_labels=labels, super_class_names=names)
+    labels, class_names = relabel(ids[rows], _class_names(records, label))
+    supers: Any = ()
+    if super_label is not None:
+        super_ids = _column(name, records, "super_label", super_label)[rows]
+        supers = relabel(super_ids, _class_names(records, super_label))
+    return Dataset(_Images(records, rows, image), labels, class_names, *supers)
 
 
 @dataclasses.dataclass(frozen=True)

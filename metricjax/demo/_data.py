@@ -41,10 +41,8 @@ def batches(digits: Digits, per_class: int, steps: int, seed: int) -> Iterator[D
     """Batches with `per_class` images of every class, each moved by up to a pixel."""
     rng = np.random.default_rng(seed)
     size = per_class * len(np.unique(digits.labels))
-    sampler, labels = samplers.m_per_class, digits.labels
-    for rows in samplers.Batches(
-        sampler, labels, m=per_class, batch_size=size, seed=seed, steps=steps
-    ):
+    options = {"m": per_class, "batch_size": size, "seed": seed, "steps": steps}
+    for rows in samplers.Batches(samplers.m_per_class, digits.labels, **options):
         padded = np.pad(digits.images[rows], ((0, 0), (1, 1), (1, 1), (0, 0)))
         corners = rng.integers(0, 3, (len(rows), 2))
         moved = [x[i : i + 8, j : j + 8] for x, (i, j) in zip(padded, corners, strict=True)]

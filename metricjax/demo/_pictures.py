@@ -32,46 +32,37 @@ def loss_curve(losses: list[float], recipe: str) -> Figure:
 def maps(before: jax.Array, after: jax.Array, labels: np.ndarray) -> Figure:
     """The embeddings before and after training."""
     names = [f"{digit}" if digit < NUM_SEEN else f"{digit} (unseen)" for digit in labels]
-    return pictures.embedding_map(
-        {"before training": before, "after training": after},
-        names,
-        title="Embeddings of images that were not trained on",
-    )
+    panels = {"before training": before, "after training": after}
+    title = "Embeddings of images that were not trained on"
+    return pictures.embedding_map(panels, names, title=title)
 
 
 def thresholds(embeddings: jax.Array, labels: np.ndarray) -> dict[str, Figure]:
     """Distances of all pairs, and what thresholds make of them; the best F1 is marked."""
     distance = LpDistance()
     pairs = inference.pair_distances(embeddings, labels, distance=distance)
-    best = inference.best_threshold(*pairs, distance=distance)
-    at = best.threshold
+    best = inference.best_threshold(*pairs, distance=distance).threshold
     title = "Pairs of images that were not trained on"
-    return {
-        "distances.png": pictures.distance_histogram(
-            *pairs, distance=distance, threshold=at, title=title
-        ),
-        "roc.png": pictures.roc_curve(*pairs, distance=distance, threshold=at, title=title),
-    }
+    options: dict = {"distance": distance, "threshold": best, "title": title}
+    drawn = {"distances.png": pictures.distance_histogram, "roc.png": pictures.roc_curve}
+    return {name: draw(*pairs, **options) for name, draw in drawn.items()}
 
 
 def neighbors(embeddings: jax.Array, digits: Digits, seed: int) -> dict[str, Figure]:
     """For each digit a random query, and the worst one, with their nearest neighbors."""
     places = jnp.arange(len(embeddings))
-    nearest = np.asarray(knn(embeddings, embeddings, NEIGHBORS, self_index=places)[1])
-    wrong = np.sum(digits.labels[nearest] != digits.labels[:, None], 1)
+    nearest = np.asarray(knn(embeddings, embeddings, NEIGHBORS, self_index=places).indices)
+    images, labels = digits
+    wrong = np.sum(labels[nearest] != labels[:, None], 1)
     rng = np.random.default_rng(seed)
-    of_digit = [np.flatnonzero(digits.labels == digit) for digit in range(10)]
-    chosen = {
-        "neighbours.png": ("Random images", [rng.choice(rows) for rows in of_digit]),
-        "worst.png": ("The worst images", [rows[np.argmax(wrong[rows])] for rows in of_digit]),
-    }
+    of_digit = [np.flatnonzero(labels == digit) for digit in range(10)]
+
+    def sheet(kind, rows):
+        title = f"{kind} images and their {NEIGHBORS} nearest neighbors"
+        found = images[nearest[rows]], labels[nearest[rows]]
+        return pictures.retrieval_sheet(images[rows], labels[rows], *found, title=title)
+
     return {
-        name: pictures.retrieval_sheet(
-            digits.images[rows],
-            digits.labels[rows],
-            digits.images[nearest[rows]],
-            digits.labels[nearest[rows]],
-            title=f"{title} and their {NEIGHBORS} nearest neighbors",
-        )
-        for name, (title, rows) in chosen.items()
+        "neighbours.png": sheet("Random", [rng.choice(rows) for rows in of_digit]),
+        "worst.png": sheet("The worst", [rows[np.argmax(wrong[rows])] for rows in of_digit]),
     }

@@ -13,21 +13,12 @@ from metricjax._core.check import check_rows
 from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
-from metricjax.evaluation._clusters import ami, k_means, nmi
+from metricjax.evaluation._clusters import CLUSTERING, k_means
 from metricjax.evaluation._knn import check_at_least_1, check_search
-from metricjax.evaluation._scoring import (
-    CUT,
-    CUT_NAME,
-    RANKED,
-    QueryInputs,
-    Scores,
-    Sets,
-    coded,
-    score,
-)
+from metricjax.evaluation._metrics import CUT, RANKED
+from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, coded, score
 
 _NAME = "evaluation.AccuracyCalculator"
-CLUSTERING = {"AMI": ami, "NMI": nmi}
 
 
 class Accuracies(dict):
@@ -44,7 +35,7 @@ class Accuracies(dict):
     def __init__(self, values, *, k, num_queries, num_lone, classes=None, intervals=None):
         super().__init__(values)
         self.k, self.num_queries, self.num_lone = k, num_queries, num_lone
-        self.classes, self.intervals = classes, {} if intervals is None else intervals
+        self.classes, self.intervals = classes, intervals or {}
 
     def __repr__(self):
         rest = f"k={self.k}, num_queries={self.num_queries}, num_lone={self.num_lone}"
@@ -125,19 +116,19 @@ class AccuracyCalculator:
     block_size: int = 256
 
     def __post_init__(self):
-        name = _NAME
         whole = isinstance(self.k, Integral) and not isinstance(self.k, bool) and self.k > 0
         if not whole and self.k is not None and self.k != "max_bin_count":
             raise ValueError(
-                f"{name}: `k` must be an integer >= 1, None or 'max_bin_count', got {self.k!r}."
+                f"{_NAME}: `k` must be an integer >= 1, None or 'max_bin_count', got {self.k!r}."
             )
         if self.avg_of_avgs and self.return_per_class:
-            raise ValueError(f"{name}: give `avg_of_avgs` or `return_per_class`, not both.")
-        check_at_least_1(name, "block_size", self.block_size)
-        for option, names in (("include", self.include), ("exclude", self.exclude)):
-            _check_names(_NAME, option, names, self._knows)
+            raise ValueError(f"{_NAME}: give `avg_of_avgs` or `return_per_class`, not both.")
+        check_at_least_1(_NAME, "block_size", self.block_size)
+        exact = {*CLUSTERING, *RANKED, *self.metrics}
+        known = lambda name: name in exact or bool(CUT_NAME.fullmatch(name))
+        _check_names(_NAME, known, include=self.include, exclude=self.exclude)
         if self.match is not None and set(CLUSTERING) & set(self._names()):
-            raise ValueError(f"{name}: AMI and NMI know no `match`; leave them out.")
+            raise ValueError(f"{_NAME}: AMI and NMI know no `match`; leave them out.")
 
     def get_accuracy(
         self,
@@ -170,33 +161,28 @@ class AccuracyCalculator:
         """
         name = f"{_NAME}.get_accuracy"
         names = self._names(include, exclude)
-        sets = self._sets(
-            name, query, query_labels, reference, reference_labels, ref_includes_query
-        )
-        return self._summary(names, sets, self._score(name, names, sets))
+        given = query, query_labels, reference, reference_labels, ref_includes_query
+        sets = self._sets(name, *given)
+        return self._summary(names, sets, score(name, sets, names, self))
 
-    def _by_group(self, query, labels, reference, ref_labels, includes_query, groups, ref_groups):
-        """``{group: Accuracies}``, each among the queries and references of that group."""
+    def _within_parents(self, query, labels, reference, ref_labels, includes_query):
+        """``{parent: Accuracies}``, each among the samples of that parent, the second label."""
         names = self._names()
+        (labels, groups, *_), (ref_labels, ref_groups, *_) = labels.T, ref_labels.T
         sets = self._sets(_NAME, query, labels, reference, ref_labels, includes_query)
         codes, ref_codes = coded(groups, ref_groups)
         sets = sets._replace(groups=codes, ref_groups=ref_codes)
-        scores = self._score(_NAME, names, sets)
+        scores = score(_NAME, sets, names, self)
         return {
             int(group): self._summary(names, sets, scores, np.flatnonzero(groups == group))
             for group in np.unique(groups)
         }
 
-    def _knows(self, name):
-        return name in {*CLUSTERING, *RANKED, *self.metrics} or bool(CUT_NAME.fullmatch(name))
-
     def _names(self, include=(), exclude=()):
         """The names to compute, in alphabetical order."""
         clustering = CLUSTERING if self.match is None else ()
-        ours = set(self.include) or {*clustering, *RANKED, *self.metrics}
-        ours -= set(self.exclude)
-        for option, names in (("include", include), ("exclude", exclude)):
-            _check_names(f"{_NAME}.get_accuracy", option, names, ours.__contains__)
+        ours = (set(self.include) or {*clustering, *RANKED, *self.metrics}) - set(self.exclude)
+        _check_names(f"{_NAME}.get_accuracy", ours.__contains__, include=include, exclude=exclude)
         return sorted((set(include) or ours) - set(exclude))
 
     def _sets(self, name, query, labels, reference, ref_labels, includes_query) -> Sets:
@@ -208,7 +194,7 @@ class AccuracyCalculator:
             _check_starts_with(name, query, labels, reference, ref_labels)
         query, reference = check_search(name, query, reference)
         labels, ref_labels = (jax.tree.map(np.asarray, x) for x in (labels, ref_labels))
-        codes = labels, ref_labels
+        codes: tuple[Any, Any] = labels, ref_labels
         ids = {"class_ids": self.match is None}
         check_rows(name, "query_labels", labels, "query", len(query), **ids)
         check_rows(name, "reference_labels", ref_labels, "reference", len(reference), **ids)
@@ -216,43 +202,28 @@ class AccuracyCalculator:
             codes = coded(labels, ref_labels)
         return Sets(query, reference, labels, *codes, includes_query)
 
-    def _score(self, name, names, sets) -> Scores:
-        ranked = [name for name in names if name not in CLUSTERING]
-        return score(
-            name, sets, ranked, self.metrics,
-            k=self.k, match=self.match, distance=self.distance, block_size=self.block_size,
-        )  # fmt: skip
-
     def _summary(self, names, sets, scores, rows=slice(None)) -> Accuracies:
         """The metrics of some of the queries, from what each of these scores."""
         labels = jax.tree.map(lambda x: x[rows], sets.labels)
         kept = scores.relevant[rows] > 0
-        grouping: dict[str, Any] = {"classes": None, "per_class": self.return_per_class}
-        classes = None
+        classes = codes = bounds = None
         if self.avg_of_avgs or self.return_per_class:
             if not isinstance(labels, np.ndarray):
                 raise ValueError(f"{_NAME}: averages of classes need labels in one array.")
             classes, codes = np.unique(labels, axis=0, return_inverse=True)
-            grouping["classes"] = codes.reshape(-1)
+            codes = codes.reshape(-1)
+        grouping: dict[str, Any] = {"classes": codes, "per_class": self.return_per_class}
         per_query = {name: x[rows] for name, x in scores.values.items()}
         values = {name: average(x, kept * 1.0, **grouping) for name, x in per_query.items()}
-        clustered = [name for name in names if name in CLUSTERING]
-        if clustered:
+        if clustered := [name for name in names if name in CLUSTERING]:
             values |= self._clustering(clustered, np.asarray(sets.query)[rows], labels)
-        bounds = None
         if self.bootstrap:
-            bounds = intervals(
-                per_query, kept, **grouping,
-                resamples=self.bootstrap, confidence=self.confidence, seed=self.seed,
-            )  # fmt: skip
-        return Accuracies(
-            {name: values[name] for name in names},
-            k=scores.k,
-            num_queries=int(kept.sum()),
-            num_lone=int((~kept).sum()),
-            classes=classes if self.return_per_class else None,
-            intervals=bounds,
-        )
+            how = {"resamples": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
+            bounds = intervals(per_query, kept, **grouping, **how)
+        values = {name: values[name] for name in names}
+        counts = {"num_queries": int(kept.sum()), "num_lone": int((~kept).sum())}
+        classes = classes if self.return_per_class else None
+        return Accuracies(values, k=scores.k, classes=classes, intervals=bounds, **counts)
 
     def _clustering(self, names, query, labels):
         """One k-means for all the scores."""
@@ -263,30 +234,26 @@ class AccuracyCalculator:
         return {name: CLUSTERING[name](query, labels, clusters=clusters) for name in names}
 
 
-def _check_names(function, option, names, known):
-    if not isinstance(names, tuple | list):
-        raise TypeError(f"{function}: `{option}` must be a tuple of names, got {names!r}.")
-    unknown = [name for name in names if not known(name)]
-    if unknown:
-        allowed = ", ".join([*CLUSTERING, *RANKED, *(f"{x}_at_k" for x in CUT)])
-        raise ValueError(
-            f"{function}: `{option}` has {unknown[0]!r}, which is none of the calculator's "
-            f"metrics. There are {allowed}, any number for the last k, and `metrics` of your own."
-        )
+def _check_names(function, known, **options):
+    for option, names in options.items():
+        if not isinstance(names, tuple | list):
+            raise TypeError(f"{function}: `{option}` must be a tuple of names, got {names!r}.")
+        if unknown := [name for name in names if not known(name)]:
+            allowed = ", ".join([*CLUSTERING, *RANKED, *(f"{x}_at_k" for x in CUT)])
+            raise ValueError(
+                f"{function}: `{option}` has {unknown[0]!r}, which is none of the calculator's "
+                f"metrics. There are {allowed}, any number for the last k, and `metrics` of your "
+                f"own."
+            )
 
 
 def _check_starts_with(name, query, labels, reference, ref_labels):
     """The first references must be the queries, or leaving them out would be wrong."""
-    n = len(query)
-    same = lambda x, y: (
-        np.shape(x) == np.shape(y)
-        and np.allclose(np.asarray(x, np.float32), np.asarray(y, np.float32), equal_nan=True)
-    )
-    start = np.asarray(reference)[:n]
-    labels_agree = jax.tree.map(
-        lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)[:n]), labels, ref_labels
-    )
-    if not same(query, start) or not all(jax.tree.leaves(labels_agree)):
+    n, start = len(query), lambda x: np.asarray(x)[: len(query)]
+    x, y = np.asarray(query, np.float32), start(reference).astype(np.float32)
+    same = x.shape == y.shape and np.allclose(x, y, equal_nan=True)
+    agree = jax.tree.map(lambda a, b: np.array_equal(a, start(b)), labels, ref_labels)
+    if not same or not all(jax.tree.leaves(agree)):
         raise ValueError(
             f"{name}: `reference` and `reference_labels` must start with the {n} queries and "
             f"their labels when `ref_includes_query`."

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from metricjax._core.check import check_embeddings, check_rows
+from metricjax._optional import needed
 
 
 def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0) -> np.ndarray:
@@ -26,9 +27,8 @@ def k_means(embeddings: Float[Array, "n d"], num_clusters: int, *, seed: int = 0
         ImportError: without scikit-learn.
     """
     check_embeddings("evaluation.k_means", "embeddings", embeddings)
-    cluster = _scikit_learn("k_means", "cluster")
     options = {"init": "random", "n_init": 1, "max_iter": 20, "random_state": seed}
-    model = cluster.KMeans(num_clusters, **options)
+    model = _scikit_learn("k_means", "cluster").KMeans(num_clusters, **options)
     with warnings.catch_warnings():  # fewer different embeddings than clusters: a low score
         warnings.simplefilter("ignore")
         return model.fit_predict(np.asarray(embeddings, np.float32))
@@ -100,22 +100,17 @@ def _score(function, name, embeddings, labels, clusters):
     check_embeddings(caller, "embeddings", embeddings)
     check_rows(caller, "labels", labels, "embeddings", n, class_ids=True)
     check_rows(caller, "clusters", clusters, "embeddings", n)
-    metrics = _scikit_learn(function, "metrics")
-    embeddings, labels = np.asarray(embeddings), np.asarray(labels)
+    metric = getattr(_scikit_learn(function, "metrics"), name)
     if clusters is None:
         if not len(labels) or not np.isfinite(np.asarray(embeddings, np.float32)).all():
             return float("nan")
         clusters = k_means(embeddings, len(np.unique(labels)))
-    return float(getattr(metrics, name)(labels, np.asarray(clusters)))
+    return float(metric(np.asarray(labels), np.asarray(clusters)))
 
 
 def _scikit_learn(function, module):
-    try:
-        import sklearn.cluster
-        import sklearn.metrics
-    except ImportError as error:
-        raise ImportError(
-            f"evaluation.{function}: needs scikit-learn. `pip install 'metricjax[eval]'`, or leave "
-            f"out AMI and NMI."
-        ) from error
-    return getattr(sklearn, module)
+    advice = "`pip install 'metricjax[eval]'`, or leave out AMI and NMI."
+    return needed(f"sklearn.{module}", f"evaluation.{function}: needs scikit-learn. {advice}")
+
+
+CLUSTERING = {"AMI": ami, "NMI": nmi}

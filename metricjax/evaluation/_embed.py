@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from metricjax._core.check import check_rows
+from metricjax._optional import needed
 
 
 def embed(
@@ -44,20 +45,24 @@ def embed(
     """
     pytree = jax.tree.leaves(apply) != [apply]
     run = functools.partial(_run, apply) if pytree else jax.jit(apply)
-    size, waiting, embeddings, labels = 0, None, [], []
-    for batch in _shown(batches) if progress else batches:
+    if progress:
+        advice = "`pip install tqdm`, or leave it out."
+        tqdm = needed("tqdm", f"evaluation.embed: `progress` needs tqdm. {advice}").tqdm
+        batches = tqdm(batches, desc="embedding")
+    size, embeddings, labels = 0, [], []
+    waiting: list[tuple[jax.Array, int]] = []  # what the device may still be computing
+    for batch in batches:
         x, y = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
         n = len(jax.tree.leaves(x)[0])
         check_rows("evaluation.embed", "batches", (x, y), "the first array of the batch", n)
         size = max(size, n)
         computed = run(jax.tree.map(functools.partial(_padded, size), x))
-        if waiting is not None:
-            embeddings.append(_cut(*waiting))
-        waiting = computed, n
+        embeddings += [np.asarray(x)[:n] for x, n in waiting]
+        waiting = [(computed, n)]
         labels.append(jax.tree.map(np.asarray, y))
-    if waiting is None:
+    if not labels:
         raise ValueError("evaluation.embed: `batches` must have at least one batch, got none.")
-    embeddings.append(_cut(*waiting))
+    embeddings += [np.asarray(x)[:n] for x, n in waiting]
     return np.concatenate(embeddings), jax.tree.map(lambda *x: np.concatenate(x), *labels)
 
 
@@ -69,17 +74,3 @@ def _run(apply, x):
 def _padded(size, x):
     x = np.asarray(x)
     return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
-
-
-def _cut(computed, n):
-    return np.asarray(computed)[:n]
-
-
-def _shown(batches):
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "evaluation.embed: `progress` needs tqdm. `pip install tqdm`, or leave it out."
-        ) from error
-    return tqdm(batches, desc="embedding")

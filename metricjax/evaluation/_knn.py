@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,85 +102,59 @@ def knn(
     check_at_least_1("evaluation.knn", "block_size", block_size)
     check_at_least_1("evaluation.knn", "ref_block_size", ref_block_size)
     return search(
-        query, reference, Sides(self_index, where), k=k, distance=distance,
+        query, reference, own=self_index, where=where, k=k, distance=distance,
         block_size=block_size, ref_block_size=ref_block_size, approx=approx,
     )  # fmt: skip
 
 
-class Sides(NamedTuple):
-    """What of each pair decides whether it exists; ``None`` leaves nothing out.
-
-    Attributes:
-        own: ``[Q]``, each query's place among the references.
-        where: ``[M]``, which references exist.
-        groups, ref_groups: ``[Q]``, ``[M]``; only pairs of one group exist.
-    """
-
-    own: Any = None
-    where: Any = None
-    groups: Any = None
-    ref_groups: Any = None
-
-    def of_query(self):
-        return self._replace(where=None, ref_groups=None)
-
-    def of_reference(self):
-        return self._replace(own=None, groups=None)
-
-
-def _only_neighbors(neighbors, rows, shared):
-    return neighbors
-
-
 def search(
-    query, reference, sides=Sides(), rows=None, shared=None, *,
-    then=_only_neighbors, k, distance, block_size=256, ref_block_size=65536, approx=False,
+    query, reference, rows=None, shared=None, *,
+    own=None, where=None, groups=None, ref_groups=None, **how,
 ):  # fmt: skip
     """``then(Neighbors, rows, shared)`` of each block of queries, joined along the first axis.
 
     `rows` is a pytree of arrays with one row for each query, `shared` one that every block sees
-    whole. What is made of the neighbours need not keep them. The options are those of `knn`.
+    whole. What is made of the neighbours need not keep them.
+
+    Args:
+        own: ``[Q]``, each query's place among the references; it is none of its neighbours.
+        where: ``[M]``, which references exist.
+        groups, ref_groups: ``[Q]``, ``[M]``; only pairs of one group exist.
+        how: `then`, by default the neighbours themselves, and the options of `knn`.
     """
     mesh, axes = _sharding(query, reference)
-    return _search(
-        query, reference, sides.of_query(), sides.of_reference(), rows, shared,
-        then=then, mesh=mesh, axes=axes, k=k, distance=distance,
-        block_size=block_size, ref_block_size=ref_block_size, approx=approx,
-    )  # fmt: skip
+    args = query, reference, (own, groups), (where, ref_groups), rows, shared
+    return _search(*args, mesh=mesh, axes=axes, **how)
 
 
 _STATIC = ("then", "mesh", "axes", "k", "distance", "block_size", "ref_block_size", "approx")
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _search(query, reference, query_side, ref_side, rows, shared, *, mesh, axes, **how):
-    args = (query, reference, query_side, ref_side, rows, shared)
+def _search(*args, mesh, axes, **how):
     if mesh is None:
         return _by_block(*args, axis_name=None, **how)
     by_query, by_ref = (jax.P(axis) for axis in axes)
     specs = (by_query, by_ref, by_query, by_ref, by_query, jax.P())
     args = tuple(_placed(x, mesh, spec) for x, spec in zip(args, specs, strict=True))
     local = functools.partial(_by_block, axis_name=axes[1], **how)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=by_query, check_vma=False)(
-        *args
-    )
+    local = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=by_query, check_vma=False)
+    return local(*args)
 
 
 def _by_block(
     query, reference, query_side, ref_side, rows, shared, *,
-    then, k, distance, block_size, ref_block_size, approx, axis_name,
+    k, distance, axis_name, block_size=256, ref_block_size=65536, approx=False,
+    then=lambda neighbors, rows, shared: neighbors,
 ):  # fmt: skip
     """The search on one device, for all of its queries."""
     distance, query, reference = _normalized_once(distance, query, reference)
     offset = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(reference)
-    top_k = jax.lax.approx_max_k if approx else _top_k
+    ref_size, top_k = max(ref_block_size, 4 * k), jax.lax.approx_max_k if approx else _top_k
 
     def block(args):
         x, side, rows = args
-        best = _over_references(
-            x, reference, side, ref_side, offset, top_k,
-            k=k, distance=distance, size=max(ref_block_size, 4 * k),
-        )  # fmt: skip
+        best = _over_references(x, reference, side, ref_side, offset, k, distance, ref_size, top_k)
         if axis_name is not None:
             gather = lambda part: jax.lax.all_gather(part, axis_name, axis=1, tiled=True)
             best = _best(*map(gather, best), k)
@@ -199,11 +173,12 @@ def _by_block(
     return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], results)
 
 
-def _over_references(x, reference, side, ref_side, offset, top_k, *, k, distance, size):
+def _over_references(x, reference, side, ref_side, offset, k, distance, size, top_k):
     """Score, index and distance of the best k references of each query, best first."""
     m = len(reference)
     count = max(1, -(-m // size))
     size = -(-m // count)
+    (own, groups), (where, ref_groups) = side, ref_side
 
     def block(start, first):
         """The best among `size` references from `start` on, leaving out those before `first`."""
@@ -211,12 +186,12 @@ def _over_references(x, reference, side, ref_side, offset, top_k, *, k, distance
         mat = distance(x, part(reference))
         index = start + jnp.arange(size)
         exists = (index >= first)[None, :]
-        if side.own is not None:
-            exists &= (offset + index)[None, :] != side.own[:, None]
-        if ref_side.where is not None:
-            exists &= part(ref_side.where).astype(bool)[None, :]
-        if side.groups is not None:
-            exists &= side.groups[:, None] == part(ref_side.ref_groups)[None, :]
+        if own is not None:
+            exists &= (offset + index)[None, :] != own[:, None]
+        if where is not None:
+            exists &= part(where).astype(bool)[None, :]
+        if groups is not None:
+            exists &= groups[:, None] == part(ref_groups)[None, :]
         score = mat if distance.is_similarity else -mat
         score = jnp.where(score == 0, 0, score)  # top_k ranks -0 behind 0
         score = jnp.nan_to_num(score, nan=jnp.finfo(score.dtype).min)  # and NaN first
@@ -284,18 +259,14 @@ def _sharding(query, reference):
 
     def of(x):
         known = jax.typeof(x).sharding if isinstance(x, jax.core.Tracer) else x.sharding
-        named = isinstance(known, NamedSharding)
-        return (known.mesh, known.spec[0]) if named and len(known.spec) and known.spec[0] else None
+        spec = known.spec if isinstance(known, NamedSharding) else ()
+        return (known.mesh, spec[0]) if len(spec) and spec[0] else (None, None)
 
-    found = {"query": of(query), "reference": of(reference)}
-    if not any(found.values()):
-        return None, None
-    mesh = next(side[0] for side in found.values() if side)
-    query_axes, ref_axes = (side and side[1] for side in found.values())
+    (query_mesh, query_axes), (ref_mesh, ref_axes) = of(query), of(reference)
     names = lambda axes: {axes} if isinstance(axes, str) else set(axes or ())
     if names(query_axes) & names(ref_axes):
         query_axes = None
-    return mesh, (query_axes, ref_axes)
+    return query_mesh or ref_mesh, (query_axes, ref_axes)
 
 
 def _placed(tree, mesh, spec):

@@ -55,7 +55,7 @@ def precision_at_k(
         k: at most K, which it is by default; static.
     """
     first = _first("precision_at_k", matches, k)
-    return _mean(first, first.shape[1])
+    return safe_divide(_float(jnp.sum(first, 1)), jnp.float32(first.shape[1]))
 
 
 def recall_at_k(
@@ -103,8 +103,8 @@ def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
         relevant: ``[Q]``.
     """
     matches = _checked("r_precision", matches, relevant)
-    r = jnp.minimum(relevant, matches.shape[1])
-    return safe_divide(jnp.sum(_up_to(relevant, matches), 1).astype(jnp.float32), _float(r))
+    among = jnp.minimum(relevant, matches.shape[1])
+    return safe_divide(_float(jnp.sum(_up_to(relevant, matches), 1)), _float(among))
 
 
 def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
@@ -124,8 +124,7 @@ def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQ
         matches: ``[Q, K]``.
         relevant: ``[Q]``.
     """
-    matches = _checked("mean_average_precision", matches, relevant)
-    return _average_precision(matches, relevant)
+    return _average_precision(_checked("mean_average_precision", matches, relevant), relevant)
 
 
 def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
@@ -226,10 +225,6 @@ def _up_to(relevant, matches):
     return jnp.where(_ranks(matches) <= _float(relevant)[:, None], matches, 0)
 
 
-def _mean(matches, k):
-    return safe_divide(jnp.sum(matches, 1).astype(jnp.float32), jnp.float32(k))
-
-
 def _ranks(matches):
     return jnp.arange(1, matches.shape[1] + 1, dtype=jnp.float32)[None, :]
 
@@ -261,3 +256,8 @@ def _checked(function, matches, relevant=None):
     matches = jnp.asarray(matches)
     whole = not jnp.issubdtype(matches.dtype, jnp.floating)
     return matches.astype(jnp.int32 if whole else jnp.float32)
+
+
+_OF_ALL = mean_average_precision, mean_average_precision_at_r, mean_reciprocal_rank
+RANKED = {metric.__name__: metric for metric in (*_OF_ALL, precision_at_1, r_precision)}
+CUT = {"ndcg": ndcg_at_k, "precision": precision_at_k, "recall": recall_at_k}

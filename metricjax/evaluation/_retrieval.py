@@ -8,12 +8,8 @@ from jaxtyping import Array, Float, Int
 from metricjax._core.check import check_rows
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import Sides, check_at_least_1, check_k, check_search, found, search
-from metricjax.evaluation._metrics import (
-    mean_average_precision_at_r,
-    precision_at_1,
-    r_precision,
-)
+from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, found, search
+from metricjax.evaluation._metrics import RANKED
 
 
 def retrieval_metrics(
@@ -100,11 +96,9 @@ def retrieval_metrics(
         check_k(name, k, len(reference) - ref_includes_query)
     check_at_least_1(name, "block_size", block_size)
     own = jnp.arange(len(query)) if ref_includes_query else None
-    scores, counts = search(
-        query, reference, Sides(own),
-        (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels)),
-        then=_scores, k=k, distance=distance, block_size=block_size,
-    )  # fmt: skip
+    rows, shared = (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels))
+    options = {"k": k, "distance": distance, "block_size": block_size, "then": _scores}
+    scores, counts = search(query, reference, rows, shared, own=own, **options)
     return {name: jnp.mean(x, where=replicated(counts)) for name, x in replicated(scores).items()}
 
 
@@ -116,11 +110,8 @@ def _scores(neighbors, rows, reference_labels):
         same &= jnp.arange(len(reference_labels))[None, :] != own[:, None]
     relevant = jnp.sum(same, 1)
     matches = found(neighbors) & (reference_labels[neighbors.indices] == labels[:, None])
-    return {
-        "mean_average_precision_at_r": mean_average_precision_at_r(matches, relevant),
-        "precision_at_1": precision_at_1(matches, relevant),
-        "r_precision": r_precision(matches, relevant),
-    }, relevant > 0
+    names = "mean_average_precision_at_r", "precision_at_1", "r_precision"
+    return {name: RANKED[name](matches, relevant) for name in names}, relevant > 0
 
 
 def _largest_r(name, query_labels, reference_labels, ref_includes_query):

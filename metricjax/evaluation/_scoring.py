@@ -13,21 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.types import Labels, Match
-from metricjax.evaluation import _metrics
-from metricjax.evaluation._knn import Neighbors, Sides, found, search
+from metricjax.evaluation._clusters import CLUSTERING
+from metricjax.evaluation._knn import Neighbors, found, search
+from metricjax.evaluation._metrics import CUT, RANKED
 
-RANKED = {
-    "mean_average_precision": _metrics.mean_average_precision,
-    "mean_average_precision_at_r": _metrics.mean_average_precision_at_r,
-    "mean_reciprocal_rank": _metrics.mean_reciprocal_rank,
-    "precision_at_1": _metrics.precision_at_1,
-    "r_precision": _metrics.r_precision,
-}
-CUT = {
-    "ndcg": _metrics.ndcg_at_k,
-    "precision": _metrics.precision_at_k,
-    "recall": _metrics.recall_at_k,
-}
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
 ELEMENTS = 2**24
@@ -69,6 +58,11 @@ class Sets(NamedTuple):
     groups: Any = None
     ref_groups: Any = None
 
+    @property
+    def own(self):
+        """Where each query is among the references, if it is."""
+        return np.arange(len(self.query)) if self.includes_query else None
+
 
 class Scores(NamedTuple):
     """Per-query values of each metric, float64; how many references match; the `k` searched."""
@@ -84,20 +78,22 @@ def cut_of(name):
     return int(cut[2]) if cut and cut[2] != "k" else None
 
 
-def score(function, sets: Sets, names, custom, *, k, match, distance, block_size) -> Scores:
+def score(function, sets: Sets, names, calculator) -> Scores:
     """Searches for the neighbours of each query, a block at a time, and scores them."""
-    counts, relevant = _relevance(sets, match, block_size)
-    limits, k = _limits(function, sets, counts, k, names)
+    names = [name for name in names if name not in CLUSTERING]
+    counts, relevant = _relevance(sets, calculator.match, calculator.block_size)
+    limits, k = _limits(function, sets, counts, calculator.k, names)
     if k == 0 or not names:
         return Scores({name: np.zeros(len(relevant)) for name in names}, relevant, 0)
-    own = np.arange(len(sets.query)) if sets.includes_query else None
-    metrics = tuple((name, custom.get(name)) for name in names)
+    own, groups, ref_groups = sets.own, sets.groups, sets.ref_groups
+    metrics = tuple((name, calculator.metrics.get(name)) for name in names)
     values = search(
-        sets.query, sets.reference, Sides(own, None, sets.groups, sets.ref_groups),
-        (sets.labels, sets.codes, relevant.astype(np.float32), limits, own, sets.groups),
-        (sets.ref_codes, sets.ref_groups),
-        then=_Metrics(metrics, match), k=k, distance=distance,
-        block_size=max(1, min(block_size, ELEMENTS // k)),
+        sets.query, sets.reference,
+        (sets.labels, sets.codes, relevant.astype(np.float32), limits, own, groups),
+        (sets.ref_codes, ref_groups),
+        own=own, groups=groups, ref_groups=ref_groups, k=k, distance=calculator.distance,
+        block_size=max(1, min(calculator.block_size, ELEMENTS // k)),
+        then=_Metrics(metrics, calculator.match),
     )  # fmt: skip
     return Scores({name: np.asarray(x, np.float64) for name, x in values.items()}, relevant, k)
 
@@ -153,14 +149,12 @@ def _degrees(match, labels, ref_labels, own, groups, ref_groups):
 def _relevance(sets, match, block_size):
     """How many references match each query, and the sum of the degrees to which they do."""
     if match is not None:
-        own = np.arange(len(sets.query)) if sets.includes_query else None
         size = max(1, min(block_size, ELEMENTS // max(1, len(sets.reference))))
-        args = sets.codes, sets.ref_codes, own, sets.groups, sets.ref_groups
+        args = sets.codes, sets.ref_codes, sets.own, sets.groups, sets.ref_groups
         return map(np.asarray, _count_matches(*args, match=match, size=size))
     mine, theirs = sets.codes, sets.ref_codes
     if sets.groups is not None:
-        mine, theirs = (np.stack(x) for x in ((mine, sets.groups), (theirs, sets.ref_groups)))
-        mine, theirs = coded(mine.T, theirs.T)
+        mine, theirs = coded(np.c_[mine, sets.groups], np.c_[theirs, sets.ref_groups])
     size = max(mine.max(initial=0), theirs.max(initial=0)) + 1
     counts = np.bincount(theirs, minlength=size)[mine] - sets.includes_query
     return counts, counts
@@ -189,8 +183,7 @@ def _limits(function, sets, counts, k, names):
         most = np.zeros(size, np.int64)
         np.maximum.at(most, sets.groups, counts)
         most = most[sets.groups]
-        available = np.bincount(sets.ref_groups, minlength=size)[sets.groups]
-        available = available - sets.includes_query
+        available = np.bincount(sets.ref_groups, minlength=size)[sets.groups] - sets.includes_query
     limits = {None: available, "max_bin_count": most}.get(k)
     if limits is None:
         limits = np.minimum(k, available)

@@ -52,11 +52,10 @@ def evaluate_splits(
         ValueError: for a name that is no split, or a pair without references.
     """
     results: Results = {}
-    for query, references, title in _paired("evaluate_splits", splits, pairs):
-        (x, y), (ref, ref_y) = _joined(splits, [query]), _joined(splits, references)
+    for query, title, (x, y), (ref, ref_y), includes in _paired("evaluate_splits", splits, pairs):
         if level is not None:
             y, ref_y = y[:, level], ref_y[:, level]
-        found = calculator.get_accuracy(x, y, ref, ref_y, query in references)
+        found = calculator.get_accuracy(x, y, ref, ref_y, includes)
         results.setdefault(query, {})[title] = found
     return results
 
@@ -89,18 +88,14 @@ def evaluate_within_parents(
     """
     name = "evaluate_within_parents"
     results: dict[str, dict[str, dict[int, Accuracies]]] = {}
-    for query, references, title in _paired(name, splits, pairs):
-        includes = query in references
-        (x, y), (ref, ref_y) = _joined(splits, [query]), _joined(splits, references)
+    for query, title, (x, y), (ref, ref_y), includes in _paired(name, splits, pairs):
         for labels in (y, ref_y):
             if labels.ndim != 2 or not 0 <= level < labels.shape[1] - 1:
                 raise ValueError(
                     f"evaluation.{name}: labels must have shape [N, L] with a column "
                     f"{level + 1} for the parents, got {labels.shape}."
                 )
-        found = calculator._by_group(
-            x, y[:, level], ref, ref_y[:, level], includes, y[:, level + 1], ref_y[:, level + 1]
-        )
+        found = calculator._within_parents(x, y[:, level:], ref, ref_y[:, level:], includes)
         results.setdefault(query, {})[title] = found
     return results
 
@@ -170,7 +165,7 @@ def evaluate_two_streams(
 
 
 def _paired(function, splits, pairs):
-    """Query, references, with the query first if it is among them, and their name."""
+    """Name of query and of references, both sides, and whether the second starts with the first."""
     for query, references in [(name, [name]) for name in splits] if pairs is None else pairs:
         unknown = {query, *references} - set(splits)
         if unknown or not references or isinstance(references, str):
@@ -180,10 +175,6 @@ def _paired(function, splits, pairs):
             )
         includes = query in references
         others = [name for name in references if name != query]
-        yield query, [query, *others] if includes else others, "+".join(references)
-
-
-def _joined(splits, names):
-    """The embeddings and labels of some splits, one after the other."""
-    embeddings, labels = zip(*(splits[name] for name in names), strict=True)
-    return np.concatenate(embeddings), np.concatenate(labels)
+        names = [query, *others] if includes else others
+        joined = tuple(map(np.concatenate, zip(*(splits[name] for name in names), strict=True)))
+        yield query, "+".join(references), map(np.asarray, splits[query]), joined, includes

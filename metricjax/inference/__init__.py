@@ -5,8 +5,8 @@ These functions run on the host, between jitted steps; only `match` is for use u
 
 from metricjax.inference._index import Index as Index
 from metricjax.inference._index import Neighbors as Neighbors
-from metricjax.inference._match import match as match
 from metricjax.inference._pairs import LabeledPairs as LabeledPairs
+from metricjax.inference._pairs import match as match
 from metricjax.inference._pairs import pair_distances as pair_distances
 from metricjax.inference._thresholds import EqualErrorRate as EqualErrorRate
 from metricjax.inference._thresholds import OperatingPoint as OperatingPoint

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from metricjax._optional import needed
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, normalize
 
 
@@ -19,8 +20,8 @@ def check(function, distance):
 
 def build(embeddings, distance):
     faiss = _library("inference.Index")
-    flat = faiss.IndexFlatIP if distance.is_similarity else faiss.IndexFlatL2
-    index = flat(embeddings.shape[1])
+    kind = faiss.IndexFlatIP if distance.is_similarity else faiss.IndexFlatL2
+    index = kind(embeddings.shape[1])
     index.add(_prepared(embeddings, distance))
     return index
 
@@ -40,10 +41,5 @@ def _prepared(x, distance):
 
 
 def _library(function):
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            f"{function}: `backend='faiss'` needs FAISS: pip install 'metricjax[faiss]'"
-        ) from error
-    return faiss
+    advice = "`backend='faiss'` needs FAISS: pip install 'metricjax[faiss]'"
+    return needed("faiss", f"{function}: {advice}")

@@ -27,13 +27,8 @@ def save(path, embeddings, ids, labels, distance) -> None:
     arrays = {"embeddings": embeddings, "ids": ids}
     if labels is not None:
         arrays["labels"] = labels
-    about = {
-        "format": FORMAT,
-        "version": VERSION,
-        "arrays": sorted(arrays),
-        "dtype": dtype,
-        "distance": _described(distance),
-    }
+    about = {"format": FORMAT, "version": VERSION, "arrays": sorted(arrays), "dtype": dtype}
+    about["distance"] = _described(distance)
     with replacing(path) as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
@@ -59,10 +54,8 @@ def _read(file):
             raise ValueError(f"{broken} is damaged")
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        if "about" not in arrays:
-            raise ValueError("it is of another kind")
-        about = json.loads(arrays["about"].item())
-        if about["format"] != FORMAT:
+        about = json.loads(arrays["about"].item()) if "about" in arrays else {}
+        if about.get("format") != FORMAT:
             raise ValueError("it is of another kind")
         if about["version"] > VERSION:
             raise ValueError(
@@ -73,12 +66,8 @@ def _read(file):
         embeddings = arrays["embeddings"]
         if about["dtype"] == "bfloat16":
             embeddings = embeddings.view(jnp.bfloat16.dtype)
-        return {
-            "embeddings": embeddings,
-            "ids": arrays["ids"],
-            "labels": arrays["labels"] if "labels" in arrays else None,
-            "distance": _distance(about["distance"]),
-        }
+        ids, labels, distance = arrays["ids"], arrays.get("labels"), _distance(about["distance"])
+        return {"embeddings": embeddings, "ids": ids, "labels": labels, "distance": distance}
 
 
 def _described(distance):

@@ -14,8 +14,8 @@ from metricjax._core.check import check_at_least, check_choice, check_embeddings
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation import knn
 from metricjax.inference import _faiss, _file
-from metricjax.inference._match import match, within
-from metricjax.inference._names import names, repeated
+from metricjax.inference._names import names
+from metricjax.inference._pairs import match, within
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SEARCH_ELEMENTS = 2**24
@@ -82,28 +82,25 @@ class Index:
         if backend == "faiss":
             _faiss.check(name, distance)
         x = _read_only(_embeddings(name, "embeddings", embeddings))
-        ids = names(name, "ids", np.arange(len(x)) if ids is None else ids)
+        ids = _read_only(names(name, "ids", np.arange(len(x)) if ids is None else ids))
         check_rows(name, "ids", ids, "embeddings", len(x))
-        if len(twice := repeated(ids)):
+        distinct, counts = np.unique(ids, return_counts=True)
+        if twice := distinct[counts > 1].tolist():
             raise ValueError(f"{name}: no two `ids` must be equal, got {twice[0]!r} twice.")
         if labels is not None:
-            labels = names(name, "labels", labels)
+            labels = _read_only(names(name, "labels", labels))
             check_rows(name, "labels", labels, "embeddings", len(x))
-            labels = _read_only(labels)
-        vars(self).update(
-            embeddings=x, ids=_read_only(ids), labels=labels, distance=distance, backend=backend
-        )
+        fields = {"embeddings": x, "ids": ids, "labels": labels}
+        vars(self).update(fields, distance=distance, backend=backend)
 
     def __len__(self) -> int:
         """How many embeddings there are."""
         return len(self.ids)
 
     def __repr__(self) -> str:
-        size, features = self.embeddings.shape
-        return (
-            f"Index({size} embeddings of {features} {self.embeddings.dtype.name} features, "
-            f"distance={self.distance}, backend={self.backend!r})"
-        )
+        (size, features), dtype = self.embeddings.shape, self.embeddings.dtype.name
+        what = f"{size} embeddings of {features} {dtype} features"
+        return f"Index({what}, distance={self.distance}, backend={self.backend!r})"
 
     def add(
         self, embeddings: Float[ArrayLike, "a d"], ids: Any = None, *, labels: Any = None
@@ -134,18 +131,16 @@ class Index:
         ids = self._join(name, "ids", self.ids, ids)
         if labels is not None:
             labels = self._join(name, "labels", self.labels, labels)
-        return dataclasses.replace(
-            self, embeddings=np.concatenate([self.embeddings, x]), ids=ids, labels=labels
-        )
+        x = np.concatenate([self.embeddings, x])
+        return dataclasses.replace(self, embeddings=x, ids=ids, labels=labels)
 
     def remove(self, ids: Any) -> "Index":
         """A new index without the embeddings of these ids, each of which must be there."""
         kept = np.ones(len(self), bool)
         kept[self._rows("inference.Index.remove", ids)] = False
         labels = None if self.labels is None else self.labels[kept]
-        return dataclasses.replace(
-            self, embeddings=self.embeddings[kept], ids=self.ids[kept], labels=labels
-        )
+        x, left = self.embeddings[kept], self.ids[kept]
+        return dataclasses.replace(self, embeddings=x, ids=left, labels=labels)
 
     def labels_of(self, ids: Any) -> Shaped[np.ndarray, "*shape"]:
         """The labels of these ids, in their shape: those of neighbors, say."""
@@ -178,11 +173,9 @@ class Index:
         if self.backend == "faiss":
             distances, rows = _faiss.search(self._flat, x, k, self.distance)
         else:
-            reference, exists = self._padded
-            distances, rows = map(np.asarray, knn(
-                _pad(x), reference, k,
-                distance=self.distance, where=exists, block_size=_block_size(len(reference)),
-            ))  # fmt: skip
+            reference, exists, options = self._gallery
+            found = knn(_pad(x), reference, k, where=exists, **options)
+            distances, rows = map(np.asarray, found)
         distances, rows = distances[: len(x)], rows[: len(x)]
         if np.any(rows < 0):
             raise ValueError(
@@ -202,19 +195,15 @@ class Index:
             ``[Q, M]``; the columns are in the order of `ids`, so ``index.ids[row]`` names matches.
         """
         x = self._checked("inference.Index.matches", "query", query)
-        reference, _ = self._padded
-        found = _matches(
-            _pad(x), reference, threshold,
-            distance=self.distance, block_size=_block_size(len(reference)),
-        )  # fmt: skip
+        reference, _, options = self._gallery
+        found = _matches(_pad(x), reference, threshold, **options)
         return np.asarray(found)[: len(x), : len(self)]
 
     def match(
         self, x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n d"], threshold: float
     ) -> Bool[np.ndarray, " n"]:
         """Whether each row of `x` matches the same row of `y`, by `inference.match`."""
-        pairs = jnp.asarray(x), jnp.asarray(y)
-        return np.asarray(match(*pairs, threshold, distance=self.distance))
+        return np.asarray(match(jnp.asarray(x), jnp.asarray(y), threshold, distance=self.distance))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index to one file, which `load` reads.
@@ -238,10 +227,12 @@ class Index:
         return index if backend == index.backend else dataclasses.replace(index, backend=backend)
 
     @functools.cached_property
-    def _padded(self):
-        """The embeddings on the device, some zeros at the end, and which of them exist."""
+    def _gallery(self):
+        """Embeddings on the device, some zeros at the end; which exist; and how to search them."""
         x = _pad(self.embeddings, least=16)
-        return x, jnp.arange(len(x)) < len(self)
+        block_size = min(256, max(1, SEARCH_ELEMENTS // len(x)))
+        options = {"distance": self.distance, "block_size": block_size}
+        return x, jnp.arange(len(x)) < len(self), options
 
     @functools.cached_property
     def _flat(self):
@@ -309,7 +300,3 @@ def _pad(x, least=1):
     step = max(least, 1 << max(0, len(x).bit_length() - 4))
     size = max(1, -(-len(x) // step)) * step
     return jnp.asarray(np.pad(x, [(0, size - len(x)), (0, 0)]))
-
-
-def _block_size(references):
-    return min(256, max(1, SEARCH_ELEMENTS // references))

@@ -19,9 +19,3 @@ def names(function, name, values) -> np.ndarray:
     if array.dtype == np.uint64 and np.any(array > np.iinfo(np.int64).max):
         raise ValueError(f"{function}: `{name}` must be below 2**63, got {array.max()}.")
     return array.astype(np.int64)
-
-
-def repeated(values: np.ndarray) -> list:
-    """Those values of an array that are there more than once."""
-    distinct, counts = np.unique(values, return_counts=True)
-    return distinct[counts > 1].tolist()

@@ -30,19 +30,12 @@ def check_multiple(function, name, value, **factors):
         raise ValueError(f"{function}: `{name}` must be a multiple of {of} ({unit}), got {value}.")
 
 
-def check_step(function, seed, step) -> np.ndarray:
-    """`step` as an array, of any shape."""
+def steps_and_part(function, batch_size, seed, step, shard_index, shard_count):
+    """`step` as an array, of any shape, and the slice of a batch that is the shard's."""
     check_at_least(function, "seed", seed, 0)
     step = np.asarray(step)
-    if not step.size:
-        return step.astype(np.int64)
-    if not np.issubdtype(step.dtype, np.integer) or step.min() < 0:
+    if step.size and (not np.issubdtype(step.dtype, np.integer) or step.min() < 0):
         raise ValueError(f"{function}: `step` must be integers >= 0, got {step}.")
-    return step.astype(np.int64)
-
-
-def part_of(function, batch_size, shard_index, shard_count):
-    """The slice of a batch that is the shard's."""
     check_multiple(function, "batch_size", batch_size, shard_count=shard_count)
     check_at_least(function, "shard_index", shard_index, 0)
     if shard_index >= shard_count:
@@ -51,4 +44,4 @@ def part_of(function, batch_size, shard_index, shard_count):
             f"got {shard_index}."
         )
     size = batch_size // shard_count
-    return slice(shard_index * size, (shard_index + 1) * size)
+    return step.astype(np.int64), slice(shard_index * size, (shard_index + 1) * size)

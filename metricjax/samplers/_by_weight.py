@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metricjax._core.check import check_at_least
-from metricjax.samplers._arguments import check_samples, check_step, part_of
+from metricjax.samplers._arguments import check_samples, steps_and_part
 from metricjax.samplers._random import fractions
 
 
@@ -41,12 +40,10 @@ def by_weight(
     """
     name = "samplers.by_weight"
     weights = check_samples(name, "weights", weights, 1, np.number).astype(np.float64)
-    check_at_least(name, "batch_size", batch_size, 1)
-    step = check_step(name, seed, step)
-    part = part_of(name, batch_size, shard_index, shard_count)
+    steps, part = steps_and_part(name, batch_size, seed, step, shard_index, shard_count)
     below = np.cumsum(weights)
     if not (np.all(weights >= 0) and 0 < below[-1] < np.inf):
         raise ValueError(f"{name}: `weights` must be finite, >= 0 and not all 0, got {weights}.")
-    drawn = below[-1] * fractions(seed, step[..., None], np.arange(batch_size)[part])
+    drawn = below[-1] * fractions(seed, steps[..., None], np.arange(batch_size)[part])
     drawn = np.minimum(drawn, np.nextafter(below[-1], 0))  # the product may have been rounded up
     return np.searchsorted(below, drawn, side="right")

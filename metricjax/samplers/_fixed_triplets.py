@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metricjax._core.check import check_at_least
-from metricjax.samplers._arguments import check_multiple, check_samples, check_step, part_of
+from metricjax.samplers._arguments import check_multiple, check_samples, steps_and_part
 from metricjax.samplers._classes import group
 from metricjax.samplers._random import endless, integers
 
@@ -73,13 +73,12 @@ def fixed_triplets(
 
     if step is None:
         return triplets(np.arange(num_triplets))
-    step = check_step(name, seed, step)
     check_multiple(name, "batch_size", batch_size, triplet=3, shard_count=shard_count)
-    part = part_of(name, batch_size, shard_index, shard_count)
+    steps, part = steps_and_part(name, batch_size, seed, step, shard_index, shard_count)
     if batch_size > 3 * num_triplets:
         raise ValueError(
             f"{name}: `batch_size` must be at most 3 * num_triplets = {3 * num_triplets}, "
             f"got {batch_size}."
         )
-    _, which = endless(num_triplets, batch_size // 3, seed, step)
-    return triplets(which).reshape(*step.shape, batch_size)[..., part]
+    _, which = endless(num_triplets, batch_size // 3, seed, steps)
+    return triplets(which).reshape(*steps.shape, batch_size)[..., part]

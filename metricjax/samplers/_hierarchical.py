@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from metricjax._core.check import check_at_least, check_choice
-from metricjax.samplers._arguments import check_multiple, check_samples, check_step, part_of
+from metricjax.samplers._arguments import check_multiple, check_samples, steps_and_part
 from metricjax.samplers._classes import group, once, pick
 from metricjax.samplers._random import endless
 
@@ -75,20 +75,17 @@ def hierarchical(
         check_choice(name, option, column, range(labels.shape[1]))
     check_at_least(name, "batches_per_super_tuple", batches_per_super_tuple, 1)
     per_class = 1 if samples_per_class == "all" else samples_per_class
-    check_multiple(
-        name, "batch_size", batch_size,
-        super_classes_per_batch=super_classes_per_batch, samples_per_class=per_class,
-    )  # fmt: skip
-    step = check_step(name, seed, step)
-    part = part_of(name, batch_size, shard_index, shard_count)
+    factors = {"super_classes_per_batch": super_classes_per_batch, "samples_per_class": per_class}
+    check_multiple(name, "batch_size", batch_size, **factors)
+    steps, part = steps_and_part(name, batch_size, seed, step, shard_index, shard_count)
 
     classes, supers = _levels(labels[:, [outer_label, inner_label]])
     sets = _sets(name, len(supers.sizes), super_classes_per_batch)
-    _, batch = endless(len(sets) * batches_per_super_tuple, 1, seed, step)
+    _, batch = endless(len(sets) * batches_per_super_tuple, 1, seed, steps)
     chosen = sets[batch[..., 0] // batches_per_super_tuple]  # [..., X]
     fill = _whole_classes if samples_per_class == "all" else _some_of_each
-    samples = fill(classes, supers, chosen, batch_size, per_class, seed, step[..., None])
-    return samples.reshape(*step.shape, batch_size)[..., part]
+    samples = fill(classes, supers, chosen, batch_size, per_class, seed, steps[..., None])
+    return samples.reshape(*steps.shape, batch_size)[..., part]
 
 
 def _some_of_each(classes, supers, chosen, batch_size, per_class, seed, step):

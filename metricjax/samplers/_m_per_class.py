@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metricjax.samplers._arguments import check_multiple, check_samples, check_step, part_of
+from metricjax.samplers._arguments import check_multiple, check_samples, steps_and_part
 from metricjax.samplers._classes import group, pick
 from metricjax.samplers._random import endless
 
@@ -51,17 +51,16 @@ def m_per_class(
     name = "samplers.m_per_class"
     labels = check_samples(name, "labels", labels, 1)
     check_multiple(name, "batch_size", batch_size, m=m)
-    step = check_step(name, seed, step)
-    part = part_of(name, batch_size, shard_index, shard_count)
+    steps, part = steps_and_part(name, batch_size, seed, step, shard_index, shard_count)
     classes, per_batch = group(labels), batch_size // m
     if per_batch > len(classes.sizes):
         raise ValueError(
             f"{name}: `batch_size` must be at most m * classes = {m} * {len(classes.sizes)}, "
             f"got {batch_size}. A larger m fills it from fewer classes."
         )
-    epoch, which = endless(len(classes.sizes), per_batch, seed, step)
+    epoch, which = endless(len(classes.sizes), per_batch, seed, steps)
     # An order of a class lasts until a visit ends where it does: m visits, or a divisor of m.
     sizes = classes.sizes[which]
     order, visit = np.divmod(epoch, sizes // np.gcd(sizes, m))
     samples = pick(classes, which, visit * m, m, seed, 1, order)
-    return samples.reshape(*step.shape, batch_size)[..., part]
+    return samples.reshape(*steps.shape, batch_size)[..., part]

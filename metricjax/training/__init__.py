@@ -12,8 +12,8 @@ from metricjax.training._fit import fit as fit
 from metricjax.training._loggers import CsvLog as CsvLog
 from metricjax.training._loggers import TensorBoardLog as TensorBoardLog
 from metricjax.training._loggers import print_metrics as print_metrics
-from metricjax.training._metric_loss_only import metric_loss_only as metric_loss_only
-from metricjax.training._state import State as State
+from metricjax.training._plain import metric_loss_only as metric_loss_only
+from metricjax.training._plain import two_streams as two_streams
+from metricjax.training._plain import with_classifier as with_classifier
+from metricjax.training._step import State as State
 from metricjax.training._step import make_step as make_step
-from metricjax.training._two_streams import two_streams as two_streams
-from metricjax.training._with_classifier import with_classifier as with_classifier

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import optax
 
 from metricjax._core.record import record_of
-from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
+from metricjax.training._step import Step, Weights, make_scheme
 
 
 class Stage(NamedTuple):
@@ -67,12 +67,9 @@ def cascaded(
     heads = [f"classifier_{i}" for i, stage in enumerate(stages) if stage.classifier is not None]
     losses = [f"loss_{i}" for i in range(len(stages))]
     known = [f"metric_{x}" for x in losses] + [x.replace("_", "_loss_") for x in heads]
-    weights = check_weights(name, weights, known)
     size = sum(stage.size for stage in stages)
 
-    def objective(params, state, batch, key):
-        inputs, labels = batch
-        run = Run(name, params, state, key, weights, ["network", *heads], losses)
+    def add_losses(run, inputs, labels):
         embeddings = run.network("network", network, inputs)
         if embeddings.shape[1] != size:
             raise ValueError(
@@ -87,12 +84,11 @@ def cascaded(
             given = {} if mined is None else {"mined": mined}
             run.metric_loss(f"metric_loss_{i}", stage.loss, part, labels, **given)
             if stage.classifier is not None:
-                logits = run.network(f"classifier_{i}", stage.classifier, part)
-                value = classifier_loss(classification, logits, labels)
-                run.add(f"classifier_loss_{i}", value)
-        return run.result()
+                head = f"classifier_{i}", stage.classifier, classification
+                run.classifier_loss(*head, part, labels)
 
-    return make_step(objective, optimizer)
+    needed = ["network", *heads]
+    return make_scheme(name, add_losses, optimizer, needed, losses, weights=weights, known=known)
 
 
 def _mine(run, miner, embeddings, labels, before):

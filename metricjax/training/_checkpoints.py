@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metricjax.training._state import State, is_key, settled
+from metricjax._optional import needed
+from metricjax.training._step import State, is_key, settled
 
 
 class Progress(NamedTuple):
@@ -23,12 +24,8 @@ class Checkpoints:
     """The last state and the best one, each with the progress up to then."""
 
     def __init__(self, function: str, folder: str | os.PathLike, *, read_only: bool = False):
-        try:
-            import orbax.checkpoint as ocp
-        except ImportError as error:
-            raise ImportError(
-                f"{function}: checkpoints need Orbax: pip install 'metricjax[train]'"
-            ) from error
+        advice = f"{function}: checkpoints need Orbax: pip install 'metricjax[train]'"
+        ocp = needed("orbax.checkpoint", advice)
         self.function, self.folder, self._ocp = function, Path(folder).absolute(), ocp
         options = ocp.CheckpointManagerOptions(
             read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only

@@ -12,7 +12,7 @@ from metricjax._core.refs import replicated, take
 from metricjax._core.types import LossTerm, Scalar
 from metricjax.distances import normalize
 from metricjax.losses import triplet_margin
-from metricjax.training._step import Run, Step, Weights, check_weights, classifier_loss, make_step
+from metricjax.training._step import Step, Weights, make_scheme
 from metricjax.tuples import from_triplets, random_triplets
 
 
@@ -92,24 +92,23 @@ def deep_adversarial(
     name = "deep_adversarial"
     head = [] if classifier is None else ["classifier"]
     known = ["metric_loss", "synth_loss", "g_adv_loss", "g_hard_loss", "g_reg_loss"]
-    weights = check_weights(name, weights, known + [f"{x}_loss" for x in head])
+    known += [f"{x}_loss" for x in head]
     needed = ["trunk", "embedder", "generator", *head]
 
-    def objective(params, state, batch, key):
-        inputs, labels = batch
-        with_metric = state.step < metric_steps
-        with_generator = ~with_metric & (state.step < metric_steps + generator_steps)
+    def add_losses(run, inputs, labels):
+        with_metric = run.step < metric_steps
+        with_generator = ~with_metric & (run.step < metric_steps + generator_steps)
         real, made = (jnp.where(x, 0.0, 1.0) for x in (with_generator, with_metric))
         held = lambda x: jnp.where(with_generator, jax.lax.stop_gradient(x), x)
-        params = {n: x if n == "generator" else jax.tree.map(held, x) for n, x in params.items()}
-        run = Run(name, params, state, key, weights, needed, ["loss"])
+        hold = lambda name, x: x if name == "generator" else jax.tree.map(held, x)
+        run.params = {name: hold(name, x) for name, x in run.params.items()}
 
         features = run.network("trunk", trunk, inputs)
         embeddings = run.network("embedder", embedder, features)
         run.metric_loss("metric_loss", loss, embeddings, labels, factor=real)
         if classifier is not None:
-            logits = run.network("classifier", classifier, embeddings)
-            run.add("classifier_loss", classifier_loss(classification, logits, labels), real)
+            head = "classifier", classifier, classification
+            run.classifier_loss(*head, embeddings, labels, real)
 
         *rows, where = random_triplets(run.new_key(), labels, triplets_per_anchor)
         features, labels = replicated((features, labels))
@@ -129,6 +128,5 @@ def deep_adversarial(
         }
         for part, value in reduce(terms)[1].items():
             run.add(part, value, made)
-        return run.result()
 
-    return make_step(objective, optimizer)
+    return make_scheme(name, add_losses, optimizer, needed, weights=weights, known=known)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from metricjax._core.check import check_at_least
+from metricjax._optional import needed
 from metricjax.training._checkpoints import Checkpoints, Progress
-from metricjax.training._state import State, is_key, settled
-from metricjax.training._step import Metrics, Step
+from metricjax.training._step import Metrics, State, Step, is_key, settled
 
 
 class Fitted(NamedTuple):
@@ -158,13 +158,12 @@ def _compiled(step, state):
 
     def advance(state, batch):
         state, metrics = step(state, batch)
+        finite = jnp.array(True)
         for name, x in metrics.items():
             if jnp.shape(x):
                 raise ValueError(
                     f"training.fit: metrics must be scalars, got {name!r} of shape {jnp.shape(x)}."
                 )
-        finite = jnp.array(True)
-        for x in metrics.values():
             finite &= jnp.isfinite(x)
         return jax.tree.map(settled, state), metrics, finite
 
@@ -219,7 +218,11 @@ def _joined(stack, loggers, progress, start, steps):
     for logger in loggers:
         if hasattr(logger, "close"):
             stack.callback(logger.close)
-    bar = stack.enter_context(_bar(start, steps)) if progress else None
+    bar = None
+    if progress:
+        advice = "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
+        tqdm = needed("tqdm", advice).tqdm
+        bar = stack.enter_context(tqdm(desc="training", initial=start, total=steps))
 
     def log(done, numbers):
         for logger in loggers:
@@ -229,13 +232,3 @@ def _joined(stack, loggers, progress, start, steps):
             bar.update(done - bar.n)
 
     return log
-
-
-def _bar(start, steps):
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
-        ) from error
-    return tqdm(desc="training", initial=start, total=steps)

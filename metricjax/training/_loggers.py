@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from metricjax._optional import needed
 from metricjax.inference._file import replacing
 
 
@@ -17,9 +18,8 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
         >>> training.print_metrics(20, {"loss": 0.12345678, "grad_norm": 3.0})
         step 20: loss 0.12346, grad_norm 3
     """
-    print(
-        f"step {step}: " + ", ".join(f"{name} {x:.5g}" for name, x in metrics.items()), flush=True
-    )
+    numbers = ", ".join(f"{name} {x:.5g}" for name, x in metrics.items())
+    print(f"step {step}: {numbers}", flush=True)
 
 
 class CsvLog:
@@ -76,13 +76,8 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "training.TensorBoardLog needs tensorboardX: pip install 'metricjax[train]'"
-            ) from error
-        self._create, self.folder = SummaryWriter, os.fspath(folder)
+        advice = "training.TensorBoardLog needs tensorboardX: pip install 'metricjax[train]'"
+        self._create, self.folder = needed("tensorboardX", advice).SummaryWriter, os.fspath(folder)
         self._writer: Any = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:

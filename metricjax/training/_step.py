@@ -1,19 +1,69 @@
-"""From an objective to a step, and what the schemes' objectives share."""
+"""The state, from an objective to a step, and what the schemes' objectives share."""
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metricjax._core.masked import upcast
 from metricjax._core.record import record_of
 from metricjax._core.refs import on_mesh_of
 from metricjax._core.types import AxisName, Scalar
-from metricjax.training._state import State
+
+
+class State(NamedTuple):
+    """All that changes in training, and the key that all its random numbers come from: a pytree.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from metricjax import training
+        >>> params = {"network": jnp.ones((3, 2))}
+        >>> state = training.State.create(params, optax.adam(1e-3), key=jax.random.key(0))
+        >>> print(state.step)
+        0
+
+    Attributes:
+        step: how many steps were done.
+        params: what is trained. The schemes want a dict, ``{"network": ..., "loss": ...}``, so that
+            `optax.partition` can tell the parts.
+        opt_state: of the optimizer.
+        variables: what is carried from step to step without being trained, such as the averages of
+            batch normalization or a `metricjax.memory.MemoryBank`; or ``None``.
+        key: never changes. Step i uses ``fold_in(key, i)``; ``None`` where nothing is random.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    variables: Any = None
+    key: PRNGKeyArray | None = None
+
+    @classmethod
+    def create(
+        cls,
+        params: Any,
+        optimizer: optax.GradientTransformation,
+        *,
+        variables: Any = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Self:
+        """The state before the first step; see the attributes."""
+        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), variables, key)
+
+
+def settled(x):
+    """A leaf as it comes back from a checkpoint: an array, and its dtype not a weak one."""
+    x = jnp.asarray(x)
+    return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
+
+
+def is_key(x) -> bool:
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[State, Any], tuple[State, Metrics]]
@@ -102,7 +152,7 @@ class Run:
         optional: names that `params` may have, besides those in `needed`.
     """
 
-    def __init__(self, scheme, params, state, key, weights, needed, optional=()):
+    def __init__(self, scheme, params, state, key, weights, needed, optional):
         given = sorted(params) if isinstance(params, dict) else type(params).__name__
         if not isinstance(params, dict) or not {*needed} <= {*params} <= {*needed, *optional}:
             raise ValueError(
@@ -133,6 +183,11 @@ class Run:
         self.add(name, value, factor)
         self.metrics |= {f"{name}/{part}": x for part, x in parts.items()}
 
+    def classifier_loss(self, name: str, apply: Callable, loss: Callable, x, labels, factor=1):
+        """Adds a classifier's loss: the mean over samples, if it is a number for each."""
+        value = jnp.mean(loss(self.network(name, apply, x), labels))
+        self.add(name.replace("classifier", "classifier_loss"), value, factor)
+
     def add(self, name: str, value, factor: Scalar = 1) -> None:
         """Adds a loss, times its weight and a factor."""
         weight = self.weights.get(name, 1)
@@ -150,18 +205,26 @@ class Run:
         self.key, new = jax.random.split(self.key)
         return new
 
-    def result(self):
-        return self.total, (self.metrics, self.variables)
 
+def make_scheme(
+    name: str, add_losses: Callable, optimizer, needed, optional=("loss",), *,
+    weights: Weights | None = None, known=(), axis_name: str | None = None,
+) -> Step:  # fmt: skip
+    """The step of a scheme: ``add_losses(run, *batch)`` adds its losses to a `Run`.
 
-def check_weights(scheme: str, weights: Weights | None, known: list[str]) -> Weights:
+    Args:
+        name: the public function, for errors.
+        needed, optional: what `params` must have, and may have.
+        weights: of the losses, by name; those that are `known`.
+    """
     if unknown := set(weights or {}) - set(known):
         raise ValueError(
-            f"training.{scheme}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
+            f"training.{name}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
         )
-    return weights or {}
 
+    def objective(params, state, batch, key):
+        run = Run(name, params, state, key, weights or {}, needed, optional)
+        add_losses(run, *batch)
+        return run.total, (run.metrics, run.variables)
 
-def classifier_loss(loss: Callable, logits, labels):
-    """The mean over samples, if the loss gives one number for each."""
-    return jnp.mean(loss(logits, labels))
+    return make_step(objective, optimizer, axis_name=axis_name)

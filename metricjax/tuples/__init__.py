@@ -10,6 +10,6 @@ from metricjax.tuples._join import intersection as intersection
 from metricjax.tuples._join import union as union
 from metricjax.tuples._labels import all_pairs as all_pairs
 from metricjax.tuples._labels import label_pairs as label_pairs
+from metricjax.tuples._labels import random_triplets as random_triplets
 from metricjax.tuples._lists import from_pairs as from_pairs
 from metricjax.tuples._lists import from_triplets as from_triplets
-from metricjax.tuples._random import random_triplets as random_triplets

@@ -40,11 +40,9 @@ def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
     if isinstance(mined, Triplets):
         if shape is None:
             raise ValueError("tuples.as_pairs: `shape` (N, M) is needed for a list of triplets.")
-        anchor, positive, negative, weights = mined
-        return from_pairs(
-            anchor, positive, anchor, negative,
-            shape=shape, where_positive=weights, where_negative=weights,
-        )  # fmt: skip
+        a, p, n, weights = mined
+        where = {"where_positive": weights, "where_negative": weights}
+        return from_pairs(a, p, a, n, shape=shape, **where)
     walk, columns = walk_positives(mined.positive), jnp.arange(mined.positive.shape[1])
 
     def slab(k):
@@ -89,8 +87,7 @@ def as_pair_lists(
     pairs = replicated(as_pairs(mined, shape))
     (a1, p), where_positive, left_positive = _listed(pairs.positive, sizes[0])
     (a2, n), where_negative, left_negative = _listed(pairs.negative, sizes[1])
-    lists = PairLists(a1, p, a2, n, where_positive, where_negative)
-    return lists, (left_positive, left_negative)
+    return PairLists(a1, p, a2, n, where_positive, where_negative), (left_positive, left_negative)
 
 
 def _listed(mat, size):

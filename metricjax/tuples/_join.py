@@ -71,9 +71,8 @@ def _join(function, mined, shape, pick_weight, keep):
         keeps = tuple(one.keep for one in mined)
         parts = tuple((one.positive, one.negative, one.rows) for one in mined)
         pairs = (Pairs(one.positive, one.negative) for one in mined)
-        return TripletRule(
-            *jax.tree.map(weights, *pairs), parts, jax.tree_util.Partial(keep, keeps)
-        )
+        keep = jax.tree_util.Partial(keep, keeps)
+        return TripletRule(*jax.tree.map(weights, *pairs), parts, keep)
     return jax.tree.map(weights, *(as_pairs(one, next(iter(shapes), None)) for one in mined))
 
 

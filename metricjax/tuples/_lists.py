@@ -25,11 +25,10 @@ def from_pairs(
         shape: ``(N, M)``; pairs with an index outside of it are left out.
         where_positive, where_negative: weights, 0 for padding; 1 each by default.
     """
-    for name, x, of, like in (
-        ("p", p, "a1", a1), ("where_positive", where_positive, "a1", a1),
-        ("n", n, "a2", a2), ("where_negative", where_negative, "a2", a2),
-    ):  # fmt: skip
-        check_rows("tuples.from_pairs", name, x, of, len(like))
+    check_rows("tuples.from_pairs", "p", p, "a1", len(a1))
+    check_rows("tuples.from_pairs", "where_positive", where_positive, "a1", len(a1))
+    check_rows("tuples.from_pairs", "n", n, "a2", len(a2))
+    check_rows("tuples.from_pairs", "where_negative", where_negative, "a2", len(a2))
     return Pairs(_count(shape, a1, p, where_positive), _count(shape, a2, n, where_negative))
 
 

@@ -1,0 +1,12 @@
+"""Packages that only a part of the library needs: they are imported when that part is used."""
+
+import importlib
+from typing import Any
+
+
+def needed(module: str, message: str) -> Any:
+    """The module; without it an `ImportError` with the `message`, which says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(message) from error
