@@ -208,7 +208,7 @@ class Run:
 
 def make_scheme(
     name: str, add_losses: Callable, optimizer, needed, optional=("loss",), *,
-    weights: Weights | None = None, known=(), axis_name: str | None = None,
+    weights: Weights | None = None, known=(), axis_name: AxisName | None = None,
 ) -> Step:  # fmt: skip
     """The step of a scheme: ``add_losses(run, *batch)`` adds its losses to a `Run`.
 
