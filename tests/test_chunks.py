@@ -23,6 +23,14 @@ IN_PASSES = [
     losses.threshold_consistent_margin,
 ]
 every_loss = pytest.mark.parametrize("loss", IN_PASSES, ids=lambda loss: loss.__name__)
+QUICK = losses.sup_con, losses.intra_pair_variance
+some_losses = pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(x, id=x.__name__, marks=[] if x in QUICK else [pytest.mark.slow])
+        for x in IN_PASSES
+    ],
+)
 N, M, D = 10, 13, 4
 Y = np.array([0, 0, 1, 1, 1, 2, 2, 0, 3, 2], np.int32)
 REF_Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 4], np.int32)
@@ -73,11 +81,10 @@ def test_chunked_may_be_mapped_over(loss):
 
 
 ON_A_RING = [loss for loss in vars(losses).values() if callable(loss) and record_of(loss).ring]
-QUICK = losses.ntxent, losses.sup_con, losses.siglip
 on_a_ring = pytest.mark.parametrize(
     "loss",
     [
-        pytest.param(x, id=x.__name__, marks=[] if x in QUICK else [pytest.mark.slow])
+        pytest.param(x, id=x.__name__, marks=[] if x is losses.ntxent else [pytest.mark.slow])
         for x in ON_A_RING
     ],
 )
@@ -209,7 +216,7 @@ def on_a_device(loss, how, size=None):
     return spread(total)
 
 
-@every_loss
+@some_losses
 @pytest.mark.parametrize(
     "how, size",
     [
@@ -245,6 +252,7 @@ def test_pairs_mined_within_a_batch_are_not_those_of_a_device():
         losses.histogram(x, Y, mined=mined, axis_name="batch")
 
 
+@pytest.mark.slow
 def test_the_running_histogram_is_that_of_all_devices():
     x = jax.random.normal(jax.random.key(0), (N, D))
     state = jax.random.uniform(jax.random.key(1), (10,))

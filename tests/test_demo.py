@@ -29,6 +29,7 @@ def table(printed):
     return rows
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     demo.main(["--steps", "3", "--out", str(out)])
@@ -46,10 +47,10 @@ def test_a_short_run(tmp_path, capsys):
 
 RECIPES = [
     ("multi_similarity", "multi_similarity", 200),
-    ("arcface", "uniform_histogram", 0),
     *(
         pytest.param(*recipe, marks=pytest.mark.slow)
         for recipe in (
+            ("arcface", "uniform_histogram", 0),
             ("contrastive", "triplet_margin", 0),
             ("triplet_margin", "distance_weighted", 0),
             ("ntxent", "none", 100),

@@ -19,14 +19,16 @@ class Encoder(linen.Module):
     features: int = 16
     layers: int = 2
     dropout: float = 0.0
+    attention: bool = True
     dtype: type = jnp.float32
 
     @linen.compact
     def __call__(self, x, train=False):
         options = {"dtype": self.dtype, "param_dtype": self.dtype}
         for _ in range(self.layers):
-            y = linen.LayerNorm(force_float32_reductions=False, **options)(x)
-            x += linen.MultiHeadDotProductAttention(2, **options)(y, y)
+            if self.attention:
+                y = linen.LayerNorm(force_float32_reductions=False, **options)(x)
+                x += linen.MultiHeadDotProductAttention(2, **options)(y, y)
             y = linen.Dense(4 * self.features, **options)(
                 linen.LayerNorm(force_float32_reductions=False, **options)(x)
             )
@@ -86,7 +88,7 @@ def test_filling_up_the_last_chunk_leaves_no_trace():
 
 
 def test_each_chunk_has_its_own_dropout_the_same_in_both_passes():
-    model, params, x = start(8, dropout=0.5, layers=1)
+    model, params, x = start(8, dropout=0.5, layers=1, attention=False)
     y = jnp.arange(8) % 2
     key = jax.random.key(2)
     apply = lambda params, x, key: model.apply(params, x, train=True, rngs={"dropout": key})
@@ -104,9 +106,10 @@ def test_each_chunk_has_its_own_dropout_the_same_in_both_passes():
     assert not np.allclose(*run(params, x))
 
 
+@pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.optimized
-def test_memory_is_that_of_a_chunk():
-    model, params, _ = start(1, layers=1)
+def test_memory_is_that_of_a_chunk(attention):
+    model, params, _ = start(1, layers=1, attention=attention)
     x = jax.ShapeDtypeStruct((4096, 6, 16), jnp.float32)
     scale = jnp.linspace(0, 1, 16)[None, :]
 
@@ -155,7 +158,9 @@ def test_what_does_not_come_apart_is_refused():
     x = jnp.ones((6, 2))
     with pytest.raises(ValueError, match="embed_in_chunks: `apply` must return a row for each"):
         mj.embed_in_chunks(lambda params, x: (x, jnp.mean(x, 0)), None, x, 4)
-    with pytest.raises(ValueError, match="embed_in_chunks: `inputs` must hold arrays with the same"):
+    with pytest.raises(
+        ValueError, match="embed_in_chunks: `inputs` must hold arrays with the same"
+    ):
         mj.embed_in_chunks(lambda params, x: x, None, (x, x[:3]), 4)
     with pytest.raises(ValueError, match="embed_in_chunks: `inputs` must hold arrays"):
         mj.embed_in_chunks(lambda params, x: x, None, jnp.float32(1), 4)

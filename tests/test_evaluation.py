@@ -151,7 +151,9 @@ def test_knn_sorts_by_the_distance(distance):
     np.testing.assert_allclose(distances, np.take_along_axis(mat, order, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("block_size", [1, pytest.param(10, marks=pytest.mark.slow), 1000])
+@pytest.mark.parametrize(
+    "block_size", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (10, 1000))]
+)
 def test_block_size_does_not_matter(block_size):
     x = normal(32, 4)
     labels = np.arange(32) % 5
@@ -162,6 +164,7 @@ def test_block_size_does_not_matter(block_size):
     check(scores, *(retrieval_metrics(x, labels)[name] for name in NAMES))
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_all_distances_are_never_held_at_once():
     x, labels = jnp.ones((4096, 2)), jnp.arange(4096) % 2048
@@ -271,7 +274,7 @@ def sharded(kind, x, spec):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
-    "sides", ["reference", pytest.param("query", marks=pytest.mark.slow), "both"]
+    "sides", [*(pytest.param(s, marks=pytest.mark.slow) for s in ("reference", "query")), "both"]
 )
 def test_sharded_search_equals_one_device(sides, kind, compiled):
     rng = np.random.default_rng(0)

@@ -241,7 +241,7 @@ def over_devices(step, state, batch):
         ("metric_loss_only", "shard_map"),
         pytest.param("metric_loss_only", "pmap", marks=pytest.mark.slow),
         pytest.param("with_classifier", "shard_map", marks=pytest.mark.slow),
-        ("two_streams", "pmap"),
+        pytest.param("two_streams", "pmap", marks=pytest.mark.slow),
     ],
 )
 def test_devices_together_do_the_step_of_one(scheme, way):
@@ -353,7 +353,7 @@ def kill_and_compare(folder, moments, uninterrupted):
 @pytest.mark.parametrize(
     "moments",
     [
-        ["write:30"],
+        pytest.param(["write:30"], marks=pytest.mark.slow),
         pytest.param(
             ["write:30", "write:12", "batch:4", "evaluation:0", "write:50"], marks=pytest.mark.slow
         ),
@@ -627,6 +627,7 @@ def test_missing_packages_are_named(package, call, monkeypatch):
         call()
 
 
+@pytest.mark.slow
 def test_importing_metricjax_imports_none_of_them():
     check = "import sys, metricjax; print({'orbax', 'tqdm', 'tensorboardX'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
