@@ -59,7 +59,7 @@ def close(got, want, tolerance=1e-5):
 
 @cases(
     lambda c: c.centers and c.takes("labels"),
-    quick="p2s_grad proxy_anchor",
+    quick="p2s_grad",
 )
 @pytest.mark.parametrize(
     "dtype, tolerance",

@@ -132,6 +132,7 @@ def test_missing_packages_are_named(monkeypatch, capsys):
     assert "pip install 'metricjax[demo]'" in printed
 
 
+@pytest.mark.slow
 def test_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "metricjax.demo", "--loss", "none"], capture_output=True, text=True

@@ -11,8 +11,8 @@ from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.record import record_of
 
 QUICK = {
-    "dense": ["contrastive", "arcface", "triplet_margin"],
-    "in blocks": ["ntxent"],
+    "dense": ["contrastive", "cosface", "triplet_margin"],
+    "in blocks": ["contrastive"],
     "in blocks of references": [],  # test_ring.py has these derivatives around devices
 }
 LAYOUTS = {

@@ -57,7 +57,7 @@ def total(embed, y):
 )
 def test_value_and_gradients_are_those_of_the_whole_batch(n, dtype):
     with jax.enable_x64(dtype == "float64"):
-        model, params, x = start(n, jnp.dtype(dtype))
+        model, params, x = start(n, jnp.dtype(dtype), layers=1)
         y = jnp.arange(n) % 3
         chunked = lambda params, x: mj.embed_in_chunks(model.apply, params, x, 4)
         want, got = (
@@ -109,7 +109,7 @@ def test_each_chunk_has_its_own_dropout_the_same_in_both_passes():
 @pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.optimized
 def test_memory_is_that_of_a_chunk(attention):
-    model, params, _ = start(1, layers=1, attention=attention)
+    model, params, _ = start(1, layers=1 if attention else 4, attention=attention)
     x = jax.ShapeDtypeStruct((4096, 6, 16), jnp.float32)
     scale = jnp.linspace(0, 1, 16)[None, :]
 

@@ -111,7 +111,10 @@ def test_duplicates_of_a_query_stay_its_neighbours():
 @pytest.mark.parametrize("mode", ["self", "separate", "inside"])
 @pytest.mark.parametrize(
     ("q", "m", "k"),
-    [(25, 30, None), pytest.param(25, 30, 4, marks=pytest.mark.slow), (31, 9, None)],
+    [
+        (25, 30, None),
+        *(pytest.param(*p, marks=pytest.mark.slow) for p in ((25, 30, 4), (31, 9, None))),
+    ],
 )
 def test_equals_the_definition(mode, q, m, k):
     for seed in range(8):

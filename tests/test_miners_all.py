@@ -86,7 +86,7 @@ def test_only_pairs_that_exist_are_mined(case, data, seed):
         assert np.all(np.isfinite(got)) and np.all(got >= 0)
 
 
-@cases(lambda case: not case.random, quick=ONE_OF_EACH_FORM)
+@cases(lambda case: not case.random, quick=ONE)
 def test_padding_equals_the_shorter_batch(case):
     x, rows = np.array(batch()), np.array([0, 1, 2, 3, 4, 5, 8, 11])
     where = np.isin(np.arange(N), rows) * np.float32(0.25)  # any weight above 0 exists

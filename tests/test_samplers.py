@@ -139,6 +139,7 @@ def test_hierarchical(labels, per_class, count, repeats, data):
                 assert evenly(batch[:, i][visited == c].ravel(), np.flatnonzero(labels[:, 0] == c))
 
 
+@pytest.mark.slow
 @given(trees(), st.integers(1, 12))
 @properties
 def test_hierarchical_with_whole_classes(labels, size):
@@ -254,9 +255,8 @@ def test_numbers_are_uniform_and_independent():
     assert 0 <= real.min() and real.max() < 1
 
 
-@pytest.mark.parametrize(
-    "step", [0, pytest.param(2, marks=pytest.mark.slow)], ids=["in_an_epoch", "across_epochs"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 2], ids=["in_an_epoch", "across_epochs"])
 def test_every_order_of_classes_is_as_likely(step):
     """The second of five classes, two a batch, is half of one epoch and half of the next."""
     labels = np.arange(5)

@@ -51,7 +51,13 @@ DERIVATIVES = {
 }
 
 
-@pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in ("third", "linearize") else [])
+        for name in DERIVATIVES
+    ],
+)
 @pytest.mark.parametrize(
     "outputs",
     [slice(0, 2), pytest.param(slice(0, 4), marks=pytest.mark.slow)],

@@ -210,6 +210,7 @@ def test_deep_adversarial_has_three_phases_without_compiling_again():
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_momentum_is_held_while_the_generator_is_trained_alone():
     active = {"network": lambda i: (i < 2) | (i >= 4), "generator": lambda i: i >= 2}
     parts = {n: optax.conditionally_mask(optax.adam(1e-2), f) for n, f in active.items()}
@@ -479,7 +480,7 @@ NAN = float("nan")
         ([1, 2, 1, 1, 3, 3], 1, 2, 4),  # as in PML: a second one that is not better
         pytest.param([1, 2, 1, 3, 1, 1], 1, 4, 6, marks=pytest.mark.slow),
         ([2, 2, 3, 3, 3, 3], 0, 1, 2),  # equal is not better
-        ([NAN, 1, NAN, NAN, 2, 2], 2, 5, 6),
+        pytest.param([NAN, 1, NAN, NAN, 2, 2], 2, 5, 6, marks=pytest.mark.slow),
         ([NAN] * 6, 2, None, 3),
     ],
 )
