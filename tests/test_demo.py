@@ -74,6 +74,7 @@ def test_every_loss_and_miner_trains_and_the_seed_decides_all(loss, miner, memor
         assert "positive_pairs=" in bar or "triplets=" in bar
 
 
+@pytest.mark.slow
 def test_the_memory_gives_more_to_compare_with(capsys):
     digits, _, _ = _data.load(0)
     mined = []

@@ -111,7 +111,7 @@ def test_each_chunk_has_its_own_dropout_the_same_in_both_passes(attention):
 @pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.optimized
 def test_memory_is_that_of_a_chunk(attention):
-    model, params, _ = start(1, layers=1 if attention else 4, attention=attention)
+    model, params, _ = start(1, layers=1 if attention else 2, attention=attention)
     x = jax.ShapeDtypeStruct((4096, 6, 16), jnp.float32)
     scale = jnp.linspace(0, 1, 16)[None, :]
 

@@ -304,6 +304,7 @@ def test_truncated_files_are_refused(tmp_path):
             inference.Index.load(path)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_is_noticed_or_harmless(tmp_path):
     path, index = saved(tmp_path)
     whole, refused = path.read_bytes(), 0

@@ -141,7 +141,7 @@ def test_pmap_and_unchecked_types_are_one_device(name):
 @pytest.mark.parametrize(
     "name, reducer",
     [
-        ("ntxent", mj.reducers.threshold(high=1.0)),
+        pytest.param("ntxent", mj.reducers.threshold(high=1.0), marks=pytest.mark.slow),
         pytest.param("siglip", mj.reducers.mean, marks=pytest.mark.slow),
     ],
     ids=["threshold", "mean"],
@@ -279,6 +279,7 @@ def test_rows_of_pairs_are_nowhere_whole():
         jax.eval_shape(jax.vmap(show, axis_name="batch"), E.reshape(4, 6, D), Y.reshape(4, 6))
 
 
+@pytest.mark.slow
 def test_half_precision_is_computed_in_single():
     x = E.astype("bfloat16")
     loss = functools.partial(mj.losses.ntxent, temperature=0.3)

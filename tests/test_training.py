@@ -375,10 +375,8 @@ def test_killed_at_many_a_write(offset, tmp_path, uninterrupted):
         kill_and_compare(folder, [f"write:{count}"], uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "at",
-    [pytest.param(0, marks=pytest.mark.slow), 5, pytest.param(11, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 5, 11])
 def test_an_error_in_a_batch_loses_nothing(at, tmp_path):
     def broken(i):
         if i == at:
