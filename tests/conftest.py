@@ -53,7 +53,7 @@ def pytest_configure(config):
     as_users = config.option.markexpr == "optimized" or any("parity" in a for a in config.args)
     flags = FLAGS if as_users else FLAGS + QUICK_FLAGS
     os.environ["XLA_FLAGS"] = " ".join(flags)  # read when the first program is compiled
-    config.pluginmanager.register(_Compiling())
+    config.pluginmanager.register(_EveryTest())
 
 
 def _group(nodeid):
@@ -86,10 +86,17 @@ def pytest_xdist_make_scheduler(config, log):
     return Groups(config, log)
 
 
-class _Compiling:
-    """How a test is compiled. Hooks of a conftest.py are not called for the doctests of metricjax/,
+class _EveryTest:
+    """What holds for doctests, too: hooks of a conftest.py are not called for those of metricjax/,
     those of a plugin are.
     """
+
+    @pytest.hookimpl(tryfirst=True)  # before slow tests are left out
+    def pytest_collection_modifyitems(self, items):
+        """Examples in docstrings compile one operation at a time."""
+        for item in items:
+            if isinstance(item, pytest.DoctestItem):
+                item.add_marker(pytest.mark.slow)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):

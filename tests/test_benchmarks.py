@@ -41,6 +41,7 @@ def test_no_plot_is_left_from_other_results():
     assert set(folder.iterdir()) <= report.written().keys()
 
 
+@pytest.mark.slow
 def test_losses(tmp_path, capsys):
     out = tmp_path / "losses.json"
     flags = ["--losses", "ntxent,arcface", "--sizes", "8,16", "--classes", "5", "--rounds", "1"]

@@ -22,7 +22,18 @@ IN_PASSES = [
     losses.sup_con,
     losses.threshold_consistent_margin,
 ]
-every_loss = pytest.mark.parametrize("loss", IN_PASSES, ids=lambda loss: loss.__name__)
+
+
+def each_of(some, quick):
+    """All but the `quick` losses are slow."""
+    marks = lambda loss: [] if loss in quick else [pytest.mark.slow]
+    return pytest.mark.parametrize(
+        "loss", [pytest.param(loss, id=loss.__name__, marks=marks(loss)) for loss in some]
+    )
+
+
+every_loss = each_of(IN_PASSES, quick=IN_PASSES)
+some_losses = each_of(IN_PASSES, quick=[losses.sup_con, losses.intra_pair_variance])
 N, M, D = 10, 13, 4
 Y = np.array([0, 0, 1, 1, 1, 2, 2, 0, 3, 2], np.int32)
 REF_Y = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 4], np.int32)
@@ -73,17 +84,9 @@ def test_chunked_may_be_mapped_over(loss):
 
 
 ON_A_RING = [loss for loss in vars(losses).values() if callable(loss) and record_of(loss).ring]
-QUICK = losses.ntxent, losses.sup_con, losses.siglip
-on_a_ring = pytest.mark.parametrize(
-    "loss",
-    [
-        pytest.param(x, id=x.__name__, marks=[] if x in QUICK else [pytest.mark.slow])
-        for x in ON_A_RING
-    ],
-)
 
 
-@on_a_ring
+@each_of(ON_A_RING, quick=[losses.ntxent])
 def test_blocks_of_references_are_dense(loss):
     """Blocks that do and do not divide N and M, with weights, and with anchors as references."""
     with jax.enable_x64(True):
@@ -111,8 +114,8 @@ def test_blocks_of_references_are_taken_by_itself(monkeypatch):
 
 def test_a_block_of_references_shows_its_pairs():
     e = jax.random.normal(jax.random.key(0), (N, D))
-    got = mj.chunked(losses.ntxent, 3, 4)(e, Y)["loss"].dense()
-    want = losses.ntxent(e, Y)["loss"].dense()
+    dense = lambda loss: jax.jit(lambda e: loss(e, Y)["loss"].dense())(e)
+    got, want = dense(mj.chunked(losses.ntxent, 3, 4)), dense(losses.ntxent)
     np.testing.assert_allclose(got.values, want.values, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(got.weights, want.weights)
 
@@ -209,7 +212,7 @@ def on_a_device(loss, how, size=None):
     return spread(total)
 
 
-@every_loss
+@some_losses
 @pytest.mark.parametrize(
     "how, size",
     [

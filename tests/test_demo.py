@@ -29,6 +29,7 @@ def table(printed):
     return rows
 
 
+@pytest.mark.slow
 def test_a_short_run(tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     demo.main(["--steps", "3", "--out", str(out)])
@@ -46,10 +47,10 @@ def test_a_short_run(tmp_path, capsys):
 
 RECIPES = [
     ("multi_similarity", "multi_similarity", 200),
-    ("arcface", "uniform_histogram", 0),
     *(
         pytest.param(*recipe, marks=pytest.mark.slow)
         for recipe in (
+            ("arcface", "uniform_histogram", 0),
             ("contrastive", "triplet_margin", 0),
             ("triplet_margin", "distance_weighted", 0),
             ("ntxent", "none", 100),
@@ -73,6 +74,7 @@ def test_every_loss_and_miner_trains_and_the_seed_decides_all(loss, miner, memor
         assert "positive_pairs=" in bar or "triplets=" in bar
 
 
+@pytest.mark.slow
 def test_the_memory_gives_more_to_compare_with(capsys):
     digits, _, _ = _data.load(0)
     mined = []
@@ -131,6 +133,7 @@ def test_missing_packages_are_named(monkeypatch, capsys):
     assert "pip install 'metricjax[demo]'" in printed
 
 
+@pytest.mark.slow
 def test_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "metricjax.demo", "--loss", "none"], capture_output=True, text=True

@@ -10,8 +10,11 @@ import metricjax as mj
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.record import record_of
 
-REPRESENTATIVE = "contrastive ntxent arcface triplet_margin smooth_ap".split()
-IN_BLOCKS = "ntxent triplet_margin".split()
+QUICK = {
+    "dense": ["contrastive", "cosface", "triplet_margin"],
+    "in blocks": ["contrastive"],
+    "in blocks of references": [],  # test_ring.py has these derivatives around devices
+}
 LAYOUTS = {
     "dense": lambda case: case.fn,
     "in blocks": lambda case: mj.chunked(case.loss, 7),
@@ -28,7 +31,7 @@ def rows():
             record = record_of(case.loss)
             has = {"dense": True, "in blocks": not case.whole}.get(layout, record.ring)
             if has:
-                slow = str(case) not in (REPRESENTATIVE if layout == "dense" else IN_BLOCKS)
+                slow = str(case) not in QUICK[layout]
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(case, layout, marks=marks, id=f"{case}-{layout}")
 

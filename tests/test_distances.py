@@ -136,8 +136,8 @@ def test_equals_definition(distance):
 
 @pytest.mark.parametrize(
     "group",
-    [DISTANCES[::2], pytest.param(DISTANCES[1::2], marks=pytest.mark.slow)],
-    ids=["even", "odd"],
+    [FEW[1:3], *(pytest.param(DISTANCES[i::2], marks=pytest.mark.slow) for i in range(2))],
+    ids=["few", "even", "odd"],
 )
 def test_double_precision(group):
     with jax.enable_x64(True):

@@ -19,14 +19,16 @@ class Encoder(linen.Module):
     features: int = 16
     layers: int = 2
     dropout: float = 0.0
+    attention: bool = True
     dtype: type = jnp.float32
 
     @linen.compact
     def __call__(self, x, train=False):
         options = {"dtype": self.dtype, "param_dtype": self.dtype}
         for _ in range(self.layers):
-            y = linen.LayerNorm(force_float32_reductions=False, **options)(x)
-            x += linen.MultiHeadDotProductAttention(2, **options)(y, y)
+            if self.attention:
+                y = linen.LayerNorm(force_float32_reductions=False, **options)(x)
+                x += linen.MultiHeadDotProductAttention(2, **options)(y, y)
             y = linen.Dense(4 * self.features, **options)(
                 linen.LayerNorm(force_float32_reductions=False, **options)(x)
             )
@@ -46,16 +48,17 @@ def total(embed, y):
 
 
 @pytest.mark.parametrize(
-    "n, dtype",
+    "n, dtype, layers",
     [
-        pytest.param(12, "float64", marks=pytest.mark.slow),
-        (10, "float64"),
-        pytest.param(10, "float32", marks=pytest.mark.slow),
+        (10, "float64", 1),
+        pytest.param(10, "float64", 2, marks=pytest.mark.slow),
+        pytest.param(12, "float64", 2, marks=pytest.mark.slow),
+        pytest.param(10, "float32", 2, marks=pytest.mark.slow),
     ],
 )
-def test_value_and_gradients_are_those_of_the_whole_batch(n, dtype):
+def test_value_and_gradients_are_those_of_the_whole_batch(n, dtype, layers):
     with jax.enable_x64(dtype == "float64"):
-        model, params, x = start(n, jnp.dtype(dtype))
+        model, params, x = start(n, jnp.dtype(dtype), layers=layers)
         y = jnp.arange(n) % 3
         chunked = lambda params, x: mj.embed_in_chunks(model.apply, params, x, 4)
         want, got = (
@@ -85,8 +88,9 @@ def test_filling_up_the_last_chunk_leaves_no_trace():
     chex.assert_trees_all_close(grads, want, rtol=1e-5, atol=1e-5)
 
 
-def test_each_chunk_has_its_own_dropout_the_same_in_both_passes():
-    model, params, x = start(8, dropout=0.5, layers=1)
+@pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_each_chunk_has_its_own_dropout_the_same_in_both_passes(attention):
+    model, params, x = start(8, dropout=0.5, layers=1, attention=attention)
     y = jnp.arange(8) % 2
     key = jax.random.key(2)
     apply = lambda params, x, key: model.apply(params, x, train=True, rngs={"dropout": key})
@@ -104,9 +108,10 @@ def test_each_chunk_has_its_own_dropout_the_same_in_both_passes():
     assert not np.allclose(*run(params, x))
 
 
+@pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.optimized
-def test_memory_is_that_of_a_chunk():
-    model, params, _ = start(1, layers=1)
+def test_memory_is_that_of_a_chunk(attention):
+    model, params, _ = start(1, layers=1 if attention else 2, attention=attention)
     x = jax.ShapeDtypeStruct((4096, 6, 16), jnp.float32)
     scale = jnp.linspace(0, 1, 16)[None, :]
 

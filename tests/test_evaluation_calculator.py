@@ -180,7 +180,7 @@ def test_a_metric_of_ones_own():
             ValueError,
             "get_accuracy: `include` has 'AMI'",
         ),
-        (lambda: accuracies(A[0], A[1][:3]), ValueError, r"`query_labels` must have shape \(5,\)"),
+        (lambda: accuracies(A[0], A[1][:3]), ValueError, r"`query_labels` must have shape \[5\]"),
         (lambda: accuracies(*A, A[0]), ValueError, "both `reference` and `reference_labels`"),
         (lambda: accuracies(A[0], A[1] * 1.0), TypeError, "must be integer class ids"),
         (

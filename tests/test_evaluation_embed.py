@@ -116,7 +116,9 @@ def test_splits_in_the_whole_space():
 
 
 @pytest.mark.filterwarnings("ignore:.*is less than")
-@pytest.mark.parametrize("k", [None, "max_bin_count", pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "k", [None, *(pytest.param(k, marks=pytest.mark.slow) for k in ("max_bin_count", 3))]
+)
 @pytest.mark.parametrize("pair", [("test", ["test"]), ("test", ["train"])])
 def test_within_parents_equals_the_parents_one_by_one(pair, k):
     calculator = AccuracyCalculator(k=k, bootstrap=3)

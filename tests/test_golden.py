@@ -210,7 +210,9 @@ def paired(mode):
 
 
 @pytest.mark.parametrize("row", PAIRED, ids=lambda r: f"{r[0]}-{','.join(r[1])}")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(m, marks=[] if m == "self" else [pytest.mark.slow]) for m in MODES]
+)
 def test_pair_and_triplet_losses(row, mode):
     if wanted(row, mode)[0] is None:
         pytest.skip("PyTorch Metric Learning ignores or confuses the references")
@@ -241,10 +243,14 @@ def with_classes(mined):
 
 @pytest.mark.parametrize("row", CLASSES, ids=lambda r: r[0])
 def test_losses_with_class_weights(row):
-    name, _, _, value, norm, weight_norm, mined_value, mined_norm = row
+    name, _, _, value, norm, weight_norm, *_ = row
     close(with_classes(False)[name], (value, norm, weight_norm), name in LOOSE)
-    if mined_value is not None:
-        close(with_classes(True)[name][:2], (mined_value, mined_norm))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [r for r in CLASSES if r[-1] is not None], ids=lambda r: r[0])
+def test_losses_with_class_weights_and_triplets(row):
+    close(with_classes(True)[row[0]][:2], row[-2:])
 
 
 @functools.cache

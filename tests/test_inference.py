@@ -145,7 +145,7 @@ def test_an_empty_index_matches_nothing():
         pytest.param(DotProductSimilarity(normalize_embeddings=False), 0.5, marks=pytest.mark.slow),
         pytest.param(LpDistance(), 1.1, marks=pytest.mark.slow),
         (LpDistance(p=1, power=2, normalize_embeddings=False), 9.0),
-        (SNRDistance(), 1.5),
+        pytest.param(SNRDistance(), 1.5, marks=pytest.mark.slow),
     ],
 )
 def test_matches_agree_row_by_row_with_the_matrix(distance, threshold):
@@ -181,7 +181,7 @@ def test_match_is_a_pure_function():
         want = inference.match(x, y, threshold)
         np.testing.assert_array_equal(jitted(x, y, threshold), want)
     assert len(calls) == 1
-    batched = jax.vmap(inference.match, (None, None, 0))(x, y, jnp.array([0.5, 1.5]))
+    batched = jax.jit(jax.vmap(inference.match, (None, None, 0)))(x, y, jnp.array([0.5, 1.5]))
     np.testing.assert_array_equal(batched[1], want)
     assert not inference.match(x.at[0].set(jnp.nan), y, 9.0)[0]
     assert inference.match(x.astype(jnp.bfloat16), y, 9.0).all()
@@ -243,7 +243,7 @@ def test_errors(call, error, complaint):
         LpDistance(),
         pytest.param(LpDistance(power=2, normalize_embeddings=False), marks=pytest.mark.slow),
         pytest.param(CosineSimilarity(), marks=pytest.mark.slow),
-        DotProductSimilarity(normalize_embeddings=False),
+        pytest.param(DotProductSimilarity(normalize_embeddings=False), marks=pytest.mark.slow),
     ],
 )
 def test_faiss_finds_the_same(distance):
@@ -304,6 +304,7 @@ def test_truncated_files_are_refused(tmp_path):
             inference.Index.load(path)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_is_noticed_or_harmless(tmp_path):
     path, index = saved(tmp_path)
     whole, refused = path.read_bytes(), 0

@@ -30,7 +30,10 @@ def check_layout(how, cases, dtype):
         check(jax.device_get(run([c for c in cases if has(c)], dtype)), cases, dtype)
 
 
-@pytest.mark.parametrize("how", ["chunked", "explicit", "shard_map"])
+@pytest.mark.parametrize(
+    "how",
+    [*(pytest.param(how, marks=pytest.mark.slow) for how in ("chunked", "explicit")), "shard_map"],
+)
 def test_some_losses_are_those_of_one_device(how):
     check_layout(how, tuple(c for c in CASES if str(c) in QUICK), "float32")
 

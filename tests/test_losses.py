@@ -18,6 +18,8 @@ from metricjax._core import tuning
 from metricjax._core.stream import StreamedTerm
 
 REPRESENTATIVE = "contrastive arcface proxy_anchor triplet_margin smooth_ap lifted_structure vicreg"
+FEW = "contrastive arcface triplet_margin vicreg"
+MAPPED = "contrastive proxy_anchor"
 
 
 def cases(which=lambda case: True, *, quick=None):
@@ -29,7 +31,6 @@ def cases(which=lambda case: True, *, quick=None):
 
 
 every_loss = cases()
-some_losses = cases(quick=REPRESENTATIVE)
 LABELS = {
     "mixed": np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 1, 0, 3, 2, 2, 1, 0, 3]),
     "one_class": np.ones(N, int),
@@ -77,7 +78,7 @@ def test_every_loss_has_a_case():
     assert {c.module for c in CASES if c.module} == modules - {mj.nn.CrossBatchMemory}
 
 
-@cases(quick="contrastive arcface triplet_margin vicreg")
+@cases(quick="contrastive")
 def test_compiled_or_not_the_value_is_the_same(case):
     e, y = batch()
     p = params(case)
@@ -107,13 +108,13 @@ def mapped(case):
     return values, grads, slopes, [(value, grad[0]) for value, grad in one_by_one]
 
 
-@some_losses
+@cases(quick=MAPPED)
 def test_vmap_over_a_leading_axis_is_a_loop(case):
     values, grads, _, one_by_one = mapped(case)
     close([values[:2], grads[:2]], [jnp.stack(x) for x in zip(*one_by_one, strict=True)])
 
 
-@cases(lambda c: not c.detached)
+@cases(lambda c: not c.detached, quick="contrastive cosface smooth_ap")
 def test_gradient_is_that_of_finite_differences(case):
     with jax.enable_x64(True):
         e, y = batch(dtype=jnp.float64)
@@ -162,7 +163,7 @@ def test_value_and_gradient_are_finite_on_degenerate_batches(case, labels):
     close(nobody, jax.tree.map(jnp.zeros_like, nobody), atol=0)
 
 
-@every_loss
+@cases(quick=FEW + " center nca")
 @pytest.mark.parametrize("n", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_tiny_batches_have_finite_values(case, n):
     e, y = batch()
@@ -173,7 +174,7 @@ def test_tiny_batches_have_finite_values(case, n):
         assert value == 0 and not any(g.any() for g in jax.tree.leaves(grads))
 
 
-@cases(quick=REPRESENTATIVE + " circle histogram margin nca p2s_grad sup_con")
+@cases(quick="contrastive arcface circle")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_half_precision_is_computed_with_in_single(case, dtype):
     e, y = batch(dtype=dtype)
@@ -187,8 +188,8 @@ def test_half_precision_is_computed_with_in_single(case, dtype):
     chex.assert_tree_all_finite(step(case.fn)(jnp.zeros_like(e), y, p))
 
 
-@every_loss
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@cases(quick=REPRESENTATIVE + " circle nca ntxent")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 def test_terms_are_single_precision_and_gradients_have_the_dtype_of_the_input(case, dtype):
     e, y = batch(dtype=dtype)
     p = params(case, dtype)
@@ -211,7 +212,7 @@ def slab_of(term):
     return term.values, term.weights
 
 
-@every_loss
+@cases(quick="arcface circle nca smooth_ap triplet_margin vicreg")
 def test_padding_is_the_shorter_batch_whatever_it_holds(case):
     e, y = batch()
     p = params(case)
@@ -231,7 +232,7 @@ def test_a_nan_embedding_stays_visible(case):
     assert np.isnan(step(case.fn)(e.at[0].set(jnp.nan), y, params(case))[0])
 
 
-@some_losses
+@cases(quick=FEW)
 def test_a_nan_embedding_stays_visible_to_other_reducers(case):
     e, y = batch()
     p = params(case)
@@ -263,7 +264,7 @@ def against_refs(case):
     return run(e)
 
 
-WITH_REFS = "contrastive instance lifted_structure multi_similarity ntxent sup_con triplet_margin"
+WITH_REFS = "contrastive instance triplet_margin"
 
 
 @cases(lambda c: c.takes("refs") and not c.ordered, quick=WITH_REFS)
@@ -278,7 +279,7 @@ def test_the_batch_as_references_is_the_batch(case):
     close(*against_refs(case)["batch"])
 
 
-@cases(lambda c: c.centers and c.takes("mined"))
+@cases(lambda c: c.centers and c.takes("mined"), quick="center")
 def test_class_losses_count_a_sample_as_often_as_its_weight(case):
     e, y = batch()
     p = params(case)
@@ -289,7 +290,7 @@ def test_class_losses_count_a_sample_as_often_as_its_weight(case):
     close((got[0], got[1][1]), (want[0], want[1][1]))
 
 
-@some_losses
+@cases(quick="contrastive triplet_margin")
 def test_values_without_weight_are_zero(case):
     e, y = batch()
     terms = case.fn(e, y, *params(case), where=jnp.arange(N) > 3)
@@ -306,7 +307,7 @@ def float_options(case):
     return {n: o.default for n, o in signature.items() if isinstance(o.default, float)}
 
 
-@cases(float_options)
+@cases(float_options, quick=REPRESENTATIVE + " circle nca")
 def test_every_float_option_may_be_traced(case):
     e, y = batch()
     p = params(case)
@@ -315,7 +316,7 @@ def test_every_float_option_may_be_traced(case):
     assert slopes.keys() == float_options(case).keys()
 
 
-@cases(float_options, quick=REPRESENTATIVE)
+@cases(float_options, quick=MAPPED)
 def test_every_float_option_may_be_mapped_over_and_learned(case):
     values, _, slopes, one_by_one = mapped(case)
     for name, slope in slopes.items():
@@ -353,7 +354,7 @@ BAD_LABELS = {
 }
 
 
-@every_loss
+@cases(quick=REPRESENTATIVE)
 def test_wrong_arguments_raise_at_trace_time(case):
     p = params(case)
     e, y = batch()
@@ -388,9 +389,6 @@ def test_order_does_not_matter(case):
 
 # --- chunks and devices -----------------------------------------------------------------------
 
-IN_CHUNKS = """arcface center contrastive dynamic_soft_margin histogram instance lifted_structure
-    ntxent proxy_anchor sup_con triplet_margin"""
-
 
 @cases(lambda c: c.whole)
 def test_what_does_not_come_apart_says_so(case):
@@ -398,7 +396,7 @@ def test_what_does_not_come_apart_says_so(case):
         mj.chunked(case.loss, 7)
 
 
-@cases(lambda c: not c.whole, quick=IN_CHUNKS)
+@cases(lambda c: not c.whole, quick="contrastive arcface triplet_margin")
 @pytest.mark.parametrize("size", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40))])
 def test_chunked_is_dense(case, size):
     e, y = batch()
@@ -425,7 +423,7 @@ def test_chunked_takes_whatever_was_mined(case):
         assert want[0] != 0
 
 
-@cases(lambda c: not c.whole, quick="triplet_margin")
+@cases(lambda c: not c.whole, quick="contrastive")
 def test_chunked_reduces_and_shows_what_dense_does(case):
     e, y = batch()
     p = params(case)
@@ -450,7 +448,7 @@ def test_chunked_reduces_and_shows_what_dense_does(case):
         close((got.values, got.weights), (want.values, want.weights))
 
 
-@cases(lambda c: c.takes("refs") and not c.whole, quick=REPRESENTATIVE)
+@cases(lambda c: c.takes("refs") and not c.whole, quick="contrastive")
 def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     e, y = batch()
     p = params(case)
@@ -487,7 +485,7 @@ def test_sharded_references_and_mined_tuples_are_one_device(case):
     close(jax.device_get(got), want)
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("symmetric", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize(
     "name", [pytest.param("ntxent", marks=pytest.mark.slow), "lifted_structure"]
 )
@@ -519,15 +517,16 @@ def test_losses_without_labels_per_device_say_so():
 # --- modules ----------------------------------------------------------------------------------
 
 
-@cases(lambda c: c.centers and c.takes("labels"), quick="arcface proxy_anchor soft_triple center")
+@cases(lambda c: c.centers and c.takes("labels"), quick="arcface center")
 def test_the_module_is_the_pure_function(case):
     e, y = batch()
     head = case.module(C, D, rngs=nnx.Rngs(0))
     w = head.weights[...]
     assert w.shape == (C * case.centers, D)
-    chex.assert_trees_all_equal(head(e, y), case.loss(e, y, w))
+    run = lambda loss, *params, **options: jax.jit(lambda e: loss(e, y, *params, **options))(e)
+    chex.assert_trees_all_equal(run(head), run(case.loss, w))
     for options in case.options[:1]:
         changed = case.module(C, D, **options, rngs=nnx.Rngs(0))
-        want = case.loss(e, y, w, **options)
-        chex.assert_trees_all_equal(changed(e, y), want)
-        chex.assert_trees_all_equal(head(e, y, **options), want)
+        want = run(case.loss, w, **options)
+        chex.assert_trees_all_equal(run(changed), want)
+        chex.assert_trees_all_equal(run(head, **options), want)

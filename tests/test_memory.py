@@ -70,9 +70,10 @@ def test_it_is_a_ring_of_the_last_rows(size, batches):
 def test_no_rows_and_no_mask():
     x, y = batch(0)
     bank = filled(1)
-    chex.assert_trees_all_equal(bank.enqueue(x[:0], y[:0]), bank)
-    chex.assert_trees_all_equal(bank.enqueue(x, y), bank.enqueue(x, y, jnp.ones(N)))
-    assert bank.slots(N).tolist() == [6, 7, 8, 9, 10, 11] and bank.slots(0).shape == (0,)
+    chex.assert_trees_all_equal(enqueue(bank, x[:0], y[:0], None), bank)
+    chex.assert_trees_all_equal(enqueue(bank, x, y, None), enqueue(bank, x, y, np.ones(N)))
+    some, none = jax.jit(lambda bank: (bank.slots(N), bank.slots(0)))(bank)
+    assert some.tolist() == [6, 7, 8, 9, 10, 11] and none.shape == (0,)
 
 
 def test_in_scan_and_under_vmap_it_is_a_loop():
@@ -106,7 +107,7 @@ def test_labels_may_be_any_pytree_that_a_relation_takes():
     x, y = batch(0)
     tags = {"id": y, "tags": jax.nn.one_hot(y, 3)}
     match = lambda a, b: jnp.einsum("nc,mc->nm", a["tags"], b["tags"]) > 0
-    bank = MemoryBank.create(Q, D, labels=tags).enqueue(x, tags)
+    bank = enqueue(MemoryBank.create(Q, D, labels=tags), x, tags, None)
     assert bank.labels["tags"].shape == (Q, 3) and bank.labels["id"].dtype == jnp.int32
     for refs in (bank.refs(), bank.refs(x, tags)):
         got = against(LOSSES.contrastive, x, tags, refs, match=match)
@@ -211,6 +212,7 @@ def mesh(kind):
     return jax.make_mesh((8,), ("batch",), axis_types=(kind,))
 
 
+@pytest.mark.slow
 def test_a_part_on_each_device_is_one_device():
     arguments, want = example()
     run = jax.shard_map(
@@ -371,10 +373,11 @@ def test_tuples_of_the_batch_are_found_in_the_memory():
     a, p, n = index([0, 2]), index([1, 3]), index([2, 5])
     memory = CrossBatchMemory(LOSSES.contrastive, Q, D)
     memory.bank.set_value(filled(2))
-    refs = filled(2).enqueue(x, y).refs(self_index=(jnp.arange(N) + 12) % Q)
-    every = mj.tuples.all_pairs(y, refs)
-    more = mj.tuples.from_pairs(a, (p + 12) % Q, a, (n + 12) % Q, shape=(N, Q))
-    want, _ = against(LOSSES.contrastive, x, y, refs, mined=jax.tree.map(jnp.add, every, more))
+    refs = enqueue(filled(2), x, y, None).refs(self_index=(np.arange(N) + 12) % Q)
+    every = jax.jit(mj.tuples.all_pairs)(y, refs)
+    from_pairs = jax.jit(mj.tuples.from_pairs, static_argnames="shape")
+    more = from_pairs(a, (p + 12) % Q, a, (n + 12) % Q, shape=(N, Q))
+    want, _ = against(LOSSES.contrastive, x, y, refs, mined=jax.tree.map(np.add, every, more))
     got = jitted(memory, x, y, mined=mj.tuples.from_triplets(a, p, n))
     chex.assert_trees_all_close(got, want, rtol=1e-5)
     assert abs(got - against(LOSSES.contrastive, x, y, refs)[0]) > 1e-3
@@ -422,18 +425,26 @@ def test_linen_users_get_the_same_module():
 def test_an_objective_of_a_memory():
     miner = mj.miners.multi_similarity
     memory = CrossBatchMemory(LOSSES.multi_similarity, Q, D, miner=miner)
-    recipe = mj.objective(
-        memory, reducer=mj.reducers.mean, embedding_regularizer=mj.regularizers.lp, alpha=1.0
+    recipe = functools.partial(
+        mj.objective,
+        reducer=mj.reducers.mean,
+        embedding_regularizer=mj.regularizers.lp,
+        alpha=1.0,
     )
-    for seed in range(2):
-        x, y = batch(seed)
-        refs = filled(seed + 1).refs(self_index=filled(seed).slots(N))
+    run = nnx.jit(lambda memory, x, y: recipe(memory)(x, y)[0])
+
+    @jax.jit
+    def by_hand(x, y, refs):
         loss = functools.partial(LOSSES.multi_similarity, refs=refs, alpha=1.0)
         terms = loss(x, y, mined=miner(x, y, refs=refs)) | mj.regularizers.lp(x)
-        want = mj.reduce(terms, mj.reducers.mean)[0]
-        chex.assert_trees_all_close(recipe(x, y)[0], want, rtol=1e-5)
+        return mj.reduce(terms, mj.reducers.mean)[0]
+
+    for seed in range(2):
+        x, y = batch(seed)
+        refs = filled(seed + 1).refs(self_index=slots(filled(seed), np.ones(N)))
+        chex.assert_trees_all_close(run(memory, x, y), by_hand(x, y, refs), rtol=1e-5)
     with pytest.raises(TypeError, match="epsilon"):
-        recipe(x, y, epsilon=0.1)
+        recipe(memory)(x, y, epsilon=0.1)
 
 
 def test_an_objective_hands_the_key_to_the_miner_of_the_memory():

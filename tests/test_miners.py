@@ -23,7 +23,7 @@ LABELS = np.array([0, 0, 1, 1, 0])
 
 def listed(mat):
     """The entries above 0, as "ij"."""
-    return sorted(f"{i}{j}" for i, j in np.argwhere(mat))
+    return sorted(f"{i}{j}" for i, j in np.argwhere(np.asarray(mat)))
 
 
 @functools.partial(jax.jit, static_argnames=("distance", "match"))
@@ -118,7 +118,14 @@ def grid(n, seed):
     return rng.integers(-2, 3, (n, 3)).astype(np.float32), rng.integers(0, 3, n)
 
 
-@pytest.mark.parametrize("mode", ["self", "refs", pytest.param("inside", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param("self", marks=pytest.mark.slow),
+        "refs",
+        pytest.param("inside", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(
     "distance", [LpDistance(p=1, normalize_embeddings=False), DOT], ids=["L1", "dot"]
 )

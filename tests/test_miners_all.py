@@ -29,6 +29,7 @@ def cases(chosen=lambda case: True, quick=None):
 
 
 ONE_OF_EACH_FORM = "angular", "batch_hard", "hdc"
+ONE = ("batch_hard",)
 
 
 def batch(n=N, seed=0):
@@ -68,7 +69,7 @@ def test_options_and_their_order(case):
     assert not case.random or parameters["key"].default is inspect.Parameter.empty
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 @settings(max_examples=15, derandomize=True, deadline=None, database=None)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_only_pairs_that_exist_are_mined(case, data, seed):
@@ -85,7 +86,7 @@ def test_only_pairs_that_exist_are_mined(case, data, seed):
         assert np.all(np.isfinite(got)) and np.all(got >= 0)
 
 
-@cases(lambda case: not case.random, quick=ONE_OF_EACH_FORM)
+@cases(lambda case: not case.random, quick=ONE)
 def test_padding_equals_the_shorter_batch(case):
     x, rows = np.array(batch()), np.array([0, 1, 2, 3, 4, 5, 8, 11])
     where = np.isin(np.arange(N), rows) * np.float32(0.25)  # any weight above 0 exists
@@ -103,7 +104,7 @@ def test_padding_equals_the_shorter_batch(case):
         np.testing.assert_array_equal(a[:, rows], b)
 
 
-@cases(quick=ONE_OF_EACH_FORM)
+@cases(quick=ONE)
 def test_jit_equals_eager_and_keys_decide(case):
     x = batch()
     jitted = mine(case, x, LABELS)
@@ -114,7 +115,7 @@ def test_jit_equals_eager_and_keys_decide(case):
     assert case.random != np.array_equal(jitted.negative, other.negative)
 
 
-@cases(quick=ONE_OF_EACH_FORM)
+@cases(quick=ONE)
 def test_vmap_over_batches_keys_and_numbers(case):
     x, y = np.stack([batch(), batch(seed=1)]), np.stack([LABELS, LABELS[::-1]])
     keys = jax.random.split(KEY, 2)
@@ -157,7 +158,7 @@ def test_batches_that_lack_something(case, labels):
     assert all(np.all(np.isfinite(mat)) for mat in pairs)
 
 
-@cases()
+@cases(quick=ONE_OF_EACH_FORM)
 def test_no_samples_keep_nothing(case):
     @jax.jit
     def run():
@@ -174,7 +175,7 @@ def test_no_samples_keep_nothing(case):
     assert not any(np.any(mat) for mat in jax.tree.leaves(run()))
 
 
-@cases(quick=ONE_OF_EACH_FORM)
+@cases(quick=ONE)
 def test_objective_takes_the_miner(case):
     """For losses of pairs and of triplets, whatever the form; a NaN reaches both."""
     miner = functools.partial(case.miner, **case.options)
@@ -197,7 +198,7 @@ def test_objective_takes_the_miner(case):
     assert np.all(np.isnan(run(x)[1][0]))
 
 
-@cases(quick=ONE_OF_EACH_FORM)
+@cases(quick=ONE)
 @pytest.mark.parametrize("refs", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_sharded_batch_is_one_device(case, refs):
     x, y, where = batch(16), np.arange(16) % 3, (np.arange(16) != 5).astype(np.float32)
@@ -242,7 +243,7 @@ def test_half_precision_is_compared_in_single(case):
     equal(pairs, mine(case, x.astype(jnp.float32), LABELS))
 
 
-@cases(quick=["uniform_histogram"])
+@cases(quick=ONE)
 def test_double_precision_mines_the_same_kind(case):
     with jax.enable_x64(True):
         run = lambda x: tuples.as_pairs(case(x, LABELS, key=KEY), (N, N))

@@ -48,6 +48,7 @@ def negative_probability(x, r, y, ry, cutoff, beyond):
     return weights
 
 
+@pytest.mark.slow
 def test_distance_weighted_on_the_circle():
     """In two dimensions the weight is cos(angle / 2); 100 degrees are beyond 1.4."""
     x, y = circle(0, 10, 40, 60, 80, 100), jnp.array([0, 0, 1, 1, 1, 1])
@@ -60,7 +61,7 @@ def test_distance_weighted_on_the_circle():
     assert drawn[2].sum() == 500 * 4
 
 
-@pytest.mark.parametrize("mode", ["self", "refs"])
+@pytest.mark.parametrize("mode", ["self", pytest.param("refs", marks=pytest.mark.slow)])
 def test_distance_weighted_is_the_stated_distribution(mode):
     x, r = (np.array(v) for v in jax.random.normal(jax.random.key(3), (2, 8, 4)))
     y = ry = np.array([0, 0, 0, 1, 1, 2, 2, 3])
@@ -159,6 +160,7 @@ def histogram(x, y, refs=None, keys=KEYS, num_bins=2, distance=LINE, **static):
     return jax.vmap(lambda key: mine(x, y, key=key))(keys)
 
 
+@pytest.mark.slow
 def test_uniform_histogram_on_the_line():
     """Edges 1, 4, 7: six ordered pairs in each bin, distance 4 in the second."""
     x, y = jnp.array([[0.0], [1], [3], [7]]), jnp.zeros(4, int)
@@ -176,7 +178,11 @@ def test_uniform_histogram_on_the_line():
     assert not np.any(mined.negative)
 
 
-@pytest.mark.parametrize("distance", [LINE, CosineSimilarity()], ids=["line", "cosine"])
+@pytest.mark.parametrize(
+    "distance",
+    [LINE, pytest.param(CosineSimilarity(), marks=pytest.mark.slow)],
+    ids=["line", "cosine"],
+)
 def test_uniform_histogram_is_uniform_in_each_bin(distance):
     x, r = jax.random.normal(jax.random.key(0), (2, 8, 3))
     y, ry = jnp.array([0, 0, 0, 0, 0, 1, 1, 2]), jnp.array([0, 0, 0, 0, 1, 1, 2, 4])

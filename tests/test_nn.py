@@ -15,9 +15,18 @@ C, D = 5, 8
 X = jnp.array(np.random.default_rng(0).normal(size=(12, D)), jnp.float32)
 Y = jnp.array(np.arange(12) % C)
 CENTERS = {c.module: c.centers for c in CASES if c.centers and c.takes("labels")}
-QUICK = mj.nn.ArcFace, mj.nn.ProxyAnchor, mj.nn.SoftTriple, mj.nn.P2SGrad, mj.nn.Center
+SOME = mj.nn.ArcFace, mj.nn.ProxyAnchor, mj.nn.SoftTriple
 OPTION = {c.module: next(iter(c.options), {}) for c in CASES}
-some_modules = pytest.mark.parametrize("module", QUICK[:3], ids=lambda m: m.__name__)
+
+
+def modules(some):
+    """All but one are slow."""
+    slow = lambda m: [] if m is mj.nn.ProxyAnchor else [pytest.mark.slow]
+    some = [pytest.param(m, marks=slow(m), id=m.__name__) for m in some]
+    return pytest.mark.parametrize("module", some)
+
+
+some_modules = modules(SOME)
 every_module = pytest.mark.parametrize("module", CENTERS, ids=lambda m: m.__name__)
 
 
@@ -56,13 +65,7 @@ def test_plain_jit_over_split_state_gives_the_same_gradient(module):
     chex.assert_trees_all_close(gradient(state)["weights"][...], want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        pytest.param(m, id=m.__name__, marks=[] if m in QUICK else [pytest.mark.slow])
-        for m in CENTERS
-    ],
-)
+@modules(CENTERS)
 def test_linen_users_get_the_same_module(module):
     options = OPTION[module]
     linen = nnx.bridge.to_linen(module, C, D, **options)
@@ -126,8 +129,9 @@ def test_logits_are_what_the_loss_takes_the_softmax_of():
 
 def test_logits_of_a_distance_are_negated():
     head = mj.nn.ProxyAnchor(C, D, distance=mj.distances.LpDistance(), rngs=nnx.Rngs(0))
-    assert (head.logits(head.weights[...]).argmax(1) == jnp.arange(C)).all()
-    assert (head.logits(X) <= 0).all()
+    own, others = jax.jit(lambda head: (head.logits(head.weights[...]), head.logits(X)))(head)
+    assert (np.argmax(own, 1) == np.arange(C)).all()
+    assert (np.asarray(others) <= 0).all()
 
 
 def test_logits_use_the_scale_of_the_module():
@@ -169,14 +173,16 @@ def test_outliers_are_far_from_the_dominant_center():
     assert not jax.jit(lambda head: head.outliers(x, y, threshold=179.0)[0].any())(head)
 
 
-def test_margin_learns_its_boundary():
-    for classes, shape in ((None, ()), (C, (C,))):
-        module = mj.nn.Margin(classes, beta=1.0, nu=0.1)
-        got = nnx.jit(lambda module: mj.reduce(module(X, Y))[1])(module)
-        want = jax.jit(lambda beta: mj.reduce(mj.losses.margin(X, Y, beta, nu=0.1))[1])
-        chex.assert_trees_all_close(got, want(np.ones(shape, np.float32)))
-        grads = nnx.jit(nnx.grad(lambda m: mj.reduce(m(X, Y))[0]))(module)
-        assert grads.beta[...].shape == shape and (grads.beta[...] != 0).all()
+@pytest.mark.parametrize(
+    ("classes", "shape"), [pytest.param(None, (), marks=pytest.mark.slow), (C, (C,))]
+)
+def test_margin_learns_its_boundary(classes, shape):
+    module = mj.nn.Margin(classes, beta=1.0, nu=0.1)
+    got = nnx.jit(lambda module: mj.reduce(module(X, Y))[1])(module)
+    want = jax.jit(lambda beta: mj.reduce(mj.losses.margin(X, Y, beta, nu=0.1))[1])
+    chex.assert_trees_all_close(got, want(np.ones(shape, np.float32)))
+    grads = nnx.jit(nnx.grad(lambda m: mj.reduce(m(X, Y))[0]))(module)
+    assert grads.beta[...].shape == shape and (grads.beta[...] != 0).all()
 
 
 def test_siglip_learns_scale_and_bias():

@@ -48,7 +48,8 @@ def run_processes(folder, which):
     return [pickle.loads(out.read_bytes()) for out in outs]
 
 
-@pytest.mark.parametrize("which", ["some", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["some", "all"])
 def test_processes_agree_with_one(which, tmp_path):
     """Samples, memory, and value and gradients of losses in every layout."""
     results = run_processes(tmp_path, which)

@@ -16,7 +16,14 @@ LOSSES = [
     mj.losses.ntxent,
     mj.losses.triplet_margin,
 ]
-every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda f: f.__name__)
+QUICK = mj.losses.contrastive, mj.losses.triplet_margin
+every_loss = pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(x, id=x.__name__, marks=[] if x in QUICK else [pytest.mark.slow])
+        for x in LOSSES
+    ],
+)
 
 
 def value(loss, *args, reducer=None, **kwargs):

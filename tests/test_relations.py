@@ -53,17 +53,18 @@ def test_one_label_each_is_equality():
 
 
 def test_soft_matches_weigh_positives():
-    m = np.array(mj.relations.overlap(TAGS, TAGS))
+    m = np.array(jax.jit(mj.relations.overlap)(TAGS, TAGS))
     np.fill_diagonal(m, 0)
-    s = np.asarray(mj.distances.CosineSimilarity()(X)) / 0.1
+    s = np.asarray(jax.jit(mj.distances.CosineSimilarity())(X)) / 0.1
     off = ~np.eye(5, dtype=bool)
     everything = np.log(np.sum(np.where(off, np.exp(s), 0), 1))
     want = [everything[i] - m[i] @ s[i] / m[i].sum() for i in range(5) if m[i].sum()]
-    got = mj.reduce(mj.losses.sup_con(X, TAGS, match=mj.relations.overlap))[0]
+    run = lambda loss: jax.jit(lambda x: mj.reduce(loss(x, TAGS, match=mj.relations.overlap)))(X)
+    got = run(mj.losses.sup_con)[0]
     assert got == pytest.approx(np.mean(want), rel=1e-5)
 
-    d = np.asarray(mj.distances.LpDistance()(X))
-    parts = mj.reduce(mj.losses.contrastive(X, TAGS, match=mj.relations.overlap))[1]
+    d = np.asarray(jax.jit(mj.distances.LpDistance())(X))
+    parts = run(mj.losses.contrastive)[1]
     assert parts["pos_loss"] == pytest.approx((m * d).sum() / m[d > 0].sum(), rel=1e-5)
     hinge, w = np.maximum(1 - d, 0), np.where(off, 1 - m, 0)
     assert parts["neg_loss"] == pytest.approx((w * hinge).sum() / w[hinge > 0].sum(), rel=1e-5)

@@ -53,7 +53,7 @@ def test_terms_of_pairs_and_what_was_mined():
     same(statistics(terms, pairs, MAT), expected | distances_by_hand(pairs))
 
 
-@pytest.mark.parametrize("mined", ["rule", "list"])
+@pytest.mark.parametrize("mined", ["rule", pytest.param("list", marks=pytest.mark.slow)])
 def test_streamed_terms_and_triplets(mined):
     if mined == "rule":
         mined = jax.jit(lambda: mj.miners.triplet_margin(X, Y, margin=0.3))()
@@ -150,15 +150,18 @@ def per_device(x, y):
     return everything(x, y, "d", mj.gather_refs(x, y, "d"))
 
 
-def test_many_devices_give_what_one_gives():
+@pytest.mark.parametrize("how", ["shard_map", pytest.param("explicit", marks=pytest.mark.slow)])
+def test_many_devices_give_what_one_gives(how):
     expected = jax.jit(everything)(X, Y)
     assert all(0 < value for some in expected for value in some.values())
     mesh = jax.make_mesh((8,), ("d",))
-    mapped = jax.shard_map(per_device, mesh=mesh, out_specs=jax.P())
     sharded = jax.device_put((X, Y), jax.NamedSharding(mesh, jax.P("d")))
-    chex.assert_trees_all_close(jax.jit(mapped)(*sharded), expected, rtol=1e-5)
+    if how == "shard_map":
+        run = jax.shard_map(per_device, mesh=mesh, out_specs=jax.P())
+    else:
+        run = everything
     with jax.set_mesh(mesh):
-        chex.assert_trees_all_close(jax.jit(everything)(*sharded), expected, rtol=1e-5)
+        chex.assert_trees_all_close(jax.jit(run)(*sharded), expected, rtol=1e-5)
 
 
 def test_batches_of_batches():

@@ -210,6 +210,7 @@ def test_deep_adversarial_has_three_phases_without_compiling_again():
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_momentum_is_held_while_the_generator_is_trained_alone():
     active = {"network": lambda i: (i < 2) | (i >= 4), "generator": lambda i: i >= 2}
     parts = {n: optax.conditionally_mask(optax.adam(1e-2), f) for n, f in active.items()}
@@ -241,7 +242,7 @@ def over_devices(step, state, batch):
         ("metric_loss_only", "shard_map"),
         pytest.param("metric_loss_only", "pmap", marks=pytest.mark.slow),
         pytest.param("with_classifier", "shard_map", marks=pytest.mark.slow),
-        ("two_streams", "pmap"),
+        pytest.param("two_streams", "pmap", marks=pytest.mark.slow),
     ],
 )
 def test_devices_together_do_the_step_of_one(scheme, way):
@@ -353,7 +354,7 @@ def kill_and_compare(folder, moments, uninterrupted):
 @pytest.mark.parametrize(
     "moments",
     [
-        ["write:30"],
+        pytest.param(["write:30"], marks=pytest.mark.slow),
         pytest.param(
             ["write:30", "write:12", "batch:4", "evaluation:0", "write:50"], marks=pytest.mark.slow
         ),
@@ -374,10 +375,8 @@ def test_killed_at_many_a_write(offset, tmp_path, uninterrupted):
         kill_and_compare(folder, [f"write:{count}"], uninterrupted)
 
 
-@pytest.mark.parametrize(
-    "at",
-    [pytest.param(0, marks=pytest.mark.slow), 5, pytest.param(11, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 5, 11])
 def test_an_error_in_a_batch_loses_nothing(at, tmp_path):
     def broken(i):
         if i == at:
@@ -479,7 +478,7 @@ NAN = float("nan")
         ([1, 2, 1, 1, 3, 3], 1, 2, 4),  # as in PML: a second one that is not better
         pytest.param([1, 2, 1, 3, 1, 1], 1, 4, 6, marks=pytest.mark.slow),
         ([2, 2, 3, 3, 3, 3], 0, 1, 2),  # equal is not better
-        ([NAN, 1, NAN, NAN, 2, 2], 2, 5, 6),
+        pytest.param([NAN, 1, NAN, NAN, 2, 2], 2, 5, 6, marks=pytest.mark.slow),
         ([NAN] * 6, 2, None, 3),
     ],
 )
@@ -627,6 +626,7 @@ def test_missing_packages_are_named(package, call, monkeypatch):
         call()
 
 
+@pytest.mark.slow
 def test_importing_metricjax_imports_none_of_them():
     check = "import sys, metricjax; print({'orbax', 'tqdm', 'tensorboardX'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)

@@ -29,7 +29,10 @@ SELF_INDEX = np.array([6, 3, 0, 5, 1])
 
 def listed(mat):
     """The entries above 0, as "ij"."""
-    return [f"{i}{j}" for i, j in np.argwhere(mat)]
+    return [f"{i}{j}" for i, j in np.argwhere(np.asarray(mat))]
+
+
+all_pairs = jax.jit(tuples.all_pairs, static_argnames="match")
 
 
 def same(mined, expected):
@@ -38,7 +41,7 @@ def same(mined, expected):
 
 
 def test_all_pairs_of_the_batch():
-    pairs = tuples.all_pairs(LABELS)
+    pairs = all_pairs(LABELS)
     assert listed(pairs.positive) == "01 04 10 14 23 32 40 41".split()
     assert listed(pairs.negative) == "02 03 12 13 20 21 24 30 31 34 42 43".split()
     assert {x.dtype.name for x in pairs} == {"float32"}
@@ -65,20 +68,20 @@ def brute_force(labels, refs, where=None, match=None):
 @pytest.mark.parametrize("self_index", [None, SELF_INDEX])
 def test_all_pairs_with_references(where, ref_where, self_index):
     refs = Refs(None, REF_LABELS, self_index, ref_where)
-    same(tuples.all_pairs(LABELS, refs, where), brute_force(LABELS, refs, where))
+    same(all_pairs(LABELS, refs, where), brute_force(LABELS, refs, where))
 
 
 @pytest.mark.parametrize("where", [jnp.array([1.0, 0, 2, 0.5, 1]), LABELS > 0])
 def test_where_weighs_anchors_and_the_batch_as_references(where):
     refs = Refs(None, LABELS, jnp.arange(5), where)
-    same(tuples.all_pairs(LABELS, where=where), brute_force(LABELS, refs, where))
+    same(all_pairs(LABELS, where=where), brute_force(LABELS, refs, where))
 
 
 def test_soft_match():
     soft = np.random.default_rng(0).random((5, 7)).astype(np.float32)
     refs = Refs(None, REF_LABELS, SELF_INDEX, REF_WHERE)
     same(
-        tuples.all_pairs(LABELS, refs, match=lambda x, y: soft),
+        all_pairs(LABELS, refs, match=lambda x, y: soft),
         brute_force(LABELS, refs, match=soft),
     )
 
@@ -93,13 +96,13 @@ def test_labels_may_be_a_tree():
     matrix = np.asarray(common(labels, labels))
     expected = brute_force(range(5), Refs(None, range(5), range(5)), match=matrix)
     assert expected.positive.any() and expected.negative.any()
-    same(tuples.all_pairs(labels, match=common), expected)
+    same(all_pairs(labels, match=common), expected)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (3, 0)])
 def test_no_samples_make_no_pairs(n, m):
     refs = Refs(None, jnp.zeros(m, int))
-    assert [x.shape for x in tuples.all_pairs(jnp.zeros(n, int), refs)] == [(n, m)] * 2
+    assert [x.shape for x in all_pairs(jnp.zeros(n, int), refs)] == [(n, m)] * 2
 
 
 A1, P = jnp.array([0, 0, 1, 0, 4]), jnp.array([1, 2, 0, 1, 6])
@@ -294,6 +297,7 @@ def test_triplets_make_the_same_pairs_in_every_form(mined):
     same(from_pairs(**lists._asdict(), shape=shape), direct)
 
 
+@pytest.mark.slow
 @many
 @given(some_pairs, some_rules, some_triplets)
 def test_miners_join_as_pairs(pairs, rule, triplets):
@@ -370,7 +374,7 @@ def test_more_triplets_than_an_integer_holds():
 
 
 @pytest.mark.parametrize(
-    "how", ["vmap", pytest.param("shard_map", marks=pytest.mark.slow), "explicit"]
+    "how", ["vmap", *(pytest.param(h, marks=pytest.mark.slow) for h in ("shard_map", "explicit"))]
 )
 def test_lists_on_batches_of_batches_and_devices(how):
     rng = np.random.default_rng(0)
@@ -433,11 +437,15 @@ def test_walk_visits_every_positive(how):
 def test_pick_takes_one_entry_of_each_row():
     mat = jnp.arange(12.0).reshape(3, 4)
     j, cotangent = jnp.array([2, 0, 3]), jnp.array([[1.0], [2], [3]])
-    picked, pullback = jax.vjp(lambda mat: pick(mat, j), mat)
+
+    @jax.jit
+    def run(mat):
+        picked, pullback = jax.vjp(lambda mat: pick(mat, j), mat)
+        return picked, pullback(cotangent)[0]
+
+    picked, gradient = run(mat)
     np.testing.assert_array_equal(picked, [[2], [4], [11]])
-    np.testing.assert_array_equal(
-        pullback(cotangent)[0], [[0, 0, 1, 0], [2, 0, 0, 0], [0, 0, 0, 3]]
-    )
+    np.testing.assert_array_equal(gradient, [[0, 0, 1, 0], [2, 0, 0, 0], [0, 0, 0, 3]])
 
 
 COUNTED = tuples.from_pairs(
