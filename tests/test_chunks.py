@@ -86,7 +86,7 @@ def test_chunked_may_be_mapped_over(loss):
 ON_A_RING = [loss for loss in vars(losses).values() if callable(loss) and record_of(loss).ring]
 
 
-@each_of(ON_A_RING, quick=[losses.ntxent])
+@each_of(ON_A_RING, quick=[])  # by default, the next test
 def test_blocks_of_references_are_dense(loss):
     """Blocks that do and do not divide N and M, with weights, and with anchors as references."""
     with jax.enable_x64(True):
@@ -112,6 +112,7 @@ def test_blocks_of_references_are_taken_by_itself(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_block_of_references_shows_its_pairs():
     e = jax.random.normal(jax.random.key(0), (N, D))
     dense = lambda loss: jax.jit(lambda e: loss(e, Y)["loss"].dense())(e)

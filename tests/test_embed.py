@@ -108,7 +108,8 @@ def test_each_chunk_has_its_own_dropout_the_same_in_both_passes(attention):
     assert not np.allclose(*run(params, x))
 
 
-@pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.optimized
 def test_memory_is_that_of_a_chunk(attention):
     model, params, _ = start(1, layers=1 if attention else 2, attention=attention)
@@ -124,6 +125,7 @@ def test_memory_is_that_of_a_chunk(attention):
     assert temporaries(chunked) * 8 < temporaries(model.apply)
 
 
+@pytest.mark.slow
 def test_mapped_over_and_on_many_devices():
     apply = lambda params, x: jnp.tanh(x @ params)
     rng = np.random.default_rng(0)

@@ -405,7 +405,7 @@ def test_chunked_is_dense(case, size):
     close(step(mj.chunked(case.loss, size))(e, y, p, where), step(case.fn)(e, y, p, where))
 
 
-@cases(lambda c: c.takes("mined") and not c.whole, quick="triplet_margin")
+@cases(lambda c: c.takes("mined") and not c.whole, quick="")  # by default, test_miners_all.py
 def test_chunked_takes_whatever_was_mined(case):
     e, y = batch()
     p = params(case)
@@ -423,7 +423,7 @@ def test_chunked_takes_whatever_was_mined(case):
         assert want[0] != 0
 
 
-@cases(lambda c: not c.whole, quick="contrastive")
+@cases(lambda c: not c.whole, quick="")  # by default, test_reducers.py
 def test_chunked_reduces_and_shows_what_dense_does(case):
     e, y = batch()
     p = params(case)
@@ -466,7 +466,7 @@ def mesh(kind):
     return jax.make_mesh((8,), ("batch",), axis_types=(kind,))
 
 
-@cases(lambda c: c.takes("refs", "mined"), quick="contrastive")
+@cases(lambda c: c.takes("refs", "mined"), quick="")  # by default, tests/test_layouts.py
 def test_sharded_references_and_mined_tuples_are_one_device(case):
     e, y = batch()
 
@@ -485,10 +485,9 @@ def test_sharded_references_and_mined_tuples_are_one_device(case):
     close(jax.device_get(got), want)
 
 
-@pytest.mark.parametrize("symmetric", [pytest.param(True, marks=pytest.mark.slow), False])
-@pytest.mark.parametrize(
-    "name", [pytest.param("ntxent", marks=pytest.mark.slow), "lifted_structure"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("name", ["ntxent", "lifted_structure"])
 def test_views_on_each_device_are_one_device(name, symmetric):
     e, _ = batch()
     views = e, e[:, ::-1], jnp.cos(e)

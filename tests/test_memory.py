@@ -238,12 +238,11 @@ def test_pmap_is_one_device():
 
 @pytest.mark.parametrize(
     "spread",
-    [pytest.param(False, marks=pytest.mark.slow), True],
+    [False, True],
     ids=["replicated", "spread"],
 )
-@pytest.mark.parametrize(
-    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow  # by default, an objective of a memory on each device
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto], ids=str)
 def test_a_sharded_batch_is_one_device(kind, spread):
     (bank, *rows), want = example()
     m = mesh(kind)
@@ -383,6 +382,7 @@ def test_tuples_of_the_batch_are_found_in_the_memory():
     assert abs(got - against(LOSSES.contrastive, x, y, refs)[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_module_with_parameters_trains_on_the_memory():
     memory = CrossBatchMemory(mj.nn.Margin(3, nu=0.01), Q, D)
     model = nnx.Linear(D, D, rngs=nnx.Rngs(0))

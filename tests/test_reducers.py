@@ -309,7 +309,7 @@ def test_streamed_terms_equal_dense_ones():
         np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=name)
 
 
-TRIPLETS = losses.triplet_margin(jnp.eye(3), jnp.array([0, 0, 1]))
+TRIPLETS = lambda: losses.triplet_margin(jnp.eye(3), jnp.array([0, 0, 1]))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ TRIPLETS = losses.triplet_margin(jnp.eye(3), jnp.array([0, 0, 1]))
     [
         (lambda: threshold(), "reducers.threshold: .*`low`, `high`"),
         (lambda: reduce({"loss": FOUR}, {"lost": sum}), r"reduce: .*\['lost'\].*\['loss'\]"),
-        (lambda: reduce(TRIPLETS, per_anchor()), r"reducers.per_anchor: .*\(3, 3\).*triplets"),
+        (lambda: reduce(TRIPLETS(), per_anchor()), r"reducers.per_anchor: .*\(3, 3\).*triplets"),
         (
             lambda: reduce({"loss": FOUR}, class_weighted(jnp.ones(3))),
             r"reducers.class_weighted: `anchor_weights` .*\(4,\).*\(3,\)",

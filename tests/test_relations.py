@@ -3,12 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import metricjax as mj
 
-X = jax.random.normal(jax.random.key(0), (5, 4))
+X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
 TAGS = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 1, 1]])
 KINDS = np.array([[0, 0, 1], [0, 0, 2], [0, 1, 1], [1, 0, 1], [0, 0, 1]])
 

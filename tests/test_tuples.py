@@ -279,6 +279,7 @@ def test_every_triplet_is_listed_once_in_order(mined):
 
 @many
 @given(some_triplets)
+@pytest.mark.slow
 def test_listed_triplets_are_passed_through_without_padding(triplets):
     expected = [row for row in zip(*(x.tolist() for x in triplets), strict=True) if row[-1]]
     for size in (7, T, T + 2):

@@ -102,6 +102,6 @@ def cut_mined(cut: Cut, mined) -> Callable[[Array], Any]:
         )
     if isinstance(mined, TripletRule):
         parts = cut(replicated(mined[:3]))
-        return lambda k: mined._replace(**dict(zip(mined._fields, cut.at(parts, k), strict=False)))
+        return lambda k: mined._make((*cut.at(parts, k), mined.keep))
     parts = cut(replicated(mined))
     return lambda k: cut.at(parts, k)
