@@ -102,6 +102,11 @@ def cut_mined(cut: Cut, mined) -> Callable[[Array], Any]:
         )
     if isinstance(mined, TripletRule):
         parts = cut(replicated(mined[:3]))
-        return lambda k: mined._make((*cut.at(parts, k), mined.keep))
+
+        def ours(k):
+            positive, negative, rows = cut.at(parts, k)
+            return mined._replace(positive=positive, negative=negative, rows=rows)
+
+        return ours
     parts = cut(replicated(mined))
     return lambda k: cut.at(parts, k)
