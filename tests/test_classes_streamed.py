@@ -136,6 +136,7 @@ def test_classes_on_each_device_are_all_on_one(case):
     close(jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(e, w, floats), want)
 
 
+@pytest.mark.slow
 def test_proxies_on_each_device_are_all_on_one():
     case = next(c for c in CASES if c.loss is mj.losses.proxy_anchor)
     e, y, w = batch(case)
@@ -173,6 +174,7 @@ def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
     close(got, (value, (to_e, to_w)))
 
 
+@pytest.mark.slow
 def test_a_recipe_gathers_where_classes_are_spread_as_the_batch_is():
     e, y, w = batch(CASES[1])
     split = lambda x: np.reshape(x, (2, -1, *x.shape[1:]))

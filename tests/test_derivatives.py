@@ -11,7 +11,7 @@ from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.record import record_of
 
 QUICK = {
-    "dense": ["contrastive", "cosface", "triplet_margin"],
+    "dense": ["cosface"],
     "in blocks": ["contrastive"],
     "in blocks of references": [],  # test_ring.py has these derivatives around devices
 }

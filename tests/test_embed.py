@@ -89,6 +89,7 @@ def test_filling_up_the_last_chunk_leaves_no_trace():
 
 
 @pytest.mark.parametrize("attention", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_each_chunk_has_its_own_dropout_the_same_in_both_passes(attention):
     model, params, x = start(8, dropout=0.5, layers=1, attention=attention)
     y = jnp.arange(8) % 2

@@ -90,6 +90,7 @@ def test_in_scan_and_under_vmap_it_is_a_loop():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_it_may_be_kept_in_half_precision(dtype):
     x, y = batch(9)
     bank = filled(2, dtype=dtype)
@@ -411,6 +412,7 @@ def test_class_weights_are_handed_to_the_loss():
     chex.assert_trees_all_close(jitted(memory, x, y, beta, margin=0.4), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_linen_users_get_the_same_module():
     linen = nnx.bridge.to_linen(CrossBatchMemory, LOSSES.contrastive, Q, D)
     variables = linen.init(jax.random.key(0), *batch(0))

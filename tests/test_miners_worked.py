@@ -255,6 +255,7 @@ def test_angular_of_collapsed_triplets():
     assert kept(end, 44.9) == 2 and kept(end, 45.1) == 0
 
 
+@pytest.mark.slow
 def test_nan_is_chosen():
     x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     x[1, 1] = np.nan

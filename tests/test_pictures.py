@@ -69,6 +69,7 @@ def test_a_map_of_little(shape):
     saved(pictures.embedding_map(np.ones(shape, np.float32), np.arange(shape[0])))
 
 
+@pytest.mark.slow
 def test_panels_share_labels_and_long_names_fit():
     names = [f"a rather long name of a species, {i % 9}" for i in range(60)]
     figure = saved(pictures.embedding_map({"before": drawn(60), "after": drawn(60, 2)}, names))
@@ -198,6 +199,7 @@ def test_errors(call, error, complaint):
         call()
 
 
+@pytest.mark.slow
 def test_matplotlib_is_imported_for_pictures_only(monkeypatch):
     others = {"matplotlib", "faiss", "orbax", "tqdm", "tensorboardX"}
     code = f"import sys, metricjax; print({others} & set(sys.modules))"

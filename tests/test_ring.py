@@ -113,6 +113,7 @@ def test_forward_mode_and_hessian_vector_products_are_one_device(name):
 
 
 @pytest.mark.parametrize("name", ["contrastive", pytest.param("ntxent", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_double_precision_is_exact(name):
     option, value = LOSSES[name]
     loss = getattr(mj.losses, name)
@@ -177,6 +178,7 @@ def test_gradients_go_home_to_the_other_tower(name):
     close(jax.jit(jax.value_and_grad(run, (0, 1)))(*data), want, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_relation_and_a_recipe():
     soft = lambda a, b: jnp.where(a[:, None] == b[None, :], 0.8, 0.1)
     recipe = lambda axis_name, loss: (

@@ -152,6 +152,7 @@ def per_device(x, y):
 
 
 @pytest.mark.parametrize("how", ["shard_map", pytest.param("explicit", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_many_devices_give_what_one_gives(how):
     expected = jax.jit(everything)(X, Y)
     assert all(0 < value for some in expected for value in some.values())

@@ -221,6 +221,7 @@ def test_terms_of_one_stream_share_one_pass():
     run(A)
 
 
+@pytest.mark.slow
 def test_dense_shows_every_triplet():
     y = jnp.array([0, 0, 0, 1])
     term = mj.losses.triplet_margin(A, y, margin=5.0)["loss"]

@@ -191,6 +191,7 @@ def adversarial_losses(params):
     return metric + classes, adv + 2 * square(a) + square(n), synth
 
 
+@pytest.mark.slow
 def test_deep_adversarial_has_three_phases_without_compiling_again():
     step = jax.jit(adversarial(metric_steps=1, generator_steps=1, weights={"g_hard_loss": 2.0}))
     batch = X[:3], LABELS_OF_ONE_TRIPLET

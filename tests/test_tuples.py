@@ -271,6 +271,7 @@ def test_pairs_as_lists_and_back(pairs):
 
 @many
 @given(some_pairs | some_rules)
+@pytest.mark.slow
 def test_every_triplet_is_listed_once_in_order(mined):
     expected = list(every_triplet(mined))
     for size in (7, ALL):
