@@ -13,7 +13,7 @@ from metricjax._core.record import record_of
 QUICK = {
     "dense": ["cosface"],
     "in blocks": ["contrastive"],
-    "in blocks of references": [],  # test_ring.py has these derivatives around devices
+    "in blocks of references": [],
 }
 LAYOUTS = {
     "dense": lambda case: case.fn,
