@@ -105,7 +105,7 @@ def _watched(run):
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start
-    peak = None if before is None else _memory("VmHWM") - before
+    peak = None if before is None else memory("VmHWM") - before
     return Call(result, seconds, peak)
 
 
@@ -116,12 +116,16 @@ def _forget_peak():
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        return _memory("VmRSS")
+        return memory("VmRSS")
     except (AttributeError, OSError):
         return None
 
 
-def _memory(name):
+def memory(name):
+    """MiB that this process holds ("VmRSS"), or has held at most ("VmHWM"); under Linux.
+
+    Not `resource.getrusage`, which starts with what the process that started this one held.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**10
 

@@ -10,7 +10,6 @@ are made of one CPU, so their times say little. With ``--out`` rows join those o
 
 import dataclasses
 import json
-import resource
 import sys
 import time
 from unittest import mock
@@ -30,6 +29,7 @@ from benchmarks._harness import (
     in_own_process,
     integer,
     json_file,
+    memory,
     names,
     print_table,
     write_json,
@@ -212,7 +212,7 @@ def alone(name, n, count):
         "ms": 1e3 * (time.perf_counter() - start),
         "rounds": 1,
         "temp_mib": temporaries / 2**20,
-        "process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "process_mib": memory("VmHWM"),
         "process_bound_mib": PEAK_BOUND,
     }
 

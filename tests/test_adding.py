@@ -35,7 +35,7 @@ def test_layout(how):
     ],
 )
 def test_three_places_are_enough(title, name, package, rows, tmp_path):
-    for part in "metricjax", "tests", "docs":
+    for part in "metricjax", "tests", "docs", "benchmarks", "examples":
         skip = shutil.ignore_patterns("__pycache__", Path(__file__).name)
         shutil.copytree(ROOT / part, tmp_path / part, ignore=skip)
     for part in "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml":

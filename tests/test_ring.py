@@ -5,18 +5,16 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import AxisType
 
 import metricjax as mj
 
 N, D = 24, 6
-RNG = np.random.default_rng(0)
-E = jnp.asarray(RNG.normal(size=(N, D)), jnp.float32)
-Y = jnp.asarray(RNG.integers(7, size=N), jnp.int32)
-WHERE = jnp.asarray(np.arange(N) % 5, jnp.float32)
-KERNEL = jnp.asarray(RNG.normal(size=(D, D)) / 3, jnp.float32)
+E = jax.random.normal(jax.random.key(0), (N, D))
+Y = jax.random.randint(jax.random.key(1), (N,), 0, 7)
+WHERE = jnp.arange(N, dtype=jnp.float32) % 5
+KERNEL = jax.random.normal(jax.random.key(2), (D, D)) / 3
 # each with an option that must stay traced
 LOSSES = {
     "circle": ("m", 0.3),
