@@ -1,6 +1,6 @@
 """The parts of JAX that this library uses and JAX does not document, all of them in this file.
 
-A streamed sum (`_stream.sum_over`) takes a function of a loop's index and has to know three things
+A streamed sum (`stream.sum_over`) takes a function of a loop's index and has to know three things
 that no documented function tells:
 
 * which arrays the function closes over, so that gradients reach them (`hoist`),

@@ -82,7 +82,7 @@ def alike(tree: Any) -> Any:
     Gradients are then summed over devices once, behind it, and not in every step of a loop.
     """
     axes = frozenset().union(*(varying(jax.typeof(x)) for x in jax.tree.leaves(tree)))
-    return jax.tree.map(lambda x: _pcast(x, axes - varying(jax.typeof(x))), tree)
+    return jax.tree.map(lambda x: vary(x, axes - varying(jax.typeof(x))), tree)
 
 
 def _cast(tree, like):
@@ -92,7 +92,7 @@ def _cast(tree, like):
         more, fewer = _axes(x, like)
         if fewer and not jnp.issubdtype(x.dtype, jnp.inexact):  # a mean would not be exact
             return jax.lax.pmax(x.astype(jnp.int32), fewer).astype(x.dtype)
-        return _pcast(jax.lax.pmean(x, fewer) if fewer else x, more)
+        return vary(jax.lax.pmean(x, fewer) if fewer else x, more)
 
     return jax.tree.map(one, tree, like)
 
@@ -103,7 +103,7 @@ def _transposed_cast(tree, like):
     def one(x, like):
         more, fewer = _axes(x, like)
         x = jax.lax.psum(x, fewer) if fewer else x
-        return _pcast(x, more) / jax.lax.axis_size(more) if more else x
+        return vary(x, more) / jax.lax.axis_size(more) if more else x
 
     return jax.tree.map(one, tree, like)
 
@@ -118,5 +118,6 @@ def _axes(x, like):
     return tuple(sorted(like - x)), tuple(sorted(x - like))
 
 
-def _pcast(x, axes):
+def vary(x, axes):
+    """`x` varying over more axes of `jax.shard_map`."""
     return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from metricjax._core.jax_internals import SymbolicZero, depends, hoist, no_slope, varying
-from metricjax._core.linear import linear
+from metricjax._core.linear import linear, vary
 from metricjax._core.types import LossDict, LossTerm, Ratio, Reducer
 
 
@@ -137,7 +137,7 @@ but once, they are jitted, which keeps what was traced, and is nothing in the pr
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def sum_of_slabs(fn, count, *args):  # `_jax` knows it by this name
+def sum_of_slabs(fn, count, *args):  # `jax_internals` knows it by this name
     """``sum(fn(k, *args) for k in range(count))``; `fn` closes over no arrays."""
     zero = jax.tree.map(zeros_like, jax.eval_shape(fn, jnp.int32(0), *args))
     step = lambda k, total: jax.tree.map(jnp.add, total, fn(k, *args))
@@ -228,5 +228,4 @@ def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
     """Zeros that a loop can carry: with the mesh axes that `like` varies or is sharded over."""
     sharding = getattr(like, "sharding", None)
     zeros = jnp.zeros(like.shape, like.dtype, device=sharding)
-    axes = tuple(sorted(varying(like)))
-    return jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
+    return vary(zeros, varying(like))

@@ -27,7 +27,7 @@ from jaxtyping import Array
 
 from metricjax._core.blocks import Cut
 from metricjax._core.jax_internals import SymbolicZero, hoist, varying
-from metricjax._core.linear import linear
+from metricjax._core.linear import linear, vary
 from metricjax._core.stream import Stream, StreamedTerm, zeros_like
 from metricjax._core.sums import OfAnchors, OverRefs, add, nothing, sent, share
 from metricjax._core.types import AxisName
@@ -64,8 +64,7 @@ class Around:
     def prepared(self, x):
         """`x` as an array that may differ from device to device, as all that travels does."""
         axes = varying(jax.typeof(jax.lax.axis_index(self.axis_name)))  # none if types do not say
-        more = tuple(sorted(axes - varying(jax.typeof(x))))
-        return jax.lax.pcast(x, more, to="varying") if more else x
+        return vary(x, axes - varying(jax.typeof(x)))
 
     def terms(self, slab, block):
         """The streamed terms ``slab(key, block)`` of all blocks."""
