@@ -1,12 +1,14 @@
 """A training that kills itself; `test_training.py` starts it until it is done.
 
-python tests/killed.py FOLDER WHEN: `WHEN` is "never", "batch:I", "evaluation:I", or "write:I", the
-I-th time that a file or folder of the checkpoints is made, renamed or deleted.
+python tests/killed.py FOLDER WHEN ...: one training after the other, each in a process of its own,
+whose exit status is printed. `WHEN` is "never", "batch:I", "evaluation:I", or "write:I", the I-th
+time that a file or folder of the checkpoints is made, renamed or deleted.
 """
 
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -106,5 +108,22 @@ def main(folder, when):
     np.savez(folder / "done.npz", **named(done))
 
 
+def in_a_process(folder, when):
+    """The exit status of a training, in a fork: to import JAX takes longer than to train.
+
+    A process can be forked as long as JAX has not started its threads, which nothing above does.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        main(folder, when)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    for folder, when in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        print(in_a_process(Path(folder), when), flush=True)

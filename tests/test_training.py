@@ -322,11 +322,13 @@ def test_errors_say_what_to_give(build, params, complaint):
 # --- fit: going on where it was ---------------------------------------------------------------
 
 
-def run(folder, when):
-    return subprocess.run(
-        [sys.executable, "-W", "error", killed.__file__, folder, when], capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+def run(*trainings):
+    """Trains as each ``(folder, when)`` says, one after the other; all but "never" are killed."""
+    words = [str(word) for training in trainings for word in training]
+    command = [sys.executable, "-W", "error", killed.__file__, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    want = [0 if when == "never" else -signal.SIGKILL for _, when in trainings]
+    assert done.stdout.split() == [str(status) for status in want], done.stderr
 
 
 def left(folder):
@@ -337,43 +339,33 @@ def left(folder):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    done = run(folder, "never")
-    assert not done.returncode, done.stderr
+    run((folder, "never"))
     return left(folder)
 
 
-def kill_and_compare(folder, moments, uninterrupted):
-    for when in moments:
-        done = run(folder, when)
-        assert done.returncode == -signal.SIGKILL, (when, done.stderr)
-        assert not (folder / "done.npz").exists()
-    done = run(folder, "never")
-    assert not done.returncode, done.stderr
-    assert left(folder) == uninterrupted
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moments",
-    [
-        pytest.param(["write:30"], marks=pytest.mark.slow),
-        pytest.param(
-            ["write:30", "write:12", "batch:4", "evaluation:0", "write:50"], marks=pytest.mark.slow
-        ),
-    ],
+    [["write:30"], ["write:30", "write:12", "batch:4", "evaluation:0", "write:50"]],
 )
 def test_a_killed_training_ends_as_one_that_was_not(moments, tmp_path, uninterrupted):
     """Between states, while one is written or deleted, before an evaluation."""
-    kill_and_compare(tmp_path, moments, uninterrupted)
+    run(*((tmp_path, when) for when in moments))
+    assert not (tmp_path / "done.npz").exists()
+    run((tmp_path, "never"))
+    assert left(tmp_path) == uninterrupted
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", range(2))
 def test_killed_at_many_a_write(offset, tmp_path, uninterrupted):
     """Every eighth of the 200 file operations of a training."""
-    for count in range(1 + 8 * offset, 200, 16):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        kill_and_compare(folder, [f"write:{count}"], uninterrupted)
+    counts = range(1 + 8 * offset, 200, 16)
+    for count in counts:
+        (tmp_path / str(count)).mkdir()
+    run(*((tmp_path / str(c), when) for c in counts for when in (f"write:{c}", "never")))
+    for count in counts:
+        assert left(tmp_path / str(count)) == uninterrupted
 
 
 @pytest.mark.slow
