@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from metricjax import reducers as _reducers
 from metricjax._core.masked import safe_divide
 from metricjax._core.record import bound, record_of
-from metricjax._core.refs import gather_refs, numbered
+from metricjax._core.refs import axis_names, gather_refs, numbered
 from metricjax._core.stream import fold
 from metricjax._core.types import AxisName, LossDict, Reducer, Refs, Scalar
 
@@ -43,8 +43,13 @@ def reduce(
         ``(loss, {name: scalar})``, the scalars before `weights`. A term without elements is 0,
         with gradient 0.
     """
+    if not isinstance(terms, dict):
+        raise TypeError(
+            f"reduce: `terms` must be the dict that a loss returns, got {type(terms).__name__}."
+        )
     if not terms:
         raise ValueError("reduce: there are no terms.")
+    _check_functions("reduce", "metricjax.reducers.avg_non_zero", reducer=reducer)
     for what, by_name in (("reducers", reducer), ("weights", weights)):
         if isinstance(by_name, dict) and (unknown := by_name.keys() - terms.keys()):
             raise ValueError(
@@ -135,6 +140,9 @@ def objective(
         The bound function. Its `data` are keyword arguments of the loss (``refs``, ``where``,
         ``match``, ``mined``, options) and ``key`` for random miners, or for a loss without one.
     """
+    _check_functions("objective", "metricjax.losses.ntxent", loss=loss)
+    _check_functions("objective", "metricjax.miners.multi_similarity", miner=miner)
+    _check_functions("objective", "metricjax.reducers.avg_non_zero", reducer=reducer)
     record = record_of(loss)
     _check_options(record, options)
     if axis_name is not None and record.has("proxy_ids"):
@@ -238,13 +246,27 @@ def _spread(loss, embeddings, labels, data, axis_name, mined=False):
         by_itself = False
     if data.get("refs") is not None or by_itself:
         return embeddings, labels, data
-    everything = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
     class_axis = data.get("class_axis") or bound(loss, "class_axis")
-    if record.needs_whole_batch(mined=mined) or class_axis == axis_name:
+    shared = tuple(name for name in axis_names(axis_name) if name in axis_names(class_axis))
+    whole = record.needs_whole_batch(mined=mined)
+    everything = gather_refs(
+        embeddings, labels, axis_name if whole else shared or axis_name, where=data.get("where")
+    )
+    if whole or shared:  # devices that share out the classes must see the same samples
         data = {n: x for n, x in data.items() if n != "axis_name"}
         return everything.embeddings, everything.labels, data | {"where": everything.where}
     refs = {"refs": everything} if record.accepts("refs") else {}
     return embeddings, labels, data | refs
+
+
+def _check_functions(caller, example, **functions):
+    """What is to be called must be a function, or a dict of some, and no name or class of one."""
+    for name, value in functions.items():
+        for one in value.values() if isinstance(value, dict) else (value,):
+            if one is not None and (isinstance(one, type) or not callable(one)):
+                raise TypeError(
+                    f"{caller}: `{name}` must be a function such as {example}, got {one!r}."
+                )
 
 
 def _check_options(record, options):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num, PRNGKeyArray
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import as_labels, check_weights
 from metricjax._core.refs import replicated, take
 from metricjax._core.types import AxisName
 
@@ -67,21 +67,22 @@ def sample_classes(
         Recognition CNNs by Partial FC <https://arxiv.org/abs/2203.15565>`_, 2022.
     """
     name = "sample_classes"
-    check_rows(name, "labels", labels, "labels", len(labels), class_ids=True)
-    check_rows(name, "where", where, "labels", len(labels))
+    labels = as_labels(name, "labels", labels, "labels", None, class_ids=True)
+    check_weights(name, "where", where, "labels", len(labels))
     if not 0 < sample_rate <= 1:
         raise ValueError(f"{name}: `sample_rate` must be above 0 and up to 1, got {sample_rate}.")
     size = max(1, math.ceil(sample_rate * num_classes - 1e-6))  # 0.1 * 30 is above 3
     device = jnp.int32(0) if class_axis is None else jax.lax.axis_index(class_axis)
-    label = labels.astype(jnp.int32) - device * num_classes
+    label = labels - (device * num_classes).astype(labels.dtype)
     here = (label >= 0) & (label < num_classes)
-    counts = here if where is None else here & (where > 0)
+    label = jnp.where(here, label, 0).astype(jnp.int32)
+    counts = here if where is None else here & (jnp.asarray(where) > 0)
     taken = replicated(jnp.where(counts, label, num_classes))
     score = jax.random.uniform(jax.random.fold_in(key, device), (num_classes,))
     score = score.at[taken].set(1, mode="drop")  # above all others
     ids = jnp.sort(jax.lax.top_k(score, size)[1])
     places = jnp.full(num_classes, -1, jnp.int32).at[ids].set(jnp.arange(size, dtype=jnp.int32))
-    place = jnp.where(here, take(places, jnp.where(here, label, 0)), -1)
+    place = jnp.where(here, take(places, label), -1)
     if class_axis is not None:  # at most one device has it
         place = jax.lax.psum(jnp.where(place < 0, 0, place + device * size + 1), class_axis) - 1
     return SampledClasses(ids, place)

@@ -10,7 +10,7 @@ float32 precision on every device; `precision` lowers it knowingly.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from metricjax._core.check import check_embeddings
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
 from metricjax._core.stream import sum_over
+from metricjax._core.suggest import suggest
 
 
 class Distance(Protocol):
@@ -81,12 +82,16 @@ def _products_jvp(precision, primals, tangents):
     return products(x, y, precision), jnp.matmul(dx, y.T, precision=precision) + by_y
 
 
-def _squared_euclidean(x, y, precision):
-    """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero."""
+def _squared_euclidean(x, y, precision, unit=False):
+    """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero.
+
+    Of `unit` vectors: a zero vector, which has no direction, counts as orthogonal to all.
+    """
     # as a product, since XLA on CPU makes a slow [N, M] of the sum of two sums
     ones = jnp.ones(x.shape[1], x.dtype)
     squares = lambda x: jnp.matmul(x * x, ones, precision=Precision.HIGHEST)
-    norms = squares(x)[:, None] + squares(y)[None, :]
+    squares_of = lambda x: jnp.where(squares(x) == 0, 1, squares(x)) if unit else squares(x)
+    norms = squares_of(x)[:, None] + squares_of(y)[None, :]
     squared = norms + products(-2 * x, y, precision)
     # 8 eps were too few for 700 features with the products of JAX 0.12
     return jnp.where(squared < 16 * jnp.finfo(x.dtype).eps * norms, 0, squared)
@@ -108,9 +113,15 @@ def _minkowski(x, y, p):
     return safe_power(sum_over(lambda k: safe_power(gap(k), p), x.shape[1]), 1 / p)
 
 
+def _directed(mat, a, b, orthogonal):
+    """`mat` with the value of `orthogonal` vectors where one of the two is zero."""
+    none = lambda x: jnp.all(x == 0, 1)
+    return jnp.where(none(a)[:, None] | none(b)[None, :], orthogonal, mat)
+
+
 def _without_diagonal(mat, a, b):
     """Sets the distance of every row to itself to exactly zero, when `a` meets itself."""
-    return jnp.where(jnp.eye(len(mat), dtype=bool), 0, mat) if b is a else mat
+    return jnp.where(jnp.eye(mat.shape[0], dtype=bool), 0, mat) if b is a else mat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +132,8 @@ class LpDistance:
 
     The Euclidean distance is one matrix product; a squared distance within rounding error of zero
     (a few ``eps * (|x|^2 + |y|^2)``) is zero. Other norms take D passes over ``[N, M]``; only
-    ``p=inf`` builds ``[N, M, D]``. The gradient at distance 0 is 0.
+    ``p=inf`` builds ``[N, M, D]``. The gradient at distance 0 is 0. When rows are normalized, a
+    zero row is as far from all others as orthogonal vectors are: :math:`2^{power/p}`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -149,11 +161,17 @@ class LpDistance:
             raise ValueError(f"distances.LpDistance: `p` must be at least 0, got {self.p}.")
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
-        a, b = _prepared(self, x, y, self.normalize_embeddings, self.p)
+        return self.between(*_prepared(self, x, y, self.normalize_embeddings, self.p))
+
+    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
+        """The distance of rows that are normalized already, where they are to be."""
+        unit = self.normalize_embeddings
         if self.p == 2:
-            mat = safe_power(_squared_euclidean(a, b, self.precision), self.power / 2)
+            mat = safe_power(_squared_euclidean(a, b, self.precision, unit), self.power / 2)
         else:
-            mat = safe_power(_minkowski(a, b, self.p), self.power)
+            mat = _minkowski(a, b, self.p)
+            mat = _directed(mat, a, b, 2 ** (1 / self.p)) if unit and self.p else mat
+            mat = safe_power(mat, self.power)
         return _without_diagonal(mat, a, b)
 
 
@@ -181,7 +199,10 @@ class DotProductSimilarity:
     is_similarity: ClassVar[bool] = True
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
-        a, b = _prepared(self, x, y, self.normalize_embeddings)
+        return self.between(*_prepared(self, x, y, self.normalize_embeddings))
+
+    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
+        """The similarity of rows that are normalized already, where they are to be."""
         return products(a, b, self.precision)
 
 
@@ -216,7 +237,8 @@ class SNRDistance:
     .. math:: d_{ij} = \frac{\mathrm{Var}(\hat y_j - \hat x_i)}{\mathrm{Var}(\hat x_i)}
 
     Variances are over the D features, so it is one matrix product of centred vectors. Not
-    symmetric. An anchor whose features are all equal carries no signal: its distances are 0.
+    symmetric. An anchor whose features are all equal carries no signal: its distances are 0. When
+    rows are normalized, a zero row is as far from any other anchor as uncorrelated ones are: 2.
 
     Example:
         >>> import jax.numpy as jnp
@@ -240,9 +262,18 @@ class SNRDistance:
     is_similarity: ClassVar[bool] = False
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
-        a, b = _prepared(self, x, y, self.normalize_embeddings)
+        return self.between(*_prepared(self, x, y, self.normalize_embeddings))
+
+    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
+        """The distance of rows that are normalized already, where they are to be."""
+        zero = jnp.all(b == 0, 1)[None, :] & self.normalize_embeddings
         a, b = (_centred(a),) * 2 if b is a else (_centred(a), _centred(b))
         noise = _squared_euclidean(a, b, self.precision)
         signal = jnp.sum(a * a, -1)[:, None]  # its square, in the gradient, must not underflow
         signal = jnp.where(signal < jnp.finfo(a.dtype).tiny ** 0.5, 0, signal)
+        noise = jnp.where(zero, 2 * signal, noise)
         return _without_diagonal(safe_divide(noise, signal), a, b)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = suggest(__name__)

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import check_at_least, check_embeddings, check_rows
+from metricjax._core.check import as_labels, check_at_least, check_embeddings, check_weights
+from metricjax._core.jax_internals import varying
 from metricjax._core.masked import upcast
 from metricjax._core.refs import gather_refs, replicated, self_refs, spread_as
 from metricjax._core.types import AxisName, Labels, Refs
@@ -70,13 +71,13 @@ class MemoryBank(NamedTuple):
             dtype: of the embeddings; half precision halves the memory, and is computed with in
                 float32 like everywhere.
             labels: the labels of some batch, or anything with their structure, shapes behind the
-                first axis and dtypes; ``[N]`` int32 by default.
+                first axis and dtypes; ``[N]`` integers by default.
         """
         check_at_least("MemoryBank.create", "size", size, 1)
         check_at_least("MemoryBank.create", "embedding_size", embedding_size, 1)
         embeddings = jnp.zeros((size, embedding_size), dtype)
         check_embeddings("MemoryBank.create", "dtype", embeddings)
-        labels = jnp.zeros(0, jnp.int32) if labels is None else labels
+        labels = jnp.zeros(0, int) if labels is None else labels
         empty = lambda x: jnp.zeros((size, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))
         where = jnp.zeros(size, upcast(embeddings[:0]).dtype)
         return cls(embeddings, jax.tree.map(empty, labels), where, jnp.zeros((), jnp.int32))
@@ -121,7 +122,7 @@ class MemoryBank(NamedTuple):
             n: N, the rows of the batch (of this device's part of it).
             where, axis_name: what `enqueue` is given.
         """
-        check_rows("MemoryBank.slots", "where", where, "n", n)
+        check_weights("MemoryBank.slots", "where", where, "n", n)
         slots, _ = self._ahead(_everyone(self._weights(n, where) > 0, axis_name))
         if axis_name is None:
             return slots
@@ -183,15 +184,15 @@ class MemoryBank(NamedTuple):
         return slots.astype(int), (self.position + total) % size
 
     def _checked(self, function, embeddings, labels, where):
-        embeddings, labels = jnp.asarray(embeddings), jax.tree.map(jnp.asarray, labels)
+        embeddings = jnp.asarray(embeddings)
         check_embeddings(function, "embeddings", embeddings)
+        labels = as_labels(function, "labels", labels, "embeddings", len(embeddings))
         if embeddings.shape[1] != self.embeddings.shape[1]:
             raise ValueError(
                 f"{function}: `embeddings` must have {self.embeddings.shape[1]} features, as the "
                 f"memory has, got {embeddings.shape}."
             )
-        check_rows(function, "labels", labels, "embeddings", len(embeddings))
-        check_rows(function, "where", where, "embeddings", len(embeddings))
+        check_weights(function, "where", where, "embeddings", len(embeddings))
         kind = lambda x: f"{x.dtype}[{', '.join(map(str, ('N', *x.shape[1:])))}]"
         wanted, got = (jax.tree.map(kind, y) for y in (self.labels, labels))
         if wanted != got:
@@ -206,4 +207,7 @@ def _everyone(rows, axis_name):
     """The rows of all devices, the same on each of them."""
     if axis_name is None:
         return replicated(rows)
-    return jax.lax.all_gather(rows, axis_name, tiled=True, to="invarying")
+    # types say so under `jax.shard_map` alone, and `vmap` refuses to hear of it
+    typed = varying(jax.typeof(jax.lax.axis_index(axis_name)))
+    how = {"to": "invarying"} if typed else {}
+    return jax.lax.all_gather(rows, axis_name, tiled=True, **how)

@@ -10,10 +10,13 @@ reducing at all is just using the loss dict. Reducers compose by `then`:
     >>> reducer = reducers.threshold(low=0.1, then=reducers.per_anchor())
 """
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax._core.masked import safe_divide
+from metricjax._core.suggest import suggest
 from metricjax._core.types import LossTerm, Ratio, Reducer, Scalar
 
 
@@ -109,3 +112,7 @@ def class_weighted(anchor_weights: Float[Array, " n"], *, then: Reducer = mean) 
         return then(term._replace(values=term.values * w))
 
     return reduce
+
+
+if not TYPE_CHECKING:
+    __getattr__ = suggest(__name__)

@@ -9,14 +9,22 @@ Add it to a loss dict with `|` or `merge`, or let `objective` do so.
     3.0
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax import reducers
-from metricjax._core.check import check_distance, check_embeddings, check_similarity
+from metricjax._core.check import (
+    check_distance,
+    check_embeddings,
+    check_similarity,
+    check_weights,
+)
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
 from metricjax._core.refs import weighed
+from metricjax._core.suggest import suggest
 from metricjax._core.types import LossDict, LossTerm, Reducer, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 
@@ -24,7 +32,8 @@ from metricjax.distances import CosineSimilarity, Distance
 def _prepare(function, x, where):
     """`x` checked and in at least float32, with a weight for each row; rows of weight 0 are 0."""
     check_embeddings(f"regularizers.{function}", "x", x)
-    rows, x = weighed(f"regularizers.{function}", where, x)
+    check_weights(f"regularizers.{function}", "where", where, "x", len(x))
+    rows, x = weighed(where, x)
     return upcast(x), rows
 
 
@@ -185,3 +194,7 @@ def zero_mean(
     """
     x, rows = _prepare("zero_mean", x, where)
     return _reduced(name, safe_abs(jnp.sum(x, -1)), rows, weight, reducer)
+
+
+if not TYPE_CHECKING:
+    __getattr__ = suggest(__name__)

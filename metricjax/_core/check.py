@@ -1,15 +1,41 @@
-"""Trace-time checks. Shapes, dtypes and names only: values are unknown under `jit`."""
+"""Checks at the door of public functions, while they are traced.
+
+Shapes, dtypes and names are always known. Values are known of what lies in the memory of the host
+(`on_host`): then labels, weights and indices are checked, too, and no array is copied for it.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metricjax._core.types import PerSample, Scalar
+
+CODES = "np.unique(labels, return_inverse=True)[1]"
+
+
+def on_host(x: Any) -> np.ndarray | None:
+    """`x` as a NumPy array, if its values are known and in the memory of the host.
+
+    NumPy arrays, lists and numbers are, and JAX arrays on CPUs. A tracer has no values, and those
+    of an array on an accelerator would have to be waited for and copied: `None`.
+    """
+    if isinstance(x, jax.Array):
+        known = not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
+        if not known or any(device.platform != "cpu" for device in x.devices()):
+            return None
+    return np.asarray(x)
+
 
 def check_embeddings(function, name, x):
     if jnp.ndim(x) != 2:
+        advice = "For one vector use x[None]." if jnp.ndim(x) == 1 else "Batch with `jax.vmap`."
         raise ValueError(
-            f"{function}: `{name}` must have shape [N, D], got {jnp.shape(x)}. "
-            f"For extra batch axes use `jax.vmap`."
+            f"{function}: `{name}` must have shape [N, D], got {jnp.shape(x)}. {advice}"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"{function}: `{name}` must be floating, got {x.dtype}.")
@@ -26,6 +52,136 @@ def check_rows(function, name, x, of, n, *, class_ids=False):
             raise ValueError(f"{function}: `{name}` must have shape [{n}]{match}, got {shape}.")
         if class_ids and not jnp.issubdtype(leaf.dtype, jnp.integer):
             raise TypeError(f"{function}: `{name}` must be integer class ids, got {leaf.dtype}.")
+
+
+def as_labels(function, name, labels, of, n, *, class_ids=False):
+    """Labels as JAX arrays, checked as by `check_rows`: of an array, a list or a pytree of arrays.
+
+    Where n is ``None``, there is nothing but the labels, and so as many rows as they have.
+
+    Integers become those of JAX's default width. Larger ones would be cut off, and two classes
+    become one, so they are refused.
+    """
+    if isinstance(labels, list | tuple) and not any(map(jnp.ndim, jax.tree.leaves(labels))):
+        try:
+            labels = np.asarray(labels)
+        except ValueError:
+            raise ValueError(
+                f"{function}: `{name}` must have rows of equal length, got a ragged list."
+            ) from None
+    labels = jax.tree.map(lambda x: _codes(function, name, x), labels)
+    n = jnp.shape(jax.tree.leaves(labels)[0])[0] if n is None else n
+    check_rows(function, name, labels, of, n, class_ids=class_ids)
+    return labels
+
+
+def _codes(function, name, x):
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+        if x.dtype.kind not in "biuf":
+            raise TypeError(
+                f"{function}: `{name}` must be numbers, got {x.dtype}. Code them: {CODES}."
+            )
+    integer = jnp.iinfo(jax.dtypes.canonicalize_dtype(int))
+    if not jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == integer.dtype:
+        return jnp.asarray(x)
+    if not isinstance(x, jax.Array) and np.any((x < integer.min) | (x > integer.max)):
+        raise ValueError(
+            f"{function}: `{name}` must fit {integer.dtype}, got {x.min()} to {x.max()}; different "
+            f"classes would become one. Code them: {CODES}."
+        )
+    return jnp.asarray(x.astype(integer.dtype))
+
+
+def as_indices(function, name, x, of, n):
+    """Row numbers as a JAX array with the length of `of`; those too large to be any are -1."""
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if x.size and not jnp.issubdtype(x.dtype, jnp.integer):
+        raise TypeError(f"{function}: `{name}` must be integer row numbers, got {x.dtype}.")
+    integer = jnp.iinfo(jax.dtypes.canonicalize_dtype(int))
+    if not isinstance(x, jax.Array):
+        x = np.where((x < integer.min) | (x > integer.max), -1, x)
+    x = jnp.asarray(x.astype(integer.dtype))
+    check_rows(function, name, x, of, n)
+    return x
+
+
+def check_weights(function, name, where, of, n):
+    """Weights, one for each row of `of`, must not be negative or NaN where they are known."""
+    check_rows(function, name, where, of, n)
+    known = None if where is None else on_host(where)
+    if known is not None and not (known >= 0).all():
+        raise ValueError(
+            f"{function}: `{name}` must be weights of at least 0, got "
+            f"{known[~(known >= 0)].flat[0]}; 0 leaves a sample out."
+        )
+
+
+def check_range(function, name, ids, weights, count, of):
+    """Of samples that weigh something, known ids must be among the `count` rows of `of`.
+
+    Under `jit` they are not known; then samples with another id weigh nothing.
+    """
+    known, counts = on_host(ids), on_host(weights)
+    if known is None or counts is None:
+        return
+    outside = known[((known < 0) | (known >= count)) & (counts > 0)]
+    if outside.size:
+        raise ValueError(
+            f"{function}: `{name}` must be from 0 to {count - 1}, as `{of}` has {count} rows, got "
+            f"{outside[0]}. To leave a sample out, give it weight 0 in `where`."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the options of a public function must be, read off its signature.
+
+    Attributes:
+        numbers: options that are one number, by name, with their defaults.
+        per_sample: those that may be one number for each sample instead.
+        within: intervals such as ``"(0, 1]"``, for numbers whose values are known.
+    """
+
+    numbers: Mapping[str, Any]
+    per_sample: frozenset[str]
+    within: Mapping[str, str]
+
+    def check(self, function: str, options: Mapping[str, Any], n: int) -> None:
+        for name, value in options.items():
+            if name in self.numbers and not (value is None and self.numbers[name] is None):
+                self._check_number(function, name, value, n)
+            if name == "distance" and (isinstance(value, type) or not callable(value)):
+                got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+                raise TypeError(
+                    f"{function}: `distance` must be a distance such as "
+                    f"metricjax.distances.LpDistance(), got {got}."
+                )
+
+    def _check_number(self, function, name, value, n):
+        if not isinstance(value, int | float) and not hasattr(value, "shape"):
+            raise TypeError(f"{function}: `{name}` must be a number, got {value!r}.")
+        shape, each = getattr(value, "shape", ()), name in self.per_sample
+        if shape and not (each and shape == (n,)):
+            also = f" or have shape [{n}], one for each sample" if each else ""
+            raise ValueError(f"{function}: `{name}` must be one number{also}, got shape {shape}.")
+        if name in self.within and (known := on_host(value)) is not None:
+            low, high = map(float, self.within[name][1:-1].split(","))
+            above = known > low if self.within[name][0] == "(" else known >= low
+            below = known < high if self.within[name][-1] == ")" else known <= high
+            if not np.all(above & below):
+                raise ValueError(
+                    f"{function}: `{name}` must be in {self.within[name]}, got {value}."
+                )
+
+
+def options_of(signature: inspect.Signature, within: Mapping[str, str] | None = None) -> Options:
+    """The options of a function: numbers are those annotated as `Scalar` or `PerSample`."""
+    parameters = signature.parameters.values()
+    each = frozenset(p.name for p in parameters if p.annotation == PerSample)
+    one = (Scalar, Scalar | None)
+    numbers = {p.name: p.default for p in parameters if p.annotation in one or p.name in each}
+    return Options(numbers, each, within or {})
 
 
 def check_distance(function, distance, allowed):

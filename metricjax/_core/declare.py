@@ -17,21 +17,23 @@ The last run is a stream of terms, which reducers add up. `visits` treats refere
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
 
 import jax
 import jax.numpy as jnp
 
 from metricjax._core.blocks import Cut, cut_mined
-from metricjax._core.check import check_embeddings
+from metricjax._core.check import options_of
+from metricjax._core.jax_internals import varying
 from metricjax._core.masked import upcast
 from metricjax._core.record import Record
-from metricjax._core.refs import gather_refs, replicated
+from metricjax._core.refs import admit, gather_refs, replicated
 from metricjax._core.stream import Stream, sum_over
 from metricjax._core.sums import sent
 from metricjax._core.tuning import block_sizes
-from metricjax._core.types import LossTerm, Mined, Refs
+from metricjax._core.types import LossTerm, Mined, Pairs, Refs
 from metricjax._core.visits import InTurn, over_refs
 from metricjax.tuples import sample_weights
 
@@ -49,8 +51,10 @@ class _Declare(Protocol):
     def __call__(self, body: Callable[P, T]) -> Callable[P, T]: ...
 
 
-def declare(**known) -> _Declare:
+def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
     """Makes a loss of a function or a generator; what is `known` of it is in its `Record`.
+
+    Numbers among the options are checked, and that they are `within` an interval, see `Options`.
 
     A loss with references is run by a driver: a large batch is taken in blocks. Rows of weight 0
     must add 0 to every sum, as padding has weight 0. With an argument `axis_name`, which is read
@@ -60,10 +64,26 @@ def declare(**known) -> _Declare:
 
     def mark(body):
         signature = inspect.signature(body)
-        record = Record(body.__name__, signature, body, **known)
+        options = options_of(signature, within)
+        record = Record(body.__name__, signature, body, options=options, **known)
         if record.rows != "anchors" or not record.has("refs"):
-            body.record = record
-            return body
+
+            @functools.wraps(body)
+            def checked(embeddings, *args, **options):
+                _check_options(record, embeddings, args, options)
+                n = jnp.shape(embeddings)[0]
+                if not isinstance(n, int):
+                    raise TypeError(
+                        f"losses.{record.name}: `embeddings` must have a known number of rows, got "
+                        f"the symbolic {n}: it is computed in blocks. Export it for one size."
+                    )
+                if isinstance(options.get("refs"), Refs):
+                    refs, mined = _somebody(options["refs"], options.get("mined"), n)
+                    options |= {"refs": refs, "mined": mined}
+                return body(embeddings, *args, **options)
+
+            checked.record = record
+            return checked
         record = dataclasses.replace(
             record, by_itself=True, sums_over_anchors=record.has("axis_name")
         )
@@ -83,12 +103,27 @@ def declare(**known) -> _Declare:
     return mark  # type: ignore[return-value]
 
 
+def _check_options(record, embeddings, args, options):
+    parameters = [*record.signature.parameters.values()][1:]
+    options = {p.name: x for p, x in zip(parameters, args, strict=False)} | options
+    for p in parameters:
+        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and p.name not in options:
+            raise TypeError(
+                f"losses.{record.name}: `{p.name}` must be given, after `embeddings` and `labels`. "
+                f"Class weights can be kept by a module of metricjax.nn."
+            )
+    if record.options is not None:
+        record.options.check(f"losses.{record.name}", options, jnp.shape(embeddings)[0])
+
+
 def _rows_at_once(record, size, n, m, mined=None):
     """How many of n anchors a block has; with a pair, so many anchors and references; `None`: all.
 
     By itself a loss takes a block of too many pairs in smaller ones, where rows are anchors.
     """
     sizes = block_sizes()
+    if not isinstance(n, int) or not isinstance(m, int):  # symbolic, as `jax.export` has them
+        return size
     if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
         return size
     # one that sums over anchors first computes its pairs anew each time, and is at once for longer
@@ -117,9 +152,10 @@ def by_anchor(
     Or `size` is a pair: so many anchors, and so many references at a time.
     """
     totals, of_all = [], lambda total: total
-    embeddings = jnp.asarray(embeddings)
-    check_embeddings(f"losses.{record.name}", "embeddings", embeddings)
-    n = len(embeddings)
+    embeddings, labels, refs = admit(f"losses.{record.name}", embeddings, labels, refs, where)
+    _check_options(record, embeddings, (labels, *params), options)
+    n = embeddings.shape[0]
+    refs, mined = _somebody(refs, mined, n)
     if record.sums_over_anchors:
         if record.refs_first and isinstance(refs, Refs) and mined is None:
             totals.append(_first_total(record, size, refs, *params, **options))
@@ -129,8 +165,10 @@ def by_anchor(
             of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
             if refs is None:
                 refs = gather_refs(embeddings, labels, axis_name, where=where)
+        elif refs is not None and refs.self_index is not None:
+            _check_not_gathered(record, embeddings, refs)
     if labels is not None or mined is not None:
-        m = len(refs.embeddings) if isinstance(refs, Refs) else n
+        m = n if refs is None else refs.embeddings.shape[0]
         size = _rows_at_once(record, size, n, m, mined)
     batch = embeddings, labels, *params
     if mined is not None:
@@ -162,6 +200,31 @@ def by_anchor(
         return terms
 
     return Stream(slab, cut.count, cut.rows, cut.join_stacked).terms()
+
+
+def _somebody(refs, mined, n):
+    """One reference of weight 0 where there are none: a gather needs a row to take."""
+    if refs is None or jnp.shape(refs.embeddings)[0] != 0:
+        return refs, mined
+    one = lambda x: jnp.zeros((1, *jnp.shape(x)[1:]), x.dtype)
+    rows = jax.tree.map(one, (refs.embeddings, refs.labels))
+    mined = None if mined is None else Pairs(jnp.zeros((n, 1)), jnp.zeros((n, 1)))
+    return Refs(*rows, refs.self_index, jnp.zeros(1)), mined
+
+
+def _check_not_gathered(record, embeddings, refs):
+    """Without `axis_name` the sums over anchors would be those of one device, its references not.
+
+    The type of the embeddings says along which axes devices differ, under `jax.shard_map`.
+    """
+    axes = varying(jax.typeof(embeddings))
+    devices = math.prod(map(jax.lax.axis_size, axes))
+    if devices > 1 and refs.embeddings.shape[0] == devices * embeddings.shape[0]:
+        raise ValueError(
+            f"losses.{record.name}: `axis_name` must be given with references that were gathered "
+            f"over {', '.join(sorted(axes))}: the loss sums over all anchors first. Give the "
+            f"axis, or use `metricjax.objective(axis_name=...)`."
+        )
 
 
 def _is_number(term):
@@ -202,8 +265,12 @@ def _blocks(
         own = Refs(embeddings, labels, jnp.arange(n), where)
         refs = replicated(own if refs is None else refs)
     cut = Cut(n, size)
+    per_sample = record.options.per_sample if record.options is not None else ()
+    each = {k: jnp.asarray(x) for k, x in options.items() if k in per_sample}
+    each = {k: x for k, x in each.items() if x.ndim}
     # at least float32, or gradients would be added up in half precision
-    parts = cut(replicated((upcast(embeddings), labels, where, refs and refs.self_index)))
+    rows = upcast(embeddings), labels, where, refs and refs.self_index, each
+    parts = cut(replicated(rows))
     if isinstance(mined, Mined) and (record.mined != "tuples" or not paired):
         own_refs &= record.mined != "anchors"
         mined = sample_weights(mined, n, self_refs=own_refs)
@@ -216,13 +283,13 @@ def _blocks(
     mined_at = None if mined is None else cut_mined(cut, mined)
 
     def block(k):
-        x, y, w, self_index = cut.at(parts, k)
+        x, y, w, self_index, each = cut.at(parts, k)
         real = cut.rows(k) < n
-        own = {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
+        own = each | {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
         if mined_at is not None:
             own["mined"] = mined_at(k)
         meet = functools.partial(record.body, x.astype(embeddings.dtype), y, *params)
-        meet = functools.partial(meet, **own, **options)
+        meet = functools.partial(meet, **options | own)
         if not paired:
             return meet()
         if ref_size is None:

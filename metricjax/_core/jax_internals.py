@@ -51,12 +51,13 @@ def hoist(fn, *example):
     with these arrays.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
+    count = len(example)  # closing over the example itself would leak it, where it is traced
     tree = jax.tree.structure(shape)
     first, rest = split(closed.jaxpr)
     closed_over = jax.core.eval_jaxpr(first, closed.consts)
 
     def explicit(*args):
-        operands, consts = args[: len(example)], args[len(example) :]
+        operands, consts = args[:count], args[count:]
         return jax.tree.unflatten(tree, jax.core.eval_jaxpr(rest, consts, *operands))
 
     return explicit, closed_over

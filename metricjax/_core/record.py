@@ -13,6 +13,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
+from metricjax._core.check import Options
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -33,6 +35,7 @@ class Record:
         by_itself: takes a large batch in blocks without being asked.
         sums_over_anchors: yields sums over all anchors, for which it takes `axis_name`.
         opaque: `body` yields nothing: it is a module of `metricjax.nn`, or a loss in chunks.
+        options: what they must be.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Record:
     by_itself: bool = False
     sums_over_anchors: bool = False
     opaque: bool = False
+    options: Options | None = None
 
     def has(self, name: str) -> bool:
         """Whether it has an argument of that very name."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import check_embeddings, check_rows
+from metricjax._core.check import as_indices, as_labels, check_embeddings, check_weights
 from metricjax._core.masked import upcast
 from metricjax._core.types import AxisName, Labels, Refs
 
@@ -94,6 +94,13 @@ def gather_refs(
     return Refs(everything[0], everything[1], here, everything[2])
 
 
+def axis_names(axis_name: AxisName | None) -> tuple[str, ...]:
+    """The names of the axes that are taken as one."""
+    if axis_name is None:
+        return ()
+    return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+
+
 def numbered(n: int, axis_name: AxisName) -> Int[Array, " n"]:
     """The numbers of this device's n rows among those of all devices along an axis."""
     rows = jnp.arange(n)
@@ -118,43 +125,52 @@ class Batch(NamedTuple):
         return self.refs.where
 
 
-def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
-    """Checks the arguments of the public `function`, fills in defaults, empties padding rows."""
+def admit(function, embeddings, labels, refs=None, where=None):
+    """The batch that the public `function` was given: embeddings, labels and references, checked.
+
+    What came as lists or NumPy arrays leaves as JAX arrays.
+    """
     embeddings = jnp.asarray(embeddings)
     check_embeddings(function, "embeddings", embeddings)
-    n = len(embeddings)
-    check_rows(function, "labels", labels, "embeddings", n)
-    labels = jax.tree.map(jnp.asarray, labels)
-    weights, embeddings = weighed(function, where, embeddings)
+    n = embeddings.shape[0]  # `len` takes no symbolic size, as `jax.export` has them
+    labels = as_labels(function, "labels", labels, "embeddings", n)
+    check_weights(function, "where", where, "embeddings", n)
     if refs is None:
-        refs = replicated(Refs(embeddings, labels, jnp.arange(n), weights))
-    else:
-        if not isinstance(refs, Refs):
-            raise TypeError(
-                f"{function}: `refs` must be `metricjax.Refs`, got {type(refs).__name__}."
-            )
-        check_embeddings(function, "refs.embeddings", refs.embeddings)
-        if refs.embeddings.shape[1] != embeddings.shape[1]:
-            raise ValueError(
-                f"{function}: `refs.embeddings` must have {embeddings.shape[1]} features to match "
-                f"`embeddings`, got {refs.embeddings.shape}."
-            )
-        check_rows(function, "refs.labels", refs.labels, "refs.embeddings", len(refs.embeddings))
-        check_rows(function, "refs.self_index", refs.self_index, "embeddings", n)
-        everyone = replicated(refs._replace(self_index=None))
-        ref_weights, others = weighed(
-            function, everyone.where, jnp.asarray(everyone.embeddings), "refs."
+        return embeddings, labels, None
+    if not isinstance(refs, Refs):
+        raise TypeError(f"{function}: `refs` must be `metricjax.Refs`, got {type(refs).__name__}.")
+    others = jnp.asarray(refs.embeddings)
+    check_embeddings(function, "refs.embeddings", others)
+    m = others.shape[0]
+    if others.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"{function}: `refs.embeddings` must have {embeddings.shape[1]} features to match "
+            f"`embeddings`, got {others.shape}."
         )
-        ref_labels = jax.tree.map(jnp.asarray, everyone.labels)
-        refs = Refs(others, ref_labels, refs.self_index, ref_weights)
+    ref_labels = as_labels(function, "refs.labels", refs.labels, "refs.embeddings", m)
+    own = refs.self_index
+    own = None if own is None else as_indices(function, "refs.self_index", own, "embeddings", n)
+    check_weights(function, "refs.where", refs.where, "refs.embeddings", m)
+    return embeddings, labels, Refs(others, ref_labels, own, refs.where)
+
+
+def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
+    """Checks the arguments of the public `function`, fills in defaults, empties padding rows."""
+    embeddings, labels, refs = admit(function, embeddings, labels, refs, where)
+    weights, embeddings = weighed(where, embeddings)
+    if refs is None:
+        refs = replicated(Refs(embeddings, labels, jnp.arange(embeddings.shape[0]), weights))
+    else:
+        everyone = replicated(refs._replace(self_index=None))
+        ref_weights, others = weighed(everyone.where, everyone.embeddings)
+        refs = Refs(others, everyone.labels, refs.self_index, ref_weights)
     return Batch(embeddings, labels, weights, refs)
 
 
-def weighed(function, where, embeddings, of=""):
+def weighed(where, embeddings):
     """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
-    n, dtype = len(embeddings), upcast(embeddings[:0]).dtype
+    dtype = upcast(embeddings[:0]).dtype
     if where is None:
-        return jnp.ones(n, dtype), embeddings
-    check_rows(function, f"{of}where", where, "embeddings", n)
+        return jnp.ones(embeddings.shape[0], dtype), embeddings
     weights = jnp.asarray(where).astype(dtype)
     return weights, jnp.where(weights[:, None] > 0, embeddings, 0)

@@ -62,6 +62,9 @@ class StreamedTerm:
     stream: Stream
     name: str
 
+    def __repr__(self):
+        return f"StreamedTerm({self.name!r}; `metricjax.reduce` computes it, under the same `jit`)"
+
     def dense(self) -> LossTerm:
         """The whole term as arrays. For looking at: outside `jit`, and not for large batches."""
         if self.stream.total is not None:
@@ -83,6 +86,18 @@ class StreamedTerm:
         shape = [max(sizes) for sizes in zip(*(x.shape for x in slabs), strict=True)]
         fit = lambda x: jnp.pad(x, [(0, n - m) for m, n in zip(x.shape, shape, strict=True)])
         return self.stream.join(jnp.stack([fit(x) for x in slabs], 1))
+
+
+def _refuse(term):
+    raise TypeError(
+        f"The loss term {term.name!r} is computed in blocks, while it is reduced, and cannot leave "
+        f"a transformed function. Call `metricjax.reduce` inside of it and return the numbers, or "
+        f"`term.dense()`."
+    )
+
+
+jax.tree_util.register_pytree_node(StreamedTerm, _refuse, lambda *_: None)
+"""Only to say so where it would leave: what it closes over is of no use outside."""
 
 
 def fold(

@@ -35,6 +35,10 @@ class LossTerm(NamedTuple):
         """The term itself: the counterpart of a streamed term's `dense()`."""
         return self
 
+    def __repr__(self):  # errors of `jax.grad` print what they got; its numbers would fill pages
+        values = f"{getattr(self.values, 'dtype', '')}{list(getattr(self.values, 'shape', []))}"
+        return f"LossTerm(values={values}, ...; `metricjax.reduce` makes one number of the terms)"
+
 
 class Term(Protocol):
     """A `LossTerm`, or what stands for one that would not fit in memory."""
@@ -49,6 +53,9 @@ LossDict = dict[str, Term]
 
 Scalar = float | Float[Array, ""]
 """A number that may be traced: scheduled, learned, differentiated or mapped over."""
+
+PerSample = float | Float[Array, ""] | Float[Array, " n"]
+"""A number that may be traced, or one for each sample."""
 
 Ratio = tuple[Float[Array, ""], Float[Array, ""] | None]
 """A total and what to divide it by, kept apart so that chunks and devices simply add up."""

@@ -1,6 +1,5 @@
 """Exact nearest neighbours, a block of queries and a block of references at a time."""
 
-import dataclasses
 import functools
 from numbers import Integral
 from typing import NamedTuple
@@ -148,13 +147,14 @@ def _by_block(
     then=lambda neighbors, rows, shared: neighbors,
 ):  # fmt: skip
     """The search on one device, for all of its queries."""
-    distance, query, reference = _normalized_once(distance, query, reference)
+    measure, query, reference = _normalized_once(distance, query, reference)
     offset = 0 if axis_name is None else jax.lax.axis_index(axis_name) * len(reference)
     ref_size, top_k = max(ref_block_size, 4 * k), jax.lax.approx_max_k if approx else _top_k
 
     def block(args):
         x, side, rows = args
-        best = _over_references(x, reference, side, ref_side, offset, k, distance, ref_size, top_k)
+        how = k, measure, distance.is_similarity, ref_size, top_k
+        best = _over_references(x, reference, side, ref_side, offset, *how)
         if axis_name is not None:
             gather = lambda part: jax.lax.all_gather(part, axis_name, axis=1, tiled=True)
             best = _best(*map(gather, best), k)
@@ -173,7 +173,7 @@ def _by_block(
     return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], results)
 
 
-def _over_references(x, reference, side, ref_side, offset, k, distance, size, top_k):
+def _over_references(x, reference, side, ref_side, offset, k, measure, similar, size, top_k):
     """Score, index and distance of the best k references of each query, best first."""
     m = len(reference)
     count = max(1, -(-m // size))
@@ -183,7 +183,7 @@ def _over_references(x, reference, side, ref_side, offset, k, distance, size, to
     def block(start, first):
         """The best among `size` references from `start` on, leaving out those before `first`."""
         part = lambda y: jax.lax.dynamic_slice_in_dim(y, start, size)
-        mat = distance(x, part(reference))
+        mat = measure(x, part(reference))
         index = start + jnp.arange(size)
         exists = (index >= first)[None, :]
         if own is not None:
@@ -192,7 +192,7 @@ def _over_references(x, reference, side, ref_side, offset, k, distance, size, to
             exists &= part(where).astype(bool)[None, :]
         if groups is not None:
             exists &= groups[:, None] == part(ref_groups)[None, :]
-        score = mat if distance.is_similarity else -mat
+        score = mat if similar else -mat
         score = jnp.where(score == 0, 0, score)  # top_k ranks -0 behind 0
         score = jnp.nan_to_num(score, nan=jnp.finfo(score.dtype).min)  # and NaN first
         score, index = top_k(jnp.where(exists, score, -jnp.inf), min(k, size))
@@ -238,15 +238,14 @@ def _top_k(score, k):
 
 
 def _normalized_once(distance, query, reference):
-    """The same distance of both sides, which are normalized here instead of in every block."""
+    """The distance of rows normalized already, and both sides so: not once in every block."""
     if type(distance) is CosineSimilarity:
         distance = DotProductSimilarity(precision=distance.precision)
     ours = type(distance) in (LpDistance, DotProductSimilarity, SNRDistance)
     if not ours or not distance.normalize_embeddings:
         return distance, query, reference
     p = distance.p if isinstance(distance, LpDistance) else 2
-    distance = dataclasses.replace(distance, normalize_embeddings=False)
-    return distance, normalize(query, p), normalize(reference, p)
+    return distance.between, normalize(query, p), normalize(reference, p)
 
 
 def found(neighbors):

@@ -1,5 +1,8 @@
 """Losses: ``(embeddings, labels, *params) -> {name: LossTerm}``. One file each."""
 
+from typing import TYPE_CHECKING
+
+from metricjax._core.suggest import suggest
 from metricjax.losses.classes._arcface import arcface as arcface
 from metricjax.losses.classes._center import center as center
 from metricjax.losses.classes._cosface import cosface as cosface
@@ -49,3 +52,6 @@ from metricjax.losses.triplets._triplet_margin import triplet_margin as triplet_
 from metricjax.losses.views._barlow_twins import barlow_twins as barlow_twins
 from metricjax.losses.views._infonce import infonce as infonce
 from metricjax.losses.views._vicreg import vicreg as vicreg
+
+if not TYPE_CHECKING:
+    __getattr__ = suggest(__name__)

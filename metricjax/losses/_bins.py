@@ -41,7 +41,7 @@ def _soft_histogram_jvp(bins, primals, tangents):
     """
     position, weights = replicated(primals)
     k, share = _bin(position, bins)
-    k, n, dtype = _flat(k, bins), len(position), weights.dtype
+    k, n, dtype = _flat(k, bins), position.shape[0], weights.dtype
     add_up = lambda x: (
         jnp.zeros(n * bins, dtype).at[k].add(x, mode="promise_in_bounds").reshape(n, bins)
     )
@@ -73,4 +73,4 @@ def _bin(position, bins):
 
 def _flat(k, bins):
     """Where bin k of each row is in the bins of all rows."""
-    return k + bins * jnp.arange(len(k), dtype=jnp.int32)[:, None]
+    return k + bins * jnp.arange(k.shape[0], dtype=jnp.int32)[:, None]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_embeddings, check_rows
+from metricjax._core.check import check_embeddings, check_range, check_rows
 from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
 from metricjax._core.refs import prepare
 from metricjax._core.types import AxisName, LossTerm
@@ -55,7 +55,7 @@ def prepare_classes(
     """
     batch = prepare(function, embeddings, labels, None, where)
     n, d = batch.embeddings.shape
-    check_rows(function, "labels", labels, "embeddings", n, class_ids=True)
+    check_rows(function, "labels", batch.labels, "embeddings", n, class_ids=True)
     check_embeddings(function, "weights", weights)
     rows = "C" if centers == 1 else f"C * {centers}"
     if weights.shape[1] != d or len(weights) % centers:
@@ -66,10 +66,12 @@ def prepare_classes(
     num_classes = len(weights) // centers
     if class_axis is not None:
         num_classes *= jax.lax.axis_size(class_axis)
-    labels, counts = batch.labels.astype(jnp.int32), batch.weights
+    labels, counts = batch.labels, batch.weights
     if not any_label:
+        check_range(function, "labels", labels, counts, num_classes, "weights")
         known = (labels >= 0) & (labels < num_classes)
-        labels, counts = jnp.where(known, labels, 0), jnp.where(known, counts, 0)
+        labels = jnp.where(known, labels, 0).astype(jnp.int32)
+        counts = jnp.where(known, counts, 0)
     mined = mined_weights(function, mined, batch, self_refs=not anchors_only)
     return ClassBatch(
         batch.embeddings, labels, counts, mined, weights, centers, num_classes, class_axis

@@ -13,6 +13,7 @@ from metricjax._core.stream import Stream, sum_over
 from metricjax._core.triplets import pick, triplets_at, walk_positives
 from metricjax._core.types import LossDict, Mined, Pairs, TripletRule, Triplets
 from metricjax.tuples import as_pairs, check_mined, label_pairs, sample_weights
+from metricjax.tuples._lists import there
 
 
 def pairs_of(function, batch: Batch, mined, match, *, repeats: bool = True) -> Pairs:
@@ -23,7 +24,7 @@ def pairs_of(function, batch: Batch, mined, match, *, repeats: bool = True) -> P
     if mined is None:
         return label_pairs(function, batch.labels, batch.refs, match, batch.weights.dtype)
     check_mined(function, mined)
-    pairs = as_pairs(mined, (len(batch.embeddings), len(batch.refs.embeddings)))
+    pairs = as_pairs(mined, (batch.embeddings.shape[0], batch.refs.embeddings.shape[0]))
     if not repeats:
         pairs = Pairs(*(jnp.minimum(x, 1) for x in pairs))
     return _weighed(function, batch, pairs)
@@ -32,6 +33,7 @@ def pairs_of(function, batch: Batch, mined, match, *, repeats: bool = True) -> P
 def triplets_of(function, batch: Batch, mined, match) -> Mined:
     """The triplets that count, mined or all, with weights times those of the three samples."""
     if isinstance(mined, Triplets):
+        mined = there(mined, batch.embeddings.shape[0], batch.refs.embeddings.shape[0])
         a, p, n, weights = mined
         rows, where = replicated((batch.weights, batch.refs.where))
         weights = weights.astype(rows.dtype) * rows[a] * where[p] * where[n]
@@ -58,8 +60,10 @@ def at_refs(batch: Batch, x):
     """A vector ``[M]`` with the entries of `x` ``[N]`` where its anchors are references."""
     x, weights, index = replicated((x, batch.weights, batch.refs.self_index))
     x = jnp.where(weights > 0, x.astype(weights.dtype), 0)
-    nowhere = jnp.zeros(len(batch.refs.embeddings), x.dtype)
-    return nowhere if index is None else nowhere.at[index].add(x)
+    nowhere = jnp.zeros(batch.refs.embeddings.shape[0], x.dtype)
+    if index is None:
+        return nowhere
+    return nowhere.at[jnp.where(index < 0, nowhere.shape[0], index)].add(x, mode="drop")
 
 
 class TripletSlab(NamedTuple):
@@ -121,7 +125,7 @@ def mined_weights(function, mined, batch: Batch, *, self_refs: bool = True):
     """What `mined` weighs each sample by ``[N]``: how often it was mined, see `sample_weights`."""
     if mined is None:
         return jnp.ones_like(batch.weights)
-    n, dtype = len(batch.embeddings), batch.weights.dtype
+    n, dtype = batch.embeddings.shape[0], batch.weights.dtype
     if isinstance(mined, jax.Array | np.ndarray):
         check_rows(function, "mined", mined, "embeddings", n)
         return jnp.asarray(mined).astype(dtype)
@@ -130,7 +134,7 @@ def mined_weights(function, mined, batch: Batch, *, self_refs: bool = True):
 
 
 def _weighed(function, batch, pairs):
-    shape = (len(batch.embeddings), len(batch.refs.embeddings))
+    shape = (batch.embeddings.shape[0], batch.refs.embeddings.shape[0])
     for x in pairs:
         if x.shape != shape:
             raise ValueError(f"{function}: `mined` must have shape {shape}, got {x.shape}.")

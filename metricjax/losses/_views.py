@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
-from metricjax._core.check import check_embeddings
+from metricjax._core.check import check_embeddings, check_weights
 from metricjax._core.masked import safe_divide, upcast
 from metricjax._core.refs import replicated, weighed
 
@@ -18,7 +18,8 @@ def prepare_views(function, embeddings, ref_embeddings, where):
             f"{function}: `ref_embeddings` must have shape {embeddings.shape} to match "
             f"`embeddings`, got {others.shape}."
         )
-    weights, embeddings = weighed(function, where, embeddings)
+    check_weights(function, "where", where, "embeddings", len(embeddings))
+    weights, embeddings = weighed(where, embeddings)
     others = jnp.where(weights[:, None] > 0, others, 0)
     return replicated((upcast(embeddings), upcast(others), weights))
 

@@ -1,5 +1,8 @@
 """Miners: ``(embeddings, labels) -> mined``, which pairs or triplets count. No gradient flows."""
 
+from typing import TYPE_CHECKING
+
+from metricjax._core.suggest import suggest
 from metricjax.miners._angular import angular as angular
 from metricjax.miners._batch_easy_hard import batch_easy_hard as batch_easy_hard
 from metricjax.miners._batch_hard import batch_hard as batch_hard
@@ -9,3 +12,6 @@ from metricjax.miners._multi_similarity import multi_similarity as multi_similar
 from metricjax.miners._pair_margin import pair_margin as pair_margin
 from metricjax.miners._triplet_margin import triplet_margin as triplet_margin
 from metricjax.miners._uniform_histogram import uniform_histogram as uniform_histogram
+
+if not TYPE_CHECKING:
+    __getattr__ = suggest(__name__)

@@ -1,11 +1,36 @@
 """What the miners share: the pairs to choose from, and how close they are."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 import jax
 import jax.numpy as jnp
 
-from metricjax._core.refs import prepare
+from metricjax._core.check import options_of
+from metricjax._core.refs import admit, prepare
 from metricjax._core.types import Pairs
 from metricjax.losses._pairs import pairs_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def miner(**within: str):
+    """Checks the options of a miner: numbers, some of them `within` an interval, and a distance."""
+
+    def mark(fn: Callable[P, T]) -> Callable[P, T]:
+        options = options_of(inspect.signature(fn), within)
+
+        @functools.wraps(fn)
+        def checked(*args, **given):
+            options.check(f"miners.{fn.__name__}", given, len(args[0]) if args else 0)
+            return fn(*args, **given)
+
+        return checked  # type: ignore[return-value]
+
+    return mark
 
 
 def existing(function, embeddings, labels, refs, where, match, mined=None):
@@ -13,6 +38,7 @@ def existing(function, embeddings, labels, refs, where, match, mined=None):
 
     Sample weights only decide which samples exist here: the loss applies them.
     """
+    embeddings, labels, refs = admit(function, embeddings, labels, refs, where)
     data = embeddings, labels, refs, where, mined
     embeddings, labels, refs, where, mined = jax.lax.stop_gradient(data)
     batch = prepare(function, embeddings, labels, refs, where)

@@ -10,9 +10,10 @@ from metricjax._core.check import check_euclidean
 from metricjax._core.refs import take
 from metricjax._core.types import Labels, Match, Refs, Scalar, TripletRule
 from metricjax.distances import LpDistance
-from metricjax.miners._all import existing
+from metricjax.miners._all import existing, miner
 
 
+@miner()
 def angular(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -6,9 +6,10 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_choice
 from metricjax._core.types import Labels, Match, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
-from metricjax.miners._all import candidates
+from metricjax.miners._all import candidates, miner
 
 
+@miner()
 def batch_easy_hard(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -6,10 +6,11 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.refs import replicated
 from metricjax._core.types import Labels, Match, Refs, Scalar, Triplets
 from metricjax.distances import Distance, LpDistance
-from metricjax.miners._all import candidates
+from metricjax.miners._all import candidates, miner
 from metricjax.miners._batch_easy_hard import easy_hard
 
 
+@miner()
 def batch_hard(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -10,9 +10,10 @@ from metricjax._core.check import check_at_least, check_euclidean
 from metricjax._core.refs import replicated
 from metricjax._core.types import Labels, Match, Refs, Scalar, Triplets
 from metricjax.distances import LpDistance
-from metricjax.miners._all import candidates
+from metricjax.miners._all import candidates, miner
 
 
+@miner()
 def distance_weighted(
     embeddings: Float[Array, "n d"],
     labels: Labels,
@@ -60,7 +61,8 @@ def distance_weighted(
         where: ``[N]``; samples of weight 0 are not there.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`. Positives
             and negatives are drawn in proportion to their weights.
-        cutoff: :math:`d_{min}`; nearer negatives are drawn as if they were that far.
+        cutoff: :math:`d_{min}`; nearer negatives are drawn as if they were that far. With 0, exact
+            duplicates of the anchor are not drawn.
         nonzero_loss_cutoff: :math:`d_{max}`; negatives from that far on are not drawn.
         triplets_per_anchor: how many; static. By default as many as its class has members.
         distance: the Euclidean distance, at another matrix precision if need be.
@@ -81,7 +83,7 @@ def distance_weighted(
     mat = jnp.maximum(mat, jax.lax.stop_gradient(cutoff))
     log_w = (2 - features) * jnp.log(mat) - (features - 3) / 2 * jnp.log(1 - mat**2 / 4)
     drawn = pairs.negative > 0
-    drawn &= ~((mat >= nonzero_loss_cutoff) | (mat >= 2) | jnp.isinf(log_w))
+    drawn &= ~((mat >= nonzero_loss_cutoff) | (mat >= 2) | (mat == 0) | jnp.isinf(log_w))
     log_w = jnp.where(jnp.isnan(log_w), jnp.finfo(mat.dtype).max, log_w)  # drawn for certain
     top = jnp.max(log_w, 1, where=drawn, initial=-jnp.inf, keepdims=True)
     negative = jnp.where(drawn, pairs.negative * jnp.exp(log_w - top), 0)

@@ -7,9 +7,10 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.refs import replicated, spread_as
 from metricjax._core.types import Labels, Match, Mined, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
-from metricjax.miners._all import candidates
+from metricjax.miners._all import candidates, miner
 
 
+@miner(filter_percentage="[0, 1]")
 def hdc(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -5,9 +5,10 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.types import Labels, Match, Pairs, Refs, Scalar
 from metricjax.distances import Distance, LpDistance
-from metricjax.miners._all import candidates
+from metricjax.miners._all import candidates, miner
 
 
+@miner()
 def pair_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels,

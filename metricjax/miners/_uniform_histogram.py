@@ -8,9 +8,10 @@ from metricjax._core.check import check_at_least
 from metricjax._core.refs import replicated, spread_as
 from metricjax._core.types import Labels, Match, Pairs, Refs
 from metricjax.distances import Distance, LpDistance
-from metricjax.miners._all import candidates
+from metricjax.miners._all import candidates, miner
 
 
+@miner()
 def uniform_histogram(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -42,12 +42,17 @@ class _ClassWeights(nnx.Module):
         num_classes: int,
         embedding_size: int,
         *,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None = None,
         param_dtype: Any = jnp.float32,
         weight_init: Initializer | None = None,
         **options,
     ):
         self.options = tuple(sorted(checked(type(self), options).items()))
+        if rngs is None:
+            raise TypeError(
+                f"nn.{type(self).__name__}: `rngs` must be given for the initial weights: "
+                f"rngs=nnx.Rngs(0)."
+            )
         rows = num_classes * (self._option(self.rows_per_class) if self.rows_per_class else 1)
         init = weight_init or type(self).default_init
         weights = init(rngs.params(), (rows, embedding_size), jnp.promote_types(param_dtype, "f4"))

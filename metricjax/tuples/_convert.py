@@ -11,7 +11,7 @@ from metricjax._core.refs import replicated
 from metricjax._core.stream import sum_over, zeros_like
 from metricjax._core.triplets import triplets_at, walk_positives
 from metricjax._core.types import Mined, Pairs, TripletRule, Triplets
-from metricjax.tuples._lists import from_pairs
+from metricjax.tuples._lists import from_pairs, there
 
 
 class PairLists(NamedTuple):
@@ -40,7 +40,7 @@ def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
     if isinstance(mined, Triplets):
         if shape is None:
             raise ValueError("tuples.as_pairs: `shape` (N, M) is needed for a list of triplets.")
-        a, p, n, weights = mined
+        a, p, n, weights = there(mined, *shape)
         where = {"where_positive": weights, "where_negative": weights}
         return from_pairs(a, p, a, n, shape=shape, **where)
     walk, columns = walk_positives(mined.positive), jnp.arange(mined.positive.shape[1])
@@ -192,6 +192,7 @@ def sample_weights(
         dtype: of the result.
     """
     if isinstance(mined, Triplets):
+        mined = there(mined, n, n if self_refs else jnp.iinfo(jnp.int32).max)
         count = lambda index: jnp.zeros(n, dtype).at[index].add(mined.weights.astype(dtype))
         as_anchor = count(mined.anchor)
         as_reference = count(mined.positive) + count(mined.negative)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num, PRNGKeyArray
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import as_labels, check_rows, check_weights
 from metricjax._core.refs import replicated, self_refs
 from metricjax._core.types import Labels, Match, Pairs, Refs, Triplets
 
@@ -40,14 +40,15 @@ def all_pairs(
     name = "tuples.all_pairs"
     if labels is None:
         raise ValueError(f"{name}: `labels` are needed.")
+    labels = as_labels(name, "labels", labels, "labels", None)
     one = jax.tree.leaves(labels)[0]
-    check_rows(name, "where", where, "labels", len(one))
+    check_weights(name, "where", where, "labels", len(one))
     if refs is None:
         refs = self_refs(one, labels, where)
     pairs = label_pairs(name, labels, refs, match, jnp.float32)
     if where is None:
         return pairs
-    return Pairs(*(x * where.astype(x.dtype)[:, None] for x in pairs))
+    return Pairs(*(x * jnp.asarray(where).astype(x.dtype)[:, None] for x in pairs))
 
 
 def random_triplets(
@@ -112,17 +113,19 @@ def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pai
     """All pairs of the public `function`'s labels, times the references' weights."""
     if labels is None or refs.labels is None:
         raise ValueError(f"{function}: labels are needed on both sides when `mined` is not given.")
+    sides = ("labels", labels), ("refs.labels", refs.labels)
+    labels, others = (
+        as_labels(function, name, y, name, None, class_ids=match is None) for name, y in sides
+    )
     if match is None:
-        for name, y in ("labels", labels), ("refs.labels", refs.labels):
-            check_rows(function, name, y, name, len(y), class_ids=True)
-        same = labels[:, None] == refs.labels[None, :]
+        same = labels[:, None] == others[None, :]
     else:
-        same = match(labels, refs.labels)
-        shape = tuple(len(jax.tree.leaves(x)[0]) for x in (labels, refs.labels))
+        same = match(labels, others)
+        shape = tuple(jax.tree.leaves(x)[0].shape[0] for x in (labels, others))
         if same.shape != shape:
             raise ValueError(f"{function}: `match` must give shape {shape}, got {same.shape}.")
     check_rows(function, "refs.self_index", refs.self_index, "labels", same.shape[0])
-    check_rows(function, "refs.where", refs.where, "refs.labels", same.shape[1])
+    check_weights(function, "refs.where", refs.where, "refs.labels", same.shape[1])
     exists = jnp.ones(same.shape[1:], dtype) if refs.where is None else refs.where.astype(dtype)
     exists = jnp.broadcast_to(exists[None, :], same.shape)
     if refs.self_index is not None:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Num
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import as_indices, check_weights
 from metricjax._core.types import Pairs, Triplets
 
 
@@ -22,17 +22,19 @@ def from_pairs(
     Args:
         a1, a2: indices of anchors.
         p, n: indices of references.
-        shape: ``(N, M)``; pairs with an index outside of it are left out.
+        shape: ``(N, M)``; pairs with an index outside of it, or a negative one, are left out.
         where_positive, where_negative: weights, 0 for padding; 1 each by default.
     """
-    check_rows("tuples.from_pairs", "p", p, "a1", len(a1))
-    check_rows("tuples.from_pairs", "where_positive", where_positive, "a1", len(a1))
-    check_rows("tuples.from_pairs", "n", n, "a2", len(a2))
-    check_rows("tuples.from_pairs", "where_negative", where_negative, "a2", len(a2))
-    return Pairs(_count(shape, a1, p, where_positive), _count(shape, a2, n, where_negative))
+    positive = _count(shape, ("a1", a1), ("p", p), ("where_positive", where_positive))
+    negative = _count(shape, ("a2", a2), ("n", n), ("where_negative", where_negative))
+    return Pairs(positive, negative)
 
 
-def _count(shape, rows, columns, weights):
+def _count(shape, anchors, others, where):
+    function, of, count = "tuples.from_pairs", anchors[0], len(anchors[1])
+    rows, columns = (as_indices(function, *x, of, count) for x in (anchors, others))
+    check_weights(function, *where, of, count)
+    weights = where[1]
     weights = jnp.float32(1) if weights is None else jnp.asarray(weights).astype(jnp.float32)
     rows, columns = (jnp.where(i < 0, n, i) for i, n in zip((rows, columns), shape, strict=True))
     return jnp.zeros(shape, jnp.float32).at[rows, columns].add(weights, mode="drop")
@@ -44,8 +46,26 @@ def from_triplets(
     n: Int[Array, " t"],
     where: Num[Array, " t"] | None = None,
 ) -> Triplets:
-    """Triplets from index lists: anchors `a`, references `p` and `n`; `where` is 0 for padding."""
-    weights = jnp.ones(jnp.shape(a), jnp.float32) if where is None else jnp.asarray(where)
-    for name, x in (("p", p), ("n", n), ("where", weights)):
-        check_rows("tuples.from_triplets", name, x, "a", len(a))
-    return Triplets(jnp.asarray(a), jnp.asarray(p), jnp.asarray(n), weights.astype(jnp.float32))
+    """Triplets from index lists: anchors `a`, references `p` and `n`; `where` is 0 for padding.
+
+    Where one of the three is negative, or no row of the batch or of the references that the loss
+    meets, there is no triplet.
+    """
+    function, count = "tuples.from_triplets", len(a)
+    check_weights(function, "where", where, "a", count)
+    weights = jnp.ones(count, jnp.float32) if where is None else jnp.asarray(where)
+    sides = ("a", a), ("p", p), ("n", n)
+    indices = (as_indices(function, name, x, "a", count) for name, x in sides)
+    return Triplets(*indices, weights.astype(jnp.float32))
+
+
+def there(triplets: Triplets, n: int, m: int) -> Triplets:
+    """Triplets of N anchors and M references: weight 0, and row 0, where a sample is none of them.
+
+    A gather would take the last row for an index that is too large, and count a negative one from
+    the end.
+    """
+    *indices, weights = triplets
+    inside = [(i >= 0) & (i < size) for i, size in zip(indices, (n, m, m), strict=True)]
+    real = inside[0] & inside[1] & inside[2]
+    return Triplets(*(jnp.where(real, i, 0) for i in indices), jnp.where(real, weights, 0))

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from metricjax._core.declare import declare
 from metricjax._core.masked import upcast
 from metricjax._core.types import AxisName, LossDict, Mined
 from metricjax.losses._class_blocks import own_rows
@@ -10,6 +11,7 @@ from metricjax.losses._classes import prepare_classes
 from metricjax.losses._terms import row_term
 
 
+@declare()
 def center(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

@@ -3,12 +3,14 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_distance
-from metricjax._core.types import AxisName, LossDict, Mined, Scalar
+from metricjax._core.declare import declare
+from metricjax._core.types import AxisName, LossDict, Mined, PerSample, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes
 
 
+@declare()
 def cosface(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -16,7 +18,7 @@ def cosface(
     *,
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
-    margin: Scalar = 0.35,
+    margin: PerSample = 0.35,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
@@ -40,7 +42,7 @@ def cosface(
         weights: ``[C, D]``, a center for each class; `metricjax.nn.CosFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        margin: in cosine units; the paper uses 0.25 to 0.45.
+        margin: in cosine units; the paper uses 0.25 to 0.45. Or ``[N]``, one for each sample.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;

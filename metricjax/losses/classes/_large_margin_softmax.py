@@ -3,6 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_distance
+from metricjax._core.declare import declare
 from metricjax._core.masked import safe_divide
 from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, DotProductSimilarity
@@ -10,6 +11,7 @@ from metricjax.losses._class_blocks import own_and_rivals, own_rows
 from metricjax.losses._classes import cross_entropy, multiply_angle, norms, prepare_classes
 
 
+@declare()
 def large_margin_softmax(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

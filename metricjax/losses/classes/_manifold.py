@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-from metricjax._core.check import check_embeddings, check_rows, check_similarity
+from metricjax._core.check import as_labels, check_embeddings, check_range, check_similarity
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, safe_divide, safe_sqrt
 from metricjax._core.refs import prepare, replicated
@@ -16,7 +16,11 @@ from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._terms import reduced_term
 
 
-@declare(rows="batch", why="its random walk goes over all samples")
+@declare(
+    rows="batch",
+    why="its random walk goes over all samples",
+    within={"lambdaC": "[0, inf]", "alpha": "(0, 1)"},
+)
 def manifold(
     embeddings: Float[Array, "n d"],
     proxies: Float[Array, "k d"],
@@ -86,8 +90,11 @@ def manifold(
         if key is None:
             raise ValueError(f"{name}: give `proxy_ids` or `key`.")
         proxy_ids = _draw(key, n, k)
-    check_rows(name, "proxy_ids", proxy_ids, "embeddings", n, class_ids=True)
-    ids = replicated(jnp.asarray(proxy_ids).astype(jnp.int32))
+    ids = as_labels(name, "proxy_ids", proxy_ids, "embeddings", n, class_ids=True)
+    check_range(name, "proxy_ids", ids, weights, k, "proxies")
+    known = (ids >= 0) & (ids < k)
+    ids, weights = (replicated(jnp.where(known, x, 0)) for x in (ids, weights))
+    ids = ids.astype(jnp.int32)
 
     everything = jnp.concatenate([x, proxies.astype(x.dtype)])
     exists = jnp.concatenate([weights > 0, jnp.ones(k, bool)])

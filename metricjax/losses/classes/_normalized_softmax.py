@@ -2,12 +2,14 @@
 
 from jaxtyping import Array, Float, Int, Num
 
+from metricjax._core.declare import declare
 from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance, DotProductSimilarity, normalize
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes, similarities
 
 
+@declare(within={"temperature": "(0, inf)"})
 def normalized_softmax(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

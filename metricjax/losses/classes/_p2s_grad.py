@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_distance
+from metricjax._core.declare import declare
 from metricjax._core.masked import safe_divide, upcast
 from metricjax._core.types import AxisName, LossDict, Mined
 from metricjax.distances import CosineSimilarity, normalize
@@ -13,6 +14,7 @@ from metricjax.losses._classes import norms, prepare_classes
 from metricjax.losses._terms import reduced_term
 
 
+@declare()
 def p2s_grad(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

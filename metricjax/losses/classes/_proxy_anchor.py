@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import as_labels
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp
 from metricjax._core.refs import replicated
@@ -97,10 +97,10 @@ def proxy_anchor(
     name = "losses.proxy_anchor"
     some = class_ids is not None
     ids: Array = jnp.arange(len(weights)) if class_ids is None else class_ids
-    check_rows(name, "class_ids", ids, "weights", len(weights), class_ids=True)
+    ids = as_labels(name, "class_ids", ids, "weights", len(weights), class_ids=True)
     batch = prepare_classes(name, embeddings, labels, weights, mined, where, any_label=some)
     bias = batch.mined - 1
-    place = _place(batch.labels, ids.astype(jnp.int32)) if some else batch.labels
+    place = _place(batch.labels, ids.astype(batch.labels.dtype)) if some else batch.labels
 
     cut = cut_classes(len(weights), len(batch.labels), whole=block_sizes().class_kept)
 

@@ -3,6 +3,7 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_similarity
+from metricjax._core.declare import declare
 from metricjax._core.types import AxisName, LossDict, Mined, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.losses._centers import softmax_mean
@@ -10,6 +11,7 @@ from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import cross_entropy, prepare_classes
 
 
+@declare(within={"gamma": "(0, inf)"})
 def soft_triple(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],

@@ -3,13 +3,15 @@
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_distance
-from metricjax._core.types import AxisName, LossDict, Mined, Scalar
+from metricjax._core.declare import declare
+from metricjax._core.types import AxisName, LossDict, Mined, PerSample, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._centers import nearest
 from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
 
 
+@declare(within={"margin": "[0, 180]"})
 def subcenter_arcface(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -18,7 +20,7 @@ def subcenter_arcface(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     sub_centers: int = 3,
-    margin: Scalar = 28.6,
+    margin: PerSample = 28.6,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
@@ -47,7 +49,7 @@ def subcenter_arcface(
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         sub_centers: K; static.
-        margin: degrees, 0 to 180.
+        margin: degrees, 0 to 180; or ``[N]``, one for each sample.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;

@@ -15,7 +15,7 @@ from metricjax.losses._terms import pair_term, term
 from metricjax.tuples import label_pairs
 
 
-@declare()
+@declare(within={"alpha": "[0, 90]"})
 def angular(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -12,7 +12,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@declare(ring=True)
+@declare(ring=True, within={"alpha": "(0, inf)", "beta": "(0, inf)"})
 def multi_similarity(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

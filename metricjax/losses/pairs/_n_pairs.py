@@ -63,7 +63,7 @@ def n_pairs(
     """
     batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
     n = len(batch.embeddings)
-    check_rows("losses.n_pairs", "labels", labels, "embeddings", n, class_ids=True)
+    check_rows("losses.n_pairs", "labels", batch.labels, "embeddings", n, class_ids=True)
     positive = pairs_of("losses.n_pairs", batch, mined, None).positive
     x, y, r, weights, positive = replicated(
         (batch.embeddings, batch.labels, batch.refs.embeddings, batch.weights, positive)

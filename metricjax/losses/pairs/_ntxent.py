@@ -12,7 +12,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
 
 
-@declare(ring=True)
+@declare(ring=True, within={"temperature": "(0, inf)"})
 def ntxent(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -13,7 +13,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
 
 
-@declare(ring=True)
+@declare(ring=True, within={"temperature": "(0, inf)"})
 def sup_con(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

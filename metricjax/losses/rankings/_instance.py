@@ -65,12 +65,14 @@ def instance(
     batch = prepare("losses.instance", embeddings, labels, refs, where)
     labels, others = batch.labels, batch.refs
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
-        check_rows("losses.instance", name, y, "embeddings", len(of.embeddings), class_ids=True)
+        check_rows("losses.instance", name, y, "embeddings", of.embeddings.shape[0], class_ids=True)
     weights = batch.ref_weights
     logits = gamma * distance(batch.embeddings, batch.refs.embeddings)
     target, known = _target(*replicated((labels, others.labels, weights > 0)))
     rivals = jnp.where(
-        jnp.arange(len(weights), dtype=jnp.int32)[None, :] == target[:, None], 0, weights[None, :]
+        jnp.arange(weights.shape[0], dtype=jnp.int32)[None, :] == target[:, None],
+        0,
+        weights[None, :],
     )
     values = softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
     # 0 already; said again, as XLA then takes 1.8 MiB of temporaries at N = 512, else 2.5

@@ -15,7 +15,7 @@ from metricjax.losses._pairs import pairs_of, with_itself
 from metricjax.losses._terms import reduced_term
 
 
-@declare()
+@declare(within={"b": "(0, inf)", "anneal": "(0, inf)"})
 def pnp(
     embeddings: Float[Array, "n d"],
     labels: Labels,

@@ -13,7 +13,7 @@ from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
 
 
-@declare(ring=True)
+@declare(ring=True, within={"imbalance": "[0, 1]"})
 def ranked_list(
     embeddings: Float[Array, "n d"],
     labels: Labels,

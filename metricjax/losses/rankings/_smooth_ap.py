@@ -15,7 +15,7 @@ from metricjax.losses._pairs import mined_weights, pairs_of, with_itself
 from metricjax.losses._terms import row_term
 
 
-@declare(mined="samples")
+@declare(mined="samples", within={"temperature": "(0, inf)"})
 def smooth_ap(
     embeddings: Float[Array, "n d"],
     labels: Labels,

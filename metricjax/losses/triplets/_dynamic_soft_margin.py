@@ -15,7 +15,7 @@ from metricjax.losses._pairs import TripletSlab, sum_over_triplets, triplets_of
 from metricjax.losses._terms import reduced_term
 
 
-@declare()
+@declare(within={"momentum": "[0, 1]"})
 def dynamic_soft_margin(
     embeddings: Float[Array, "n d"],
     labels: Labels = None,

@@ -75,7 +75,7 @@ def margin(
     beta = jnp.asarray(beta, batch.weights.dtype)
     by_class = beta.ndim > 0 and beta.size > 1
     if by_class:
-        n = len(batch.embeddings)
+        labels, n = batch.labels, batch.embeddings.shape[0]
         check_rows("losses.margin", "labels", labels, "embeddings", n, class_ids=True)
         known = (labels >= 0) & (labels < len(beta))
         batch = batch._replace(weights=jnp.where(known, batch.weights, 0))

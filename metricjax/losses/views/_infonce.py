@@ -12,7 +12,11 @@ from metricjax.losses._terms import row_term
 from metricjax.losses._views import prepare_views
 
 
-@declare(rows="batch", why="each row meets all rows of the other tower, and the other way round")
+@declare(
+    rows="batch",
+    why="each row meets all rows of the other tower, and the other way round",
+    within={"temperature": "(0, inf)"},
+)
 def infonce(
     embeddings: Float[Array, "n d"],
     ref_embeddings: Float[Array, "n d"],
