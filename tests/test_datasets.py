@@ -589,7 +589,10 @@ class Unlabeled(HuggingFace):
         (["a", float("nan")], "got float and str"),
         ([b"a", b"b"], "got bytes8"),
         (["a", "a\0"], r"must not end in a zero character, got 'a\\x00'"),
-        ([2**63, 2**63 + 1], "must be below"),
+        ([2**63, 2**63 + 1], "must be from -2"),
+        ([1, 2**63], r"2\*\*63 - 1, got 9.223e\+18"),
+        ([1, 2**64], "must be from -2"),
+        ([1, -(2**70)], "must be from -2"),
         ([3, -1], "must have labels other than -1, got -1 in 1 of 2 records"),
     ],
 )

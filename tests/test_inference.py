@@ -248,7 +248,7 @@ def test_nan_and_infinity_stay_visible():
         (lambda i: inference.Index(drawn(2), [1, "a"]), TypeError, "integers or strings"),
         (lambda i: inference.Index(drawn(2), [0.5, 1.5]), TypeError, "integers or strings"),
         (lambda i: inference.Index(drawn(2), [None, "a"]), TypeError, "integers or strings"),
-        (lambda i: inference.Index(drawn(1), np.array([2**64 - 1])), ValueError, "below 2"),
+        (lambda i: inference.Index(drawn(1), np.array([2**64 - 1])), ValueError, "to 2"),
         (lambda i: inference.Index(drawn(2), labels=[1]), ValueError, "`labels` must have shape"),
         (lambda i: inference.Index(drawn(2), [[1], [2]]), ValueError, r"shape \[2\] to match"),
         (lambda i: inference.Index(drawn(2), labels=[[1], [2]]), ValueError, "one integer or str"),
@@ -380,17 +380,15 @@ def test_a_changed_byte_is_noticed_or_harmless(tmp_path):
     assert refused > len(whole)
 
 
-@pytest.mark.parametrize("shape", ["4, 5", "10**9, 5", "10**15, 5", "10**30, 5"])
-def test_a_shape_that_grew_is_noticed(shape, tmp_path):
+@pytest.mark.parametrize("rows", [4, 10**9, 10**15, 10**30])
+def test_a_shape_that_grew_is_noticed(rows, tmp_path):
     """numpy would allocate it first. The checksum is right."""
     path, _ = saved(tmp_path)
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    rows, columns = (eval(size) for size in shape.split(","))
-    grown = f"({rows}, {columns})".encode()
-    x = members["embeddings.npy"].replace(b"(3, 5)", grown, 1)
-    start, end = x.index(grown) + len(grown), x.index(b"\n")
-    members["embeddings.npy"] = x[:start] + b", }".ljust(end - start - len(grown) + 6) + x[end:]
+    header, values = members["embeddings.npy"].split(b"\n", 1)
+    grown = header.replace(b"(3, 5)", b"(%d, 5)" % rows).rstrip().ljust(len(header))
+    members["embeddings.npy"] = grown + b"\n" + values
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)

@@ -14,18 +14,19 @@ def names(function, name, values) -> np.ndarray:
         raise _wrong(function, name, "rows of unequal lengths") from error
     if not array.size and array.dtype.kind == "f":  # an empty list
         array = array.astype(np.int64)
-    if array.dtype.kind in "OU" and not isinstance(values, np.ndarray):
-        array = _strings(function, name, np.asarray(values, object)).reshape(array.shape)
+    if array.dtype.kind in "OUf" and not isinstance(values, np.ndarray):
+        entries = np.asarray(values, object).ravel().tolist()
+        if all(isinstance(x, int) for x in entries):  # numpy makes floats or objects of large ones
+            raise _too_large(function, name, max(entries, key=abs))
+        if array.dtype.kind != "f":
+            array = _strings(function, name, entries).reshape(array.shape)
     if array.dtype.kind == "U":
         return array
     if array.dtype.kind not in "iu":
         unknown = " with NaN" if np.any(array != array) else ""
         raise _wrong(function, name, f"{array.dtype.name}{unknown}")
     if array.dtype == np.uint64 and np.any(array > np.iinfo(np.int64).max):
-        raise ValueError(
-            f"{function}: `{name}` must be below 2**63, got {array.max()}. Code them by "
-            f"`np.unique(values, return_inverse=True)[1]`."
-        )
+        raise _too_large(function, name, array.max())
     return array.astype(np.int64)
 
 
@@ -42,7 +43,6 @@ def column(function, name, values, of, n) -> np.ndarray:
 
 def _strings(function, name, values):
     """Objects that are all strings. numpy would turn a number among them into a string, too."""
-    values = values.ravel().tolist()
     if not all(isinstance(x, str) for x in values):
         kinds = sorted({type(x).__name__ for x in values})
         raise _wrong(function, name, " and ".join(kinds[:4]))
@@ -52,6 +52,13 @@ def _strings(function, name, values):
             f"these characters or replace them."
         )
     return np.asarray(values, str)
+
+
+def _too_large(function, name, value):
+    return ValueError(
+        f"{function}: `{name}` must be from -2**63 to 2**63 - 1, got {value:.4g}. Code them by "
+        f"`np.unique(np.asarray(values, object), return_inverse=True)[1]`."
+    )
 
 
 def _wrong(function, name, got):

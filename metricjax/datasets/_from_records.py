@@ -51,8 +51,8 @@ def from_records(
         image, label, super_label: their names in a record; no super classes by default.
         classes: those to keep, by their label in the records; all by default. This is also how to
             leave out records without a label, which have -1 in other libraries.
-        folder: where image files are, if the images are paths. Without a folder no file is opened,
-            and no path may leave the folder, by a link neither.
+        folder: where image files are, if the images are paths. They must stay inside it, and so
+            must links. No file is opened by default.
 
     Raises:
         TypeError: for several splits at once, without random access, or for labels of other types.

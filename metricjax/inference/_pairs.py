@@ -100,10 +100,10 @@ def check_distance(function, distance):
 
 
 def rounded(function, distance):
-    """The distance, but that a cosine within rounding of 1 is 1.
+    """The distance; if it is a cosine, values within rounding of 1 are 1.
 
-    Cosines of equal vectors are from 0.9999995 to 1.0000006 in float32: by a threshold of 1, or one
-    that was chosen between two duplicates, half of them would not match.
+    Cosines of equal vectors are from 0.9999995 to 1.0000006 in float32. Half of them would not
+    match at a threshold of 1, or at one that was chosen between two pairs of duplicates.
     """
     check_distance(function, distance)
     unit = isinstance(distance, DotProductSimilarity) and distance.normalize_embeddings
