@@ -618,6 +618,8 @@ def test_separable_and_hopeless_pairs():
         (([1.0, 2.0], [True]), ValueError, "`is_match` must have shape"),
         (([1.0, 2.0], [0.5, 1.0]), TypeError, "booleans"),
         (([1.0, 2.0], [1, 2]), TypeError, "booleans"),
+        (([1.0, 2.0], ["yes", "no"]), TypeError, "booleans"),
+        (([1.0, 2.0], [True, None]), TypeError, "booleans"),
         (([1.0, 2.0], [[True], [False]]), ValueError, "`is_match` must have shape"),
         (([1.0, 2.0], [True, False], [[1], [1]]), ValueError, "`weights` must have shape"),
         (([1.0, 2.0], [True, False], [1, np.inf]), ValueError, "infinite"),

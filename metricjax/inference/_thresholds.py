@@ -255,40 +255,10 @@ class _Steps:
 
     def __init__(self, function, distances, is_match, weights, of, distance):
         self.sign = -1 if the_distance(function, of, distance).is_similarity else 1
-        distances, is_match = np.asarray(distances), np.asarray(is_match)
-        weights = np.ones(distances.shape) if weights is None else np.asarray(weights, float)
-        if distances.ndim != 1:
-            raise ValueError(
-                f"{function}: `distances` must have shape [P], got {distances.shape}. Give one for "
-                f"each pair."
-            )
-        for name, value in ("is_match", is_match), ("weights", weights):
-            if value.shape != distances.shape:  # [P, 1] would meet each weight with each pair
-                raise ValueError(
-                    f"{function}: `{name}` must have shape [{len(distances)}] to match "
-                    f"`distances`, got {value.shape}. Give one for each pair."
-                )
-        if not jnp.issubdtype(distances.dtype, jnp.floating) and distances.dtype.kind not in "iu":
-            raise TypeError(
-                f"{function}: `distances` must be numbers, got {distances.dtype}. Compute them by "
-                f"`inference.pair_distances`."
-            )
-        if distances.dtype not in (np.float32, np.float64):
-            distances = distances.astype(np.float32)
-        if is_match.size and not (is_match.dtype.kind in "biu" and np.isin(is_match, (0, 1)).all()):
-            raise TypeError(
-                f"{function}: `is_match` must be [P] booleans, got {is_match.dtype} up to "
-                f"{is_match.max()}. Compare labels, or use `inference.pair_distances`."
-            )
-        counted = np.all((weights >= 0) & (weights < np.inf))
-        if not counted or np.any(np.isnan(distances[weights > 0])):
-            raise ValueError(
-                f"{function}: `distances` must not be NaN, and `weights` not NaN, infinite or "
-                f"negative. Leave such pairs out."
-            )
+        distances, is_match, weights = _arrays(function, distances, is_match, weights)
         kept = np.flatnonzero(weights)
         kept = kept[np.argsort(self.sign * distances[kept])]
-        distances, is_match, weights = distances[kept], is_match[kept] != 0, weights[kept]
+        distances, is_match, weights = distances[kept], is_match[kept], weights[kept]
         if is_match.all() or not is_match.any():
             raise ValueError(
                 f"{function}: `is_match` must be true for some pairs and false for others, got "
@@ -316,3 +286,39 @@ class _Steps:
             if self.sign * here <= self.sign * middle < self.sign * there:
                 return float(middle)
         return float(here)
+
+
+def _arrays(function, distances, is_match, weights):
+    """Distances in float32 or float64, booleans and weights ``[P]``."""
+    distances, is_match = np.asarray(distances), np.asarray(is_match)
+    weights = np.ones(distances.shape) if weights is None else np.asarray(weights, float)
+    if distances.ndim != 1:
+        raise ValueError(
+            f"{function}: `distances` must have shape [P], got {distances.shape}. Give one for "
+            f"each pair."
+        )
+    for name, value in ("is_match", is_match), ("weights", weights):
+        if value.shape != distances.shape:  # [P, 1] would meet each weight with each pair
+            raise ValueError(
+                f"{function}: `{name}` must have shape [{len(distances)}] to match "
+                f"`distances`, got {value.shape}. Give one for each pair."
+            )
+    if not jnp.issubdtype(distances.dtype, jnp.floating) and distances.dtype.kind not in "iu":
+        raise TypeError(
+            f"{function}: `distances` must be numbers, got {distances.dtype.name}. Compute them by "
+            f"`inference.pair_distances`."
+        )
+    if distances.dtype not in (np.float32, np.float64):
+        distances = distances.astype(np.float32)
+    if is_match.size and not (is_match.dtype.kind in "biu" and np.isin(is_match, (0, 1)).all()):
+        raise TypeError(
+            f"{function}: `is_match` must be [P] booleans, got {is_match.dtype.name} as in "
+            f"{str(is_match[:3])[:80]}. Compare labels, or use `inference.pair_distances`."
+        )
+    counted = np.all((weights >= 0) & (weights < np.inf))
+    if not counted or np.any(np.isnan(distances[weights > 0])):
+        raise ValueError(
+            f"{function}: `distances` must not be NaN, and `weights` not NaN, infinite or "
+            f"negative. Leave such pairs out."
+        )
+    return distances, is_match != 0, weights
