@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
-from metricjax._core.check import check_embeddings
+from metricjax._core.check import check_embeddings, check_row_by_row
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
 from metricjax._core.stream import sum_over
 from metricjax._core.suggest import suggest
@@ -273,6 +273,37 @@ class SNRDistance:
         signal = jnp.where(signal < jnp.finfo(a.dtype).tiny ** 0.5, 0, signal)
         noise = jnp.where(zero, 2 * signal, noise)
         return _without_diagonal(safe_divide(noise, signal), a, b)
+
+
+def row_distances(
+    x: Float[Array, "n d"], y: Float[Array, "n d"], *, distance: Distance = LpDistance()
+) -> Float[Array, " n"]:
+    r"""The distance of each row of `x` to the same row of `y`, without all the others.
+
+    .. math:: d_i = d(x_i, y_i)
+
+    It is the diagonal of ``distance(x, y)``, with its normalization and its power, in N * D
+    memory. Use it under `jit` and for gradients, too.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import CosineSimilarity, row_distances
+        >>> x, y = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([[0.1, 0.0], [3.0, 4.0]])
+        >>> print(row_distances(x, y, distance=CosineSimilarity()))
+        [1.  0.8]
+
+    Args:
+        x: ``[N, D]``.
+        y: ``[N, D]``.
+        distance: pairwise ``[N, D], [M, D] -> [N, M]``.
+
+    Raises:
+        ValueError: if `x` and `y` have not the same shape ``[N, D]``.
+        TypeError: if they are not floating.
+    """
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    check_row_by_row("distances.row_distances", x, y)
+    return jax.vmap(lambda a, b: distance(a[None], b[None])[0, 0])(x, y)
 
 
 if not TYPE_CHECKING:

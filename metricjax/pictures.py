@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from metricjax._core.check import check_choice, check_embeddings, check_rows
+from metricjax._core.names import names as label_names
 from metricjax._optional import needed
 from metricjax.distances import Distance, normalize
-from metricjax.inference import _names, equal_error_rate, operating_point, roc_auc
+from metricjax.inference import equal_error_rate, operating_point, roc_auc
 from metricjax.inference import roc_curve as rates
+from metricjax.inference._pairs import the_distance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +58,7 @@ def embedding_map(
     name = "pictures.embedding_map"
     check_choice(name, "method", method, ("pca", "umap"))
     panels = embeddings if isinstance(embeddings, dict) else {"": embeddings}
-    labels = _names.names(name, "labels", labels)
+    labels = label_names(name, "labels", labels)
     _not_empty(name, "embeddings", panels)
     for x in map(np.asarray, panels.values()):
         check_embeddings(name, "embeddings", x)
@@ -90,8 +92,9 @@ def roc_curve(
     distances: Any,
     is_match: Any,
     weights: Any = None,
+    of: Distance | None = None,
     *,
-    distance: Distance,
+    distance: Distance | None = None,
     threshold: float | None = None,
     title: str = "",
 ) -> "Figure":
@@ -100,11 +103,11 @@ def roc_curve(
     If they are equal below 5%, false matches are on a logarithmic axis.
 
     Args:
-        distances, is_match, weights, distance: labeled pairs, as in `inference.roc_curve`.
+        distances, is_match, weights, of, distance: labeled pairs, as in `inference.roc_curve`.
         threshold: one to mark.
         title: above the picture.
     """
-    pairs = distances, is_match, weights
+    pairs = distances, is_match, weights, of
     curve = rates(*pairs, distance=distance)
     error = equal_error_rate(*pairs, distance=distance)
     area = roc_auc(*pairs, distance=distance)
@@ -137,8 +140,9 @@ def distance_histogram(
     distances: Any,
     is_match: Any,
     weights: Any = None,
+    of: Distance | None = None,
     *,
-    distance: Distance,
+    distance: Distance | None = None,
     threshold: float | None = None,
     bins: int = 60,
     title: str = "",
@@ -146,7 +150,7 @@ def distance_histogram(
     """How the distances of matches and of other pairs are spread, each as shares of their kind.
 
     Args:
-        distances, is_match, weights, distance: labeled pairs, as in `inference.roc_curve`.
+        distances, is_match, weights, of, distance: labeled pairs, as in `inference.roc_curve`.
         threshold: one to mark.
         bins: how many.
         title: above the picture.
@@ -167,7 +171,7 @@ def distance_histogram(
         axes.stairs(shares, edges, color=color, linewidth=2, linestyle=line, label=kind)
     if threshold is not None:
         axes.axvline(threshold, color="black", linewidth=1.5, label=f"threshold {threshold:.3g}")
-    what = "similarity" if distance.is_similarity else "distance"
+    what = "similarity" if the_distance(name, of, distance).is_similarity else "distance"
     axes.set(title=title, xlabel=what, ylabel="share of pairs")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:.0%}")
@@ -197,8 +201,8 @@ def retrieval_sheet(
     name = "pictures.retrieval_sheet"
     queries = _images(name, "query_images", query_images, 1)
     neighbors = _images(name, "neighbor_images", neighbor_images, 2)
-    labels = _names.names(name, "query_labels", query_labels)
-    others = _names.names(name, "neighbor_labels", neighbor_labels)
+    labels = label_names(name, "query_labels", query_labels)
+    others = label_names(name, "neighbor_labels", neighbor_labels)
     q, k = neighbors.shape[:2]
     check_rows(name, "query_images", queries, "neighbor_images", q)
     check_rows(name, "query_labels", labels, "query_images", q)

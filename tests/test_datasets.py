@@ -266,10 +266,10 @@ def test_wrong_lists(folder):
     with pytest.raises(ValueError, match="must be 'image_id path', got '11' in line 11"):
         datasets.cub200(folder)
     write(folder / "images.txt", *lines, "11 x.png")
-    with pytest.raises(ValueError, match="has no class for image 11, 'x.png'"):
+    with pytest.raises(ValueError, match="must have a class .* none for image 11, 'x.png'"):
         datasets.cub200(folder)
     write(folder / "images.txt", "")
-    with pytest.raises(ValueError, match="images.txt in .* has no image of this split"):
+    with pytest.raises(ValueError, match="images.txt in .* must name images of this split"):
         datasets.cub200(folder)
 
 
@@ -280,6 +280,111 @@ def test_a_wrong_list_of_paths(folder):
         ValueError, match="must be 'train_val2018/<super .*, got 'Aves/1/0.png' in line 1"
     ):
         datasets.inaturalist2018(folder)
+
+
+@pytest.mark.parametrize("number", [0, -1, 201])
+@pytest.mark.parametrize(
+    "make, load, most",
+    [
+        (cub200, datasets.cub200, 200),
+        (cars196_one, datasets.cars196, 196),
+        (cars196_devkit, datasets.cars196, 196),
+    ],
+)
+def test_class_ids_that_are_none(make, load, most, number, folder, monkeypatch):
+    signed = lambda classes, field, path: np.array(
+        [(path(c, 0), np.int16(c)) for c in classes], [(field, "O"), ("class", "O")]
+    )
+    classes = (99, 1, number, 98, 2)
+    changes = {"CUB_CLASSES": classes, "CAR_CLASSES": classes, "cars": signed}
+    for name, value in changes.items():
+        monkeypatch.setitem(globals(), name, value)
+    make(folder)
+    with pytest.raises(ValueError, match=f"class ids from 1 to {most}, got {number} of "):
+        load(folder)
+
+
+@pytest.mark.parametrize("line", ["a.png,1,2,3,4,0", "a.png,1,2,3,4,197", "a.png,1,2,3,4,x", "a"])
+def test_a_wrong_line_of_cars(line, folder):
+    cars196_by_class(folder)
+    write(folder / "anno_train.csv", line)
+    with pytest.raises(ValueError, match="datasets.cars196: .*(from 1 to 196, got|in line 1)"):
+        datasets.cars196(folder)
+
+
+def test_other_lists_that_are_wrong(folder):
+    stanford_online_products(folder)
+    lines = (folder / "Ebay_train.txt").read_text()
+    write(folder / "Ebay_train.txt", lines.replace(" 3 3 ", " -1 3 "))
+    with pytest.raises(ValueError, match="got '5 -1 3 cabinet_final/3_0.PNG' in line 6"):
+        datasets.stanford_online_products(folder)
+    (folder / "Ebay_train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="each line of .*Ebay_train.txt' must be"):
+        datasets.stanford_online_products(folder)
+
+
+@pytest.mark.parametrize("content", ["no file of MATLAB", {"annotations": np.zeros(2)}])
+def test_wrong_annotations_of_cars_are_named(content, folder):
+    cars196_one(folder)
+    path = folder / "cars_annos.mat"
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        savemat(path, content | {"class_names": class_names()})
+    with pytest.raises(ValueError, match=r"datasets.cars196: .*cars_annos.mat' must have "):
+        datasets.cars196(folder)
+
+
+@pytest.mark.parametrize("path", ["../../other/secret.png", "1/../../../../../etc/hostname"])
+def test_lists_cannot_leave_the_folder(path, folder):
+    picture(folder.parent / "other/secret.png", 7)
+    cub200(folder)
+    lines = (folder / "images.txt").read_text()
+    write(folder / "images.txt", lines.replace("101.Bird_101/Bird_101_0.png", path))
+    with pytest.raises(ValueError, match="datasets.cub200: paths must stay inside `folder`"):
+        datasets.cub200(folder, "test")
+    assert len(datasets.cub200(folder)) == 6
+
+
+def test_a_list_with_a_path_from_the_root(folder):
+    stanford_online_products(folder)
+    write(folder / "Ebay_test.txt", "1 11 5 /etc/hostname")
+    with pytest.raises(ValueError, match="products: paths must stay inside `folder`, .*'/etc'"):
+        datasets.stanford_online_products(folder, "test")
+
+
+@pytest.mark.parametrize(
+    "linked", ["images", "images/001.Bird_1", "images/001.Bird_1/Bird_1_0.png"]
+)
+def test_links_cannot_leave_the_folder(linked, folder):
+    cub200(folder)
+    elsewhere = folder.parent / "other/moved"
+    (folder / linked).rename(elsewhere)
+    (folder / linked).symlink_to(elsewhere)
+    with pytest.raises(ValueError, match="paths must stay inside `folder`"):
+        datasets.cub200(folder)
+    (folder / linked).unlink()
+    elsewhere.rename(folder / "moved")
+    (folder / linked).symlink_to(folder / "moved")  # inside
+    link = folder.parent / "link"
+    link.symlink_to(folder)  # to the folder itself
+    assert len(datasets.cub200(link)) == 6
+
+
+def test_a_damaged_image_is_named(folder):
+    cub200(folder)
+    train = datasets.cub200(folder)
+    path = Path(train.images.paths[2])
+    whole = path.read_bytes()
+    for damaged in (b"", b"no image", whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(OSError, match=f"{re.escape(str(path))}.*must be a whole image, got"):
+            train[2]
+        with pytest.raises(OSError, match=re.escape(str(path))):  # while a training loads it
+            list(grain.MapDataset.source(train).to_iter_dataset())
+    records = [{"image": whole, "label": 0}, {"image": whole[:40], "label": 0}]
+    with pytest.raises(OSError, match="`image='image'` of record 1 must be a whole image"):
+        list(datasets.from_records(records))
 
 
 def test_every_mode_becomes_rgb(folder):
@@ -437,6 +542,15 @@ def test_records_of_other_kinds():
         (lambda: datasets.from_records({"train": [], "test": []}), "one split, got train, test"),
         (lambda: datasets.from_records(iter([])), "a length and items, got list_iterator"),
         (lambda: datasets.from_records([]), "must not be empty"),
+        (lambda: datasets.from_records([(1, 2)]), "must be dictionaries, got tuple"),
+        (
+            lambda: datasets.from_records([{"image": 0, "label": 0}, {"image": 0}]),
+            "`label` must be in every record, got some without 'label'",
+        ),
+        (
+            lambda: datasets.from_records(labeled("a", "b"), label="kind", classes=["c"]),
+            "some of the labels 'a' to 'b'",
+        ),
         (
             lambda: datasets.from_records(HuggingFace(), label="target"),
             "`label` must be one of 'image', 'label', got 'target'",
@@ -451,6 +565,125 @@ def test_records_of_other_kinds():
 def test_errors_of_records(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def labeled(*labels):
+    return [{"x": np.zeros((2, 3, 3), np.uint8), "kind": label} for label in labels]
+
+
+class Unlabeled(HuggingFace):
+    labels = [1, 0, -1, 3, -1]
+
+
+@pytest.mark.parametrize(
+    "labels, complaint",
+    [
+        ([[0, 1], [1, 0]], r"must have shape \[2\] to match `records`, got \(2, 2\)"),
+        ([[0], [1, 2]], "got rows of unequal lengths"),
+        ([[0], 1], "got rows of unequal lengths"),
+        ([0.0, np.nan], "got float64 with NaN"),
+        ([0.0, 1.0], "got float64"),
+        ([0, None], "got NoneType and int"),
+        (["a", None], "got NoneType and str"),
+        (["a", 1], "got int and str"),
+        (["a", float("nan")], "got float and str"),
+        ([b"a", b"b"], "got bytes8"),
+        (["a", "a\0"], r"must not end in a zero character, got 'a\\x00'"),
+        ([2**63, 2**63 + 1], "must be from -2"),
+        ([1, 2**63], r"2\*\*63 - 1, got 9.223e\+18"),
+        ([1, 2**64], "must be from -2"),
+        ([1, -(2**70)], "must be from -2"),
+        ([3, -1], "must have labels other than -1, got -1 in 1 of 2 records"),
+    ],
+)
+@pytest.mark.parametrize("argument", ["label", "super_label"])
+def test_labels_of_other_kinds_name_their_column(argument, labels, complaint):
+    records = [record | {"fine": i} for i, record in enumerate(labeled(*labels))]
+    columns = {"label": "fine", "super_label": "fine"} | {argument: "kind"}
+    with pytest.raises(
+        (TypeError, ValueError), match=f"`{argument}='kind'` .*{complaint}"
+    ) as error:
+        datasets.from_records(records, image="x", **columns)
+    assert str(error.value).startswith("datasets.from_records: ") and len(str(error.value)) <= 400
+
+
+def test_unlabeled_records_are_no_class():
+    for records, what in (
+        (Unlabeled(), "class ids from 0 to 3"),
+        (Unlabeled().labels, "other than"),
+    ):
+        records = labeled(*records) if isinstance(records, list) else records
+        columns = {} if isinstance(records, HuggingFace) else {"image": "x", "label": "kind"}
+        with pytest.raises(ValueError, match=f"{what}.*got -1 in 2 of 5 records. Leave these out"):
+            datasets.from_records(records, **columns)
+        known = datasets.from_records(records, classes=range(4), **columns)
+        np.testing.assert_array_equal(known.labels, [1, 0, 2])
+    known = datasets.from_records(Unlabeled(), classes=range(4))
+    assert known.class_names == ("cat", "dog", "owl")
+    beyond = Unlabeled()
+    beyond.labels = [0, 4]
+    with pytest.raises(ValueError, match="class ids from 0 to 3, got 4 in 1 of 2"):
+        datasets.from_records(beyond)
+
+
+RAMP = np.linspace(0, 2**16 - 1, 64 * 64).reshape(64, 64).astype(np.uint16)
+
+
+def tiff(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        RAMP, RAMP.astype(">u2"), RAMP[..., None], np.stack([RAMP] * 3, -1), Image.fromarray(RAMP),
+        Image.fromarray(RAMP.astype(np.int32)), tiff(RAMP), tiff(RAMP.astype(np.int32)),
+    ],
+)  # fmt: skip
+def test_sixteen_bits_are_scaled_to_eight(image):
+    (decoded, _), *_ = datasets.from_records([{"image": image, "label": 0}])
+    np.testing.assert_array_equal(np.asarray(decoded), np.round(RAMP / 257)[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize(
+    "image, error, complaint",
+    [
+        (RAMP / 65535, TypeError, "got float64. Scale them to 0 to 255"),
+        (np.float32(RAMP / 65535), TypeError, "got float32"),
+        (Image.fromarray(np.float32(RAMP)), TypeError, "got float32"),
+        (tiff(np.float32(RAMP)), TypeError, "got float32"),
+        (RAMP.astype(int), TypeError, "got int64"),
+        (Image.fromarray(RAMP.astype(np.int32) * 2), TypeError, "got int32"),
+        (Image.fromarray(RAMP.astype(np.int32) - 1), TypeError, "got int32"),
+        (None, TypeError, "got NoneType"),
+        (np.zeros((3, 8, 9), np.uint8), ValueError, r"got \(3, 8, 9\). Move the channels"),
+        (np.zeros((1, 8, 9, 3), np.uint8), ValueError, "take one image"),
+        ([[1], [2, 3]], OSError, "a whole image"),
+        ("/etc/hostname", TypeError, "got a path. Pass the folder"),
+        (Path("/etc/hostname"), TypeError, "got a path. Pass the folder"),
+        ({"bytes": None, "path": "/etc/hostname"}, TypeError, "got a path. Pass the folder"),
+    ],
+)
+def test_images_of_other_kinds_name_their_record(image, error, complaint):
+    records = [{"x": image, "kind": label} for label in (3, 5)]
+    dataset = datasets.from_records(records, image="x", label="kind", classes=[5])
+    with pytest.raises(error, match=f"from_records: `image='x'` of record 1.* must .*{complaint}"):
+        dataset[0]
+
+
+def test_paths_are_opened_in_their_folder_only(folder):
+    picture(folder / "a/b.png", 7)
+    picture(folder.parent / "other/c.png", 9)
+    (folder / "link.png").symlink_to(folder.parent / "other/c.png")
+    load = lambda path: datasets.from_records([{"image": path, "label": 0}], folder=folder)[0][0]
+    hidden = {"bytes": None, "path": str(folder / "a/b.png")}
+    for path in ("a/b.png", Path("a/b.png"), str(folder / "a/b.png"), hidden):
+        assert load(path).getpixel((0, 0)) == (7, 0, 0)
+    for path in ("../other/c.png", str(folder.parent / "other/c.png"), "link.png", "/etc/hostname"):
+        with pytest.raises(ValueError, match="record 0 .*paths must stay inside `folder`"):
+            load(path)
 
 
 def test_without_pillow(products, monkeypatch):

@@ -16,6 +16,7 @@ from metricjax.distances import (
     SNRDistance,
     farther,
     normalize,
+    row_distances,
 )
 
 INF = float("inf")
@@ -399,3 +400,26 @@ def test_errors_name_function_and_argument(call, error, message):
         call()
     with pytest.raises(error, match=message):
         jax.jit(call)()
+
+
+@pytest.mark.parametrize("distance", FEW, ids=label)
+def test_row_distances_are_the_diagonal(distance):
+    x, y = np.random.default_rng(5).normal(size=(2, 6, 4)).astype(np.float32)
+    rows = jax.jit(functools.partial(row_distances, distance=distance))
+
+    def both(x):
+        return rows(x, y), jax.grad(lambda x: rows(x, y).sum())(x)
+
+    def whole(x):
+        diagonal = lambda x: jnp.diag(distance(x, y))
+        return diagonal(x), jax.grad(lambda x: diagonal(x).sum())(x)
+
+    for ours, theirs in zip(jax.jit(both)(x), jax.jit(whole)(x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_errors_of_row_distances():
+    with pytest.raises(ValueError, match=r"distances.row_distances: `y` must have shape \(2, 3\)"):
+        row_distances(jnp.ones((2, 3)), jnp.ones((1, 3)))
+    with pytest.raises(TypeError, match="distances.row_distances: `y` must be floating"):
+        row_distances(np.ones((2, 3)), np.ones((2, 3), int))

@@ -1,7 +1,9 @@
 """The index against a rebuild by brute force, its file against damage, thresholds by definition."""
 
+import json
 import resource
 import warnings
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +130,12 @@ def test_ids_continue_from_the_largest():
     index = inference.Index(drawn(3), [5, 2, 9]).add(drawn(2))
     assert index.ids.tolist() == [5, 2, 9, 10, 11]
     assert inference.Index(drawn(0)).add(drawn(2)).ids.tolist() == [0, 1]
+    last = 2**63 - 1
+    assert inference.Index(drawn(1), [last - 2]).add(drawn(2)).ids.tolist()[1:] == [last - 1, last]
+    assert len(inference.Index(drawn(1), [last]).add(drawn(0))) == 1
+    for start, n in ((last, 1), (last - 2, 3)):
+        with pytest.raises(ValueError, match=f"`ids` must be given, .* the largest, {start}"):
+            inference.Index(drawn(1), [start]).add(drawn(n))
     assert inference.Index(drawn(0)).add(drawn(1), ["a"]).ids.tolist() == ["a"]
     assert inference.Index(drawn(1), ["a"]).remove(["a"]).remove([]).ids.tolist() == []
 
@@ -159,6 +167,35 @@ def test_matches_agree_row_by_row_with_the_matrix(distance, threshold):
     )
     np.testing.assert_array_equal(index.match(x, y, threshold), np.diag(whole))
     assert 0 < whole.mean() < 1
+
+
+COSINES = [
+    CosineSimilarity(),
+    pytest.param(DotProductSimilarity(), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("distance", COSINES)
+def test_equal_vectors_match_at_a_cosine_of_one(distance):
+    """In float32 their cosines are from 0.9999995 to 1.0000006."""
+    x = drawn(200, 700)
+    scaled = x * np.random.default_rng(1).uniform(0.01, 100, (200, 1)).astype(np.float32)
+    raw = np.diag(np.asarray(distance(jnp.asarray(x), jnp.asarray(scaled))))
+    assert raw.min() < 1 < raw.max()
+    index = inference.Index(x, distance=distance)
+    np.testing.assert_array_equal(index.matches(scaled, 1.0), np.eye(200))
+    assert index.match(x, scaled, 1.0).all() and not index.match(x, scaled, 1.001).any()
+    assert index.match(x, -scaled, -1.0).all() and not index.match(x, -scaled, -0.99).any()
+    assert (index.nearest(scaled, 1).distances == 1).all()
+    faiss = inference.Index(x, distance=distance, backend="faiss")
+    assert (faiss.nearest(scaled, 1).distances == 1).all()
+    pairs = inference.pair_distances(
+        np.concatenate([x, scaled]), np.arange(400) % 200, distance=distance
+    )
+    assert (pairs.distances[pairs.is_match] == 1).all()
+    assert pairs.distances[~pairs.is_match].max() < 0.5
+    apart = np.float32([[1, 0], [np.cos(0.003), np.sin(0.003)]])  # equal to nobody else
+    assert inference.Index(apart, distance=distance).nearest(apart, 2).distances[:, 1].max() < 1
 
 
 def test_match_normalizes():
@@ -211,8 +248,29 @@ def test_nan_and_infinity_stay_visible():
         (lambda i: inference.Index(drawn(2), [1, "a"]), TypeError, "integers or strings"),
         (lambda i: inference.Index(drawn(2), [0.5, 1.5]), TypeError, "integers or strings"),
         (lambda i: inference.Index(drawn(2), [None, "a"]), TypeError, "integers or strings"),
-        (lambda i: inference.Index(drawn(1), np.array([2**64 - 1])), ValueError, "below 2"),
+        (lambda i: inference.Index(drawn(1), np.array([2**64 - 1])), ValueError, "to 2"),
         (lambda i: inference.Index(drawn(2), labels=[1]), ValueError, "`labels` must have shape"),
+        (lambda i: inference.Index(drawn(2), [[1], [2]]), ValueError, r"shape \[2\] to match"),
+        (lambda i: inference.Index(drawn(2), labels=[[1], [2]]), ValueError, "one integer or str"),
+        (lambda i: inference.Index(drawn(2), [[1], [2, 3]]), TypeError, "of unequal lengths"),
+        (lambda i: inference.Index(drawn(2), ["a\0", "a"]), ValueError, "end in a zero character"),
+        (
+            lambda i: inference.Index(drawn(2), np.array(["a\0", "a"], object)),
+            ValueError,
+            "end in a zero character",
+        ),
+        (lambda i: i.add(drawn(1), ["a\0"]), ValueError, "end in a zero character"),
+        (lambda i: i.remove("a\0"), ValueError, "end in a zero character"),
+        (lambda i: i.remove([["a", 1]]), TypeError, "got int and str"),
+        (lambda i: inference.Index(drawn(2), distance=LpDistance), TypeError, "Pass an instance"),
+        (lambda i: inference.Index(drawn(2), distance="cosine"), TypeError, "got cosine"),
+        (
+            lambda i: i.matches(drawn(2), "0.5"),
+            TypeError,
+            "`threshold` must be one number, got str",
+        ),
+        (lambda i: i.matches(drawn(2), [0.5, 1]), TypeError, r"got shape \(2,\)"),
+        (lambda i: i.match(drawn(2), drawn(2), None), TypeError, "got NoneType"),
         (lambda i: inference.Index(drawn(2), backend="gpu"), ValueError, "'jax', 'faiss'"),
         (lambda i: i.add(drawn(1), ["a"]), ValueError, "got 'a' twice"),
         (lambda i: i.add(drawn(1)), ValueError, "`ids` are needed"),
@@ -222,7 +280,7 @@ def test_nan_and_infinity_stay_visible():
         (lambda i: i.add(drawn(1, dtype=np.float16), ["c"]), TypeError, "as the index is"),
         (lambda i: i.remove(["a", "z"]), ValueError, "got 'z'"),
         (lambda i: i.remove([0]), ValueError, "got 0"),
-        (lambda i: i.labels_of(["a"]), ValueError, "has no labels"),
+        (lambda i: i.labels_of(["a"]), ValueError, "must have labels"),
         (lambda i: i.nearest(drawn(1), 3), ValueError, "at most the index's size 2, got 3"),
         (lambda i: i.nearest(drawn(1), 0), ValueError, "integer >= 1"),
         (lambda i: i.nearest(drawn(1, 5), 1), ValueError, "`query` must have 4 features"),
@@ -320,6 +378,43 @@ def test_a_changed_byte_is_noticed_or_harmless(tmp_path):
                     assert "written by `Index.save`" in str(error)
                     refused += 1
     assert refused > len(whole)
+
+
+@pytest.mark.parametrize("rows", [4, 10**9, 10**15, 10**30])
+def test_a_shape_that_grew_is_noticed(rows, tmp_path):
+    """numpy would allocate it first. The checksum is right."""
+    path, _ = saved(tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    header, values = members["embeddings.npy"].split(b"\n", 1)
+    grown = header.replace(b"(3, 5)", b"(%d, 5)" % rows).rstrip().ljust(len(header))
+    members["embeddings.npy"] = grown + b"\n" + values
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"embeddings.npy says that it is \(|expected 80 bytes"):
+        inference.Index.load(path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"p": "2"}, {"p": True}, {"p": float("nan")}, {"p": -1}, {"p": None}, {"power": [1]},
+        {"normalize_embeddings": "no"}, {"normalize_embeddings": 0}, {"precision": "exact"},
+        {"extra": 1}, {"power": ...},
+    ],
+)  # fmt: skip
+def test_a_distance_of_other_fields_is_refused(fields, tmp_path):
+    path, index = saved(tmp_path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(arrays["about"].item())
+    changed = about["distance"]["fields"] | fields
+    about["distance"]["fields"] = {x: y for x, y in changed.items() if y is not ...}
+    with open(path, "wb") as file:
+        np.savez(file, **arrays | {"about": np.array(json.dumps(about))})
+    with pytest.raises(ValueError, match=f"written by `Index.save`.*({next(iter(fields))}|exact)"):
+        inference.Index.load(path)
 
 
 def test_a_shape_that_shrank_is_noticed(tmp_path):
@@ -522,6 +617,14 @@ def test_separable_and_hopeless_pairs():
         (([[1.0, 2.0]], [True]), ValueError, r"\[P\]"),
         (([1.0, 2.0], [True]), ValueError, "`is_match` must have shape"),
         (([1.0, 2.0], [0.5, 1.0]), TypeError, "booleans"),
+        (([1.0, 2.0], [1, 2]), TypeError, "booleans"),
+        (([1.0, 2.0], ["yes", "no"]), TypeError, "booleans"),
+        (([1.0, 2.0], [True, None]), TypeError, "booleans"),
+        (([1.0, 2.0], [[True], [False]]), ValueError, "`is_match` must have shape"),
+        (([1.0, 2.0], [True, False], [[1], [1]]), ValueError, "`weights` must have shape"),
+        (([1.0, 2.0], [True, False], [1, np.inf]), ValueError, "infinite"),
+        ((["1", "2"], [True, False]), TypeError, "`distances` must be numbers"),
+        (([1.0, 2.0], [True, False], None, CosineSimilarity()), ValueError, "must be the one of"),
     ],
 )
 def test_threshold_errors(arguments, error, complaint):
@@ -530,6 +633,33 @@ def test_threshold_errors(arguments, error, complaint):
             function(*arguments, distance=EUCLIDEAN)
     with pytest.raises(ValueError, match="from 0 to 1"):
         inference.threshold_at_fmr([1.0, 2.0], [True, False], fmr=1.5, distance=EUCLIDEAN)
+    with pytest.raises(TypeError, match="`fmr` must be one number, got str"):
+        inference.threshold_at_fmr([1.0, 2.0], [True, False], fmr="1", distance=EUCLIDEAN)
+    with pytest.raises(TypeError, match="`threshold` must be one number"):
+        inference.operating_point([1.0, 2.0], [True, False], threshold=[1], distance=EUCLIDEAN)
+    with pytest.raises(TypeError, match="`distance` must be a distance such .*, got None"):
+        inference.roc_curve([1.0, 2.0], [True, False])
+
+
+def test_pairs_bring_their_distance_along():
+    x, labels = drawn(12), np.arange(12) % 3
+    cosine = CosineSimilarity()
+    pairs = inference.pair_distances(x, labels, distance=cosine)
+    curve = inference.roc_curve(*pairs)
+    np.testing.assert_array_equal(curve.tmr, inference.roc_curve(*pairs, distance=cosine).tmr)
+    assert curve.thresholds[0] == np.inf  # of a similarity
+    for function, options in (
+        (inference.roc_curve, {}),
+        (inference.roc_auc, {}),
+        (inference.equal_error_rate, {}),
+        (inference.best_threshold, {}),
+        (inference.threshold_at_fmr, {"fmr": 0.1}),
+        (inference.operating_point, {"threshold": 0.5}),
+    ):
+        function(*pairs, **options)
+        for other in (LpDistance(), DotProductSimilarity()):
+            with pytest.raises(ValueError, match="`distance` must be the one of the pairs, Cosine"):
+                function(*pairs, distance=other, **options)
 
 
 # Pairs
@@ -581,5 +711,6 @@ def test_a_large_sample_estimates_the_rates():
 def test_pairs_without_pairs():
     for n in (0, 1):
         assert inference.pair_distances(drawn(n), np.arange(n)).distances.shape == (0,)
-    with pytest.raises(ValueError, match="`labels` must have shape"):
-        inference.pair_distances(drawn(2), [1])
+    for labels in ([1], [[1, 2], [1, 2]]):
+        with pytest.raises(ValueError, match="`labels` must have shape"):
+            inference.pair_distances(drawn(2), labels)

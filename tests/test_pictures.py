@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from metricjax import pictures
+from metricjax import inference, pictures
 from metricjax.distances import CosineSimilarity, LpDistance
 
 
@@ -109,6 +109,15 @@ def test_a_roc_curve_marks_its_points():
     assert chosen.get_xdata()[0] in curve.get_xdata()
     assert "area 0.9" in legend_of(figure)[0]
     assert len(legend_of(saved(pictures.roc_curve(d, is_match, distance=LpDistance())))) == 3
+
+
+def test_pairs_bring_their_distance_along():
+    pairs = inference.pair_distances(drawn(20), np.arange(20) % 4, distance=CosineSimilarity())
+    assert pictures.distance_histogram(*pairs).axes[0].get_xlabel() == "similarity"
+    for picture in (pictures.roc_curve, pictures.distance_histogram):
+        picture(*pairs)
+        with pytest.raises(ValueError, match="`distance` must be the one of the pairs"):
+            picture(*pairs, distance=LpDistance())
 
 
 @pytest.mark.parametrize("gap", [2.5, 100])

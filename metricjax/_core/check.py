@@ -41,6 +41,16 @@ def check_embeddings(function, name, x):
         raise TypeError(f"{function}: `{name}` must be floating, got {x.dtype}.")
 
 
+def check_row_by_row(function, x, y):
+    check_embeddings(function, "x", x)
+    check_embeddings(function, "y", y)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"{function}: `y` must have shape {x.shape} to match `x` row by row, got {y.shape}. To "
+            f"compare all with all, call `distance(x, y)`."
+        )
+
+
 def check_rows(function, name, x, of, n, *, class_ids=False):
     """`x`, an array or a pytree of arrays, must have the leading axis of `of`, or be class ids."""
     if class_ids and x is None:

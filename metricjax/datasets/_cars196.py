@@ -6,8 +6,9 @@ import numpy as np
 
 from metricjax._core.check import check_choice
 from metricjax.datasets._dataset import Dataset
-from metricjax.datasets._folder import SPLITS, Row, by_class, find, load
+from metricjax.datasets._folder import SPLITS, Row, by_class, find, load, read
 
+NAME = "datasets.cars196"
 SOURCE = "the images of Stanford Cars with their annotations, see help(metricjax.datasets.cars196)"
 ONE = ("cars_annos.mat", "car_ims")
 DEVKIT = (
@@ -39,43 +40,60 @@ def cars196(folder: str | os.PathLike, split: str = "train") -> Dataset:
 
     Raises:
         FileNotFoundError: if it is another folder, or images that the lists have are missing.
+        ValueError: for other annotations, other classes, or paths that leave the folder.
 
     References:
         Krause et al., 3D Object Representations for Fine-Grained Categorization, 2013,
         https://doi.org/10.1109/ICCVW.2013.77
     """
-    name = "datasets.cars196"
-    check_choice(name, "split", split, SPLITS)
-    folder, layout = find(name, folder, SOURCE, ONE, DEVKIT, BY_CLASS)
+    check_choice(NAME, "split", split, SPLITS)
+    folder, layout = find(NAME, folder, SOURCE, ONE, DEVKIT, BY_CLASS)
     rows = {ONE: _one, DEVKIT: _devkit, BY_CLASS: _by_class}[layout](folder)
-    return load(name, folder, SOURCE, "the annotations", by_class(rows, split, last=98))
+    return load(NAME, folder, SOURCE, "the annotations", by_class(NAME, rows, split, last=98))
 
 
 def _one(folder):
-    names = _matlab(folder / "cars_annos.mat", "class_names")
-    for car in _matlab(folder / "cars_annos.mat", "annotations"):
-        yield Row(str(car["relative_im_path"]), int(car["class"]), str(names[car["class"] - 1]))
+    names = _names(_matlab(folder / "cars_annos.mat", "class_names"))
+    for car in _matlab(folder / "cars_annos.mat", "annotations", "relative_im_path", "class"):
+        yield Row(str(car["relative_im_path"]), int(car["class"]), names.get(car["class"], ""))
 
 
 def _devkit(folder):
     meta, train, test, *images = DEVKIT
-    names = _matlab(folder / meta, "class_names")
+    names = _names(_matlab(folder / meta, "class_names"))
     for part, file in zip(images, (train, test), strict=True):
-        for car in _matlab(folder / file, "annotations"):
-            yield Row(f"{part}/{car['fname']}", int(car["class"]), str(names[car["class"] - 1]))
+        for car in _matlab(folder / file, "annotations", "fname", "class"):
+            yield Row(f"{part}/{car['fname']}", int(car["class"]), names.get(car["class"], ""))
 
 
 def _by_class(folder):
-    names = (folder / "names.csv").read_text("utf-8").splitlines()
+    names = _names((folder / "names.csv").read_text("utf-8").splitlines())
     for split in ("train", "test"):
-        for line in (folder / f"anno_{split}.csv").read_text("utf-8").splitlines():
-            file, *_, number = line.split(",")  # a box between the two
-            name = names[int(number) - 1].strip()
+        columns = {"file, a box of 4 numbers, class_id": _csv_row}
+        for ((file, number),) in read(NAME, folder / f"anno_{split}.csv", **columns):
+            name = names.get(number, "")
             path = f"car_data/car_data/{split}/{name.replace('/', '-')}/{file}"
-            yield Row(path, int(number), name)
+            yield Row(path, number, name)
 
 
-def _matlab(path, variable):
+def _csv_row(line):
+    file, *_, number = line.split(",")
+    return file, int(number)
+
+
+def _names(names):
+    """By class id, which counts from 1."""
+    return {i: str(name).strip() for i, name in enumerate(names, 1)}
+
+
+def _matlab(path, variable, *columns):
     from scipy.io import loadmat  # which JAX itself needs
 
-    return np.atleast_1d(loadmat(path, squeeze_me=True)[variable])
+    try:
+        rows = np.atleast_1d(loadmat(path, squeeze_me=True)[variable])
+        return rows[list(columns)] if columns else rows
+    except Exception as error:  # damage can show in any way
+        raise ValueError(
+            f"{NAME}: {str(path)!r} must have {' and '.join(columns) or 'names'} in `{variable}`, "
+            f"got {type(error).__name__}: {str(error)[:150]}. Get the file again."
+        ) from error

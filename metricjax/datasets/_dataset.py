@@ -1,15 +1,11 @@
-"""What every loader returns, and its images, decoded by Pillow when they are asked for."""
+"""What every loader returns: images, decoded when they are asked for, and labels."""
 
 import dataclasses
-import io
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-
-from metricjax._optional import needed
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +27,8 @@ class Dataset:
         (8, 8, 3) 1
 
     Attributes:
-        images: a sequence of `PIL.Image.Image`. Those of a folder have ``images.paths``.
+        images: a sequence of `PIL.Image.Image`. Those of a folder have ``images.paths``. Pixels of
+            16 bits are scaled to 8. A damaged image raises an `OSError` that names it.
         labels: ``[N]`` integers from 0 to C - 1, in the order of the class ids of this split.
         class_names: of each label.
         super_labels: ``[N]``, from 0 on, the super class of each image; or None.
@@ -60,21 +57,3 @@ def relabel(ids, names=str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels from 0 on in the order of the ids, and the name of each: a function of the id."""
     distinct, labels = np.unique(np.asarray(ids), return_inverse=True)
     return labels.astype(np.int64), tuple(map(names, distinct.tolist()))
-
-
-def rgb(image):
-    """A file, its bytes, pixels or a Pillow image (of any mode) as a Pillow image in RGB."""
-    needed("PIL", "datasets: images need Pillow: pip install 'metricjax[datasets]'")
-    from PIL import Image
-
-    if isinstance(image, dict):  # of Hugging Face, where it does not decode
-        image = image["bytes"] or image["path"]
-    if isinstance(image, str | os.PathLike):
-        with Image.open(image) as file:
-            return file.convert("RGB")
-    if isinstance(image, bytes):
-        image = Image.open(io.BytesIO(image))
-    if not isinstance(image, Image.Image):
-        image = np.asarray(image)
-        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
-    return image.convert("RGB")

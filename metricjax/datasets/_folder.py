@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metricjax.datasets._dataset import Dataset, relabel, rgb
+from metricjax.datasets._dataset import Dataset, relabel
+from metricjax.datasets._decode import rgb
 
 SPLITS = ("train", "test", "all")
 
@@ -28,7 +29,8 @@ class ImageFiles(Sequence):
         return len(self.paths)
 
     def __getitem__(self, i):
-        return rgb(self.paths[i])
+        path = self.paths[i]
+        return rgb(f"datasets: {path!r}", Path(path).read_bytes())
 
 
 def find(function, folder, source, *layouts: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
@@ -36,18 +38,31 @@ def find(function, folder, source, *layouts: tuple[str, ...]) -> tuple[Path, tup
     folder = Path(folder).expanduser().absolute()
     for layout in layouts:
         if not _lacking(folder, layout):
+            for name in layout:
+                inside(function, folder, name)
             return folder, layout
     expected = "; or ".join(map(", ".join, layouts))
     message = f"{function}: `folder` must have {expected} ({source}), got {str(folder)!r}, "
     if not folder.is_dir():
         raise FileNotFoundError(f"{message}which is no folder.")
-    inside = sorted(path.name for path in folder.iterdir())
+    there = sorted(path.name for path in folder.iterdir())
     lacking = min((_lacking(folder, layout) for layout in layouts), key=len)
-    message += f"without {', '.join(lacking)}. It has {_some(inside)}."
-    for near in (folder.parent, *(folder / name for name in inside)):
+    message += f"without {', '.join(lacking)}. It has {_some(there)}."
+    for near in (folder.parent, *(folder / name for name in there)):
         if any(not _lacking(near, layout) for layout in layouts):
             message += f" Did you mean {str(near)!r}?"
     raise FileNotFoundError(message)
+
+
+def inside(where, folder, path) -> Path:
+    """The file or folder that `path` names in `folder`: lists and records come from strangers."""
+    target = (folder / path).resolve()  # through links, too
+    if not target.is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{where}: paths must stay inside `folder`, {str(folder)!r}, got {str(path)!r}. Remove "
+            f"it, or replace a link by what it leads to."
+        )
+    return target
 
 
 def _lacking(folder, layout):
@@ -63,7 +78,7 @@ def _some(names):
 def read(function, path, /, **columns):
     """The rows of a text file, each column converted by its type; a line of their names is none."""
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             values = line.strip().split(maxsplit=len(columns) - 1)
             if not values or values == list(columns):
@@ -74,20 +89,37 @@ def read(function, path, /, **columns):
             except ValueError as error:
                 raise ValueError(
                     f"{function}: each line of {str(path)!r} must be '{' '.join(columns)}', "
-                    f"got {line.strip()!r} in line {number}."
+                    f"got {line.strip()[:80]!r} in line {number}. Unpack the file again."
                 ) from error
     return rows
 
 
-def by_class(rows: Iterable[Row], split, last) -> list[Row]:
-    """The rows of a split: class ids up to `last` are for training, and those after it for test."""
+def natural(text) -> int:
+    """A class id of a list: they count from 1, and 0 or -1 mean that there is none."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def by_class(function, rows: Iterable[Row], split, last) -> list[Row]:
+    """The rows of a split: the first `last` classes are for training, as many others for test."""
+    rows = list(rows)
+    for row in rows:
+        if row.class_id not in range(1, 2 * last + 1):
+            raise ValueError(
+                f"{function}: the lists must have class ids from 1 to {2 * last}, got "
+                f"{row.class_id} of {row.path!r}. Unpack the data set again."
+            )
     return [row for row in rows if split == "all" or (row.class_id <= last) == (split == "train")]
 
 
 def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
     """The data set of the rows that `listing` has for the split."""
     if not rows:
-        raise ValueError(f"{function}: {listing} in {str(folder)!r} has no image of this split.")
+        raise ValueError(
+            f"{function}: {listing} in {str(folder)!r} must name images of this split, got none. "
+            f"Unpack all of it again: {source}."
+        )
     paths, ids, names, supers = zip(*rows, strict=True)
     _check_files(function, folder, source, listing, paths)
     images = ImageFiles(tuple(os.path.join(folder, path) for path in paths))
@@ -98,9 +130,15 @@ def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
 
 def _check_files(function, folder, source, listing, paths):
     """One look at each folder, not at each file: there may be half a million."""
-    parents = {os.path.dirname(path) for path in paths}
-    inside = {x: set(os.listdir(folder / x)) if (folder / x).is_dir() else set() for x in parents}
-    missing = [x for x in paths if os.path.basename(x) not in inside[os.path.dirname(x)]]
+    files, links = {}, set()
+    for parent in {os.path.dirname(path) for path in paths}:
+        place = inside(function, folder, parent)
+        entries = list(os.scandir(place)) if place.is_dir() else []
+        files[parent] = {entry.name for entry in entries}
+        links |= {os.path.join(parent, entry.name) for entry in entries if entry.is_symlink()}
+    for path in links.intersection(paths):
+        inside(function, folder, path)
+    missing = [x for x in paths if os.path.basename(x) not in files[os.path.dirname(x)]]
     if missing:
         raise FileNotFoundError(
             f"{function}: {listing} names {len(paths):,} images of this split, and "

@@ -1,13 +1,20 @@
 """Data sets of other libraries."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from metricjax._core.check import check_choice
-from metricjax.datasets._dataset import Dataset, relabel, rgb
+from metricjax._core.names import column, names
+from metricjax.datasets._dataset import Dataset, relabel
+from metricjax.datasets._decode import rgb
+from metricjax.datasets._folder import inside
+
+NAME = "datasets.from_records"
 
 
 def from_records(
@@ -17,6 +24,7 @@ def from_records(
     label: str = "label",
     super_label: str | None = None,
     classes: Iterable | None = None,
+    folder: str | os.PathLike | None = None,
 ) -> Dataset:
     """A data set of Hugging Face or of tensorflow-datasets, or any sequence of dictionaries.
 
@@ -35,45 +43,52 @@ def from_records(
 
     Args:
         records: with ``len(records)`` and ``records[i]``: a `datasets.Dataset`, what
-            ``tfds.data_source`` returns, or a list. Images are arrays, Pillow images or the bytes
-            of a file. Labels are read at once, by column where there are columns: ask
-            tensorflow-datasets not to decode images, with
+            ``tfds.data_source`` returns, or a list. Images are Pillow images, the bytes of a file,
+            or arrays ``[H, W]`` or ``[H, W, C]`` of bool, uint8 or uint16; 16 bits are scaled to 8.
+            Each record has one label, an integer or a string. Labels are read at once, by column
+            where there are columns: ask tensorflow-datasets not to decode images, with
             ``decoders={"image": tfds.decode.SkipDecoding()}``.
         image, label, super_label: their names in a record; no super classes by default.
-        classes: those to keep, by their label in the records; all by default.
+        classes: those to keep, by their label in the records; all by default. This is also how to
+            leave out records without a label, which have -1 in other libraries.
+        folder: where image files are, if the images are paths. They must stay inside it, and so
+            must links. No file is opened by default.
 
     Raises:
-        TypeError: for several splits at once, or without random access.
+        TypeError: for several splits at once, without random access, or for labels of other types.
+        ValueError: for -1 or another label that is no class, several labels in a record, or a key
+            that is not there.
     """
-    name = "datasets.from_records"
     if isinstance(records, Mapping):
         raise TypeError(
-            f"{name}: `records` must be one split, got {', '.join(map(str, records))}. Choose one, "
+            f"{NAME}: `records` must be one split, got {', '.join(map(str, records))}. Choose one, "
             f"or concatenate them."
         )
     if not (hasattr(records, "__len__") and hasattr(records, "__getitem__")):
         raise TypeError(
-            f"{name}: `records` must have a length and items, got {type(records).__name__}. Load "
+            f"{NAME}: `records` must have a length and items, got {type(records).__name__}. Load "
             f"the data set without streaming; of tensorflow-datasets take `tfds.data_source`."
         )
     if not len(records):
-        raise ValueError(f"{name}: `records` must not be empty.")
-    ids = _column(name, records, "label", label)
+        raise ValueError(f"{NAME}: `records` must not be empty, got none. Look at the split.")
+    ids = _column(records, "label", label)
     rows = np.arange(len(ids))
     if classes is not None:
-        rows = np.flatnonzero(np.isin(ids, list(classes)))
+        rows = np.flatnonzero(np.isin(ids, names(NAME, "classes", list(classes))))
         if not len(rows):
+            there = np.unique(ids).tolist()
             raise ValueError(
-                f"{name}: `classes` must have some of the labels {ids.min()} to {ids.max()} of the "
-                f"records, got none."
+                f"{NAME}: `classes` must have some of the labels {there[0]!r} to {there[-1]!r} of "
+                f"the records, got none. Look at `label={label!r}` of the records."
             )
-    _column_names(name, records, "image", image)
-    labels, class_names = relabel(ids[rows], _class_names(records, label))
+    _column_names(records, "image", image)
+    labels, class_names = _coded(records, "label", label, ids[rows])
     supers: Any = ()
     if super_label is not None:
-        super_ids = _column(name, records, "super_label", super_label)[rows]
-        supers = relabel(super_ids, _class_names(records, super_label))
-    return Dataset(_Images(records, rows, image), labels, class_names, *supers)
+        super_ids = _column(records, "super_label", super_label)[rows]
+        supers = _coded(records, "super_label", super_label, super_ids)
+    root = None if folder is None else Path(folder).expanduser().absolute()
+    return Dataset(_Images(records, rows, image, root), labels, class_names, *supers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,29 +96,65 @@ class _Images(Sequence):
     records: Any
     rows: np.ndarray
     key: str
+    folder: Path | None
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, i):
-        return rgb(self.records[int(self.rows[i])][self.key])
+        row = int(self.rows[i])
+        image = self.records[row][self.key]
+        where = f"{NAME}: `image={self.key!r}` of record {row}"
+        if isinstance(image, Mapping):  # of Hugging Face, where it does not decode
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, str | os.PathLike):
+            where += f" ({str(image)!r})"
+            if self.folder is None:
+                raise TypeError(
+                    f"{where} must be an image, got a path. Pass the folder of the image files as "
+                    f"`folder`."
+                )
+            image = inside(where, self.folder, image).read_bytes()
+        return rgb(where, image)
 
 
-def _column_names(function, records, argument, key):
+def _column_names(records, argument, key):
     """The columns, where there are any; `key` has to be one, or in the records."""
     columns = getattr(records, "column_names", None)
-    check_choice(function, argument, key, list(records[0] if columns is None else columns))
+    if columns is None and not isinstance(records[0], Mapping):
+        raise TypeError(
+            f"{NAME}: `records` must be dictionaries, got {type(records[0]).__name__}. Give each "
+            f"its {argument} by a name."
+        )
+    check_choice(NAME, argument, key, list(records[0] if columns is None else columns))
     return columns
 
 
-def _column(function, records, argument, key):
-    if _column_names(function, records, argument, key) is None:
-        return np.asarray([record[key] for record in records])
-    return np.asarray(records[key][:])
+def _column(records, argument, key):
+    """What each record has as `key`: one integer or string."""
+    columns = _column_names(records, argument, key)
+    try:
+        values = records[key][:] if columns else [record[key] for record in records]
+    except KeyError as error:
+        raise ValueError(
+            f"{NAME}: `{argument}` must be in every record, got some without {key!r}. Leave these "
+            f"out."
+        ) from error
+    return column(NAME, f"{argument}={key!r}", values, "records", len(records))
 
 
-def _class_names(records, key):
-    """From a label to the name that the features of the library have for it."""
+def _coded(records, argument, key, ids):
+    """Labels from 0 on, and the name that the features of the library have for each."""
     features = getattr(getattr(records, "dataset_info", records), "features", None) or {}
-    names = getattr(features[key], "names", None) if key in features else None
-    return names.__getitem__ if names else str
+    known = getattr(features[key], "names", None) if key in features else None
+    if ids.dtype.kind == "i":
+        # -1 is no label, by a convention of these libraries; Python has a last class for it
+        unknown = (ids < 0) | (ids >= len(known)) if known else ids == -1
+        if unknown.any():
+            kind = f"class ids from 0 to {len(known) - 1}" if known else "labels other than -1"
+            raise ValueError(
+                f"{NAME}: `{argument}={key!r}` must have {kind}, got {ids[unknown][0]} in "
+                f"{unknown.sum():,} of {len(ids):,} records. Leave these out: filter the records, "
+                f"or choose labels by `classes`."
+            )
+    return relabel(ids, known.__getitem__ if known and ids.dtype.kind == "i" else str)

@@ -4,7 +4,7 @@ import os
 
 from metricjax._core.check import check_choice
 from metricjax.datasets._dataset import Dataset
-from metricjax.datasets._folder import SPLITS, Row, by_class, find, load, read
+from metricjax.datasets._folder import SPLITS, Row, by_class, find, load, natural, read
 
 CUB = "the folder CUB_200_2011 of https://data.caltech.edu/records/65de6-vp158"
 
@@ -27,6 +27,7 @@ def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
 
     Raises:
         FileNotFoundError: if it is another folder, or images that the list has are missing.
+        ValueError: for lists with other lines, other classes, or paths that leave the folder.
 
     References:
         Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011,
@@ -40,9 +41,12 @@ def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
     rows = []
     for image, path in read(name, folder / "images.txt", image_id=int, path=str):
         if image not in class_of:
-            raise ValueError(f"{name}: {str(labels)!r} has no class for image {image}, {path!r}.")
+            raise ValueError(
+                f"{name}: {str(labels)!r} must have a class for each image, got none for image "
+                f"{image}, {path!r}. Unpack the data set again."
+            )
         rows.append(Row(f"images/{path}", class_of[image], os.path.dirname(path)))
-    return load(name, folder, CUB, "images.txt", by_class(rows, split, last=100))
+    return load(name, folder, CUB, "images.txt", by_class(name, rows, split, last=100))
 
 
 SOP = "the folder Stanford_Online_Products of https://cvgl.stanford.edu/projects/lifted_struct/"
@@ -71,6 +75,7 @@ def stanford_online_products(folder: str | os.PathLike, split: str = "train") ->
 
     Raises:
         FileNotFoundError: if it is another folder, or images that the list has are missing.
+        ValueError: for lists with other lines, other classes, or paths that leave the folder.
 
     References:
         Song et al., `Deep Metric Learning via Lifted Structured Feature Embedding
@@ -79,7 +84,7 @@ def stanford_online_products(folder: str | os.PathLike, split: str = "train") ->
     name = "datasets.stanford_online_products"
     check_choice(name, "split", split, SPLITS)
     folder, lists = find(name, folder, SOP, tuple(SOP_LISTS[split]))
-    columns = {"image_id": int, "class_id": int, "super_class_id": int, "path": str}
+    columns = {"image_id": int, "class_id": natural, "super_class_id": int, "path": str}
     rows = [
         Row(path, class_id, str(class_id), os.path.dirname(path).removesuffix("_final"))
         for file in lists
@@ -117,6 +122,7 @@ def inaturalist2018(folder: str | os.PathLike, split: str = "train") -> Dataset:
 
     Raises:
         FileNotFoundError: if it is another folder, or images that the list has are missing.
+        ValueError: for lists with other lines, other classes, or paths that leave the folder.
 
     References:
         Van Horn et al., `The iNaturalist Species Classification and Detection Dataset

@@ -5,6 +5,7 @@ import numpy as np
 
 from metricjax._optional import needed
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, normalize
+from metricjax.inference._pairs import rounded_cosines
 
 
 def check(function, distance):
@@ -13,7 +14,7 @@ def check(function, distance):
     if not euclidean and not isinstance(distance, CosineSimilarity | DotProductSimilarity):
         raise TypeError(
             f"{function}: `distance` must be LpDistance(p=2), DotProductSimilarity or "
-            f"CosineSimilarity for FAISS, got {distance}."
+            f"CosineSimilarity for FAISS, got {distance}. Leave `backend` out for others."
         )
     _library(function)
 
@@ -31,13 +32,18 @@ def search(index, query, k, distance):
     distances, rows = index.search(_prepared(query, distance), k)
     if not distance.is_similarity:
         distances = np.maximum(distances, 0) ** (distance.power / 2)
+    elif _unit(distance):
+        distances = np.asarray(rounded_cosines(jnp.asarray(distances)))
     return distances, rows
 
 
 def _prepared(x, distance):
-    unit = isinstance(distance, CosineSimilarity) or distance.normalize_embeddings
-    x = normalize(jnp.asarray(x)) if unit else x
+    x = normalize(jnp.asarray(x)) if _unit(distance) else x
     return np.ascontiguousarray(x, np.float32)
+
+
+def _unit(distance):
+    return isinstance(distance, CosineSimilarity) or distance.normalize_embeddings
 
 
 def _library(function):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import secrets
 import zipfile
@@ -52,6 +53,9 @@ def _read(file):
     with zipfile.ZipFile(file) as archive:
         if broken := archive.testzip():
             raise ValueError(f"{broken} is damaged")
+        for name in archive.namelist():
+            with archive.open(name) as member:
+                _check_size(member, os.fstat(file.fileno()).st_size)
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         about = json.loads(arrays["about"].item()) if "about" in arrays else {}
@@ -70,21 +74,34 @@ def _read(file):
         return {"embeddings": embeddings, "ids": ids, "labels": labels, "distance": distance}
 
 
+def _check_size(member, most):
+    """Its arrays are not compressed, so none is larger than the file. numpy would allocate it."""
+    np.lib.format.read_magic(member)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    if math.prod(shape) * max(1, dtype.itemsize) > most:
+        raise ValueError(f"{member.name} says that it is {shape} of {dtype}, more than the file")
+
+
 def _described(distance):
     """A distance as its name and fields."""
     if type(distance) not in DISTANCES:
         raise TypeError(
             f"inference.Index.save: `distance` must be one of metricjax.distances to be saved, "
-            f"got {distance}."
+            f"got {distance}. Save the embeddings by `numpy.save`."
         )
     fields = dataclasses.asdict(distance) | {"precision": Precision(distance.precision).name}
     return {"name": type(distance).__name__, "fields": fields}
 
 
 def _distance(described):
-    kinds = {kind.__name__: kind for kind in DISTANCES}
-    fields = described["fields"]
-    return kinds[described["name"]](**fields | {"precision": Precision[fields["precision"]]})
+    kind = {kind.__name__: kind for kind in DISTANCES}[described["name"]]
+    fields = described["fields"] | {"precision": Precision[described["fields"]["precision"]]}
+    for field in dataclasses.fields(kind):  # whose classes check few values of theirs
+        value = fields[field.name]
+        number = type(value) in (int, float) and not math.isnan(value)
+        if not (number if field.type is float else isinstance(value, field.type)):
+            raise ValueError(f"`{field.name}` of its distance is {value!r}")
+    return kind(**fields)
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Shaped
 
-from metricjax._core.check import check_at_least, check_choice, check_embeddings, check_rows
+from metricjax._core.check import check_at_least, check_choice, check_embeddings
+from metricjax._core.names import column, names
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation import knn
 from metricjax.inference import _faiss, _file
-from metricjax.inference._names import names
-from metricjax.inference._pairs import match, within
+from metricjax.inference._pairs import check_distance, check_number, match, rounded, within
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 SEARCH_ELEMENTS = 2**24
@@ -52,7 +52,7 @@ class Index:
         ids: ``[M]`` integers or strings, no two equal; 0, 1, 2, ... by default.
         labels: ``[M]`` integers or strings that go along, if any; see `labels_of`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``. By default the Euclidean distance between
-            vectors of length 1.
+            vectors of length 1. A cosine within 16 eps of 1 counts as 1.
         backend: "jax", or "faiss" for `nearest` by a flat index of that library, in float32 on the
             CPU: Euclidean distances, dot products and cosines only, and no order among equal
             distances. It needs ``pip install 'metricjax[faiss]'``.
@@ -79,17 +79,20 @@ class Index:
     ):
         name = "inference.Index"
         check_choice(name, "backend", backend, ("jax", "faiss"))
+        check_distance(name, distance)
         if backend == "faiss":
             _faiss.check(name, distance)
         x = _read_only(_embeddings(name, "embeddings", embeddings))
-        ids = _read_only(names(name, "ids", np.arange(len(x)) if ids is None else ids))
-        check_rows(name, "ids", ids, "embeddings", len(x))
+        ids = np.arange(len(x)) if ids is None else ids
+        ids = _read_only(column(name, "ids", ids, "embeddings", len(x)))
         distinct, counts = np.unique(ids, return_counts=True)
         if twice := distinct[counts > 1].tolist():
-            raise ValueError(f"{name}: no two `ids` must be equal, got {twice[0]!r} twice.")
+            raise ValueError(
+                f"{name}: `ids` must be unique, got {twice[0]!r} twice. Give the second one "
+                f"another id, or `remove` the first."
+            )
         if labels is not None:
-            labels = _read_only(names(name, "labels", labels))
-            check_rows(name, "labels", labels, "embeddings", len(x))
+            labels = _read_only(column(name, "labels", labels, "embeddings", len(x)))
         fields = {"embeddings": x, "ids": ids, "labels": labels}
         vars(self).update(fields, distance=distance, backend=backend)
 
@@ -121,12 +124,21 @@ class Index:
             )
         if ids is None:
             if self.ids.dtype.kind == "U":
-                raise ValueError(f"{name}: `ids` are needed, as those of the index are strings.")
-            ids = self.ids.max(initial=-1) + 1 + np.arange(len(x))
+                raise ValueError(
+                    f"{name}: `ids` are needed, as those of the index are strings. Give [{len(x)}]."
+                )
+            last = self.ids.max(initial=-1)
+            if int(last) + len(x) >= 2**63:  # int64 would continue at -2**63
+                raise ValueError(
+                    f"{name}: `ids` must be given, got none, as fewer than {len(x)} are left "
+                    f"between the largest, {last}, and 2**63."
+                )
+            ids = last + np.arange(1, len(x) + 1)
         if (labels is None) != (self.labels is None):
             raise ValueError(
                 f"{name}: `labels` must be given if and only if the index has labels, got "
-                f"{'none' if labels is None else 'some'}."
+                f"{'none' if labels is None else 'some'}. "
+                f"{'Give them' if labels is None else 'Leave them out'}."
             )
         ids = self._join(name, "ids", self.ids, ids)
         if labels is not None:
@@ -146,7 +158,9 @@ class Index:
         """The labels of these ids, in their shape: those of neighbors, say."""
         name = "inference.Index.labels_of"
         if self.labels is None:
-            raise ValueError(f"{name}: the index has no labels.")
+            raise ValueError(
+                f"{name}: the index must have labels, got none. Make it with `labels`."
+            )
         return self.labels[self._rows(name, ids)]
 
     def nearest(self, query: Float[ArrayLike, "q d"], k: int) -> Neighbors:
@@ -169,7 +183,10 @@ class Index:
         x = self._checked(name, "query", query)
         check_at_least(name, "k", k, 1)
         if k > len(self):
-            raise ValueError(f"{name}: `k` must be at most the index's size {len(self)}, got {k}.")
+            raise ValueError(
+                f"{name}: `k` must be at most the index's size {len(self)}, got {k}. Use "
+                f"`min(k, len(index))`."
+            )
         if self.backend == "faiss":
             distances, rows = _faiss.search(self._flat, x, k, self.distance)
         else:
@@ -194,7 +211,9 @@ class Index:
         Returns:
             ``[Q, M]``; the columns are in the order of `ids`, so ``index.ids[row]`` names matches.
         """
-        x = self._checked("inference.Index.matches", "query", query)
+        name = "inference.Index.matches"
+        x = self._checked(name, "query", query)
+        check_number(name, "threshold", threshold)
         reference, _, options = self._gallery
         found = _matches(_pad(x), reference, threshold, **options)
         return np.asarray(found)[: len(x), : len(self)]
@@ -231,7 +250,8 @@ class Index:
         """Embeddings on the device, some zeros at the end; which exist; and how to search them."""
         x = _pad(self.embeddings, least=16)
         block_size = min(256, max(1, SEARCH_ELEMENTS // len(x)))
-        options = {"distance": self.distance, "block_size": block_size}
+        distance = rounded("inference.Index", self.distance)
+        options = {"distance": distance, "block_size": block_size}
         return x, jnp.arange(len(x)) < len(self), options
 
     @functools.cached_property
@@ -251,7 +271,8 @@ class Index:
         known = np.isin(ids, self.ids) if comparable else np.zeros(ids.shape, bool)
         if not known.all():
             raise ValueError(
-                f"{function}: `ids` must be in the index, got {ids[~known].ravel()[0].item()!r}."
+                f"{function}: `ids` must be in the index, got {ids[~known].ravel()[0].item()!r}. "
+                f"`index.ids` has those that are."
             )
         return self._order[np.searchsorted(self.ids, ids, sorter=self._order)]
 
@@ -260,7 +281,7 @@ class Index:
         if x.shape[1] != self.embeddings.shape[1]:
             raise ValueError(
                 f"{function}: `{name}` must have {self.embeddings.shape[1]} features as the index "
-                f"has, got {x.shape}."
+                f"has, got {x.shape}. Embed both by the same network."
             )
         return x
 
@@ -270,7 +291,7 @@ class Index:
             kinds = {"i": "integers", "U": "strings"}
             raise TypeError(
                 f"{function}: `{name}` must be {kinds[old.dtype.kind]} as those of the index are, "
-                f"got {kinds[new.dtype.kind]}."
+                f"got {kinds[new.dtype.kind]}. Convert them."
             )
         return np.concatenate([x for x in (old, new) if len(x)] or [old])
 
@@ -285,7 +306,9 @@ def _embeddings(function, name, x):
     x = np.asarray(x)
     check_embeddings(function, name, x)
     if x.dtype.name not in DTYPES:
-        raise TypeError(f"{function}: `{name}` must be of {', '.join(DTYPES)}, got {x.dtype}.")
+        raise TypeError(
+            f"{function}: `{name}` must be of {', '.join(DTYPES)}, got {x.dtype}. Use `.astype`."
+        )
     return x.astype(x.dtype.name, copy=False)  # in this machine's byte order
 
 

@@ -1,17 +1,24 @@
 """Pairs: whether two embeddings match, and the distances of labeled pairs to choose by."""
 
+import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from metricjax._core.check import check_at_least, check_embeddings, check_rows
+from metricjax._core.check import check_at_least, check_embeddings, check_row_by_row
+from metricjax._core.names import column
 from metricjax._core.types import Scalar
-from metricjax.distances import Distance, LpDistance
-from metricjax.inference._names import names
+from metricjax.distances import (
+    CosineSimilarity,
+    Distance,
+    DotProductSimilarity,
+    LpDistance,
+    row_distances,
+)
 
 
 def match(
@@ -25,8 +32,9 @@ def match(
 
     .. math:: d(x_i, y_i) \le t \quad\text{or, for a similarity,}\quad s(x_i, y_i) \ge t
 
-    It is the distance that compares whole sets, with its normalization and its power. A NaN
-    matches nothing.
+    It is the distance that compares whole sets, with its normalization and its power. A cosine
+    within 16 eps of 1 counts as 1, so that equal vectors match at a threshold of 1. A NaN matches
+    nothing.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,22 +52,14 @@ def match(
 
     Raises:
         ValueError: if `x` and `y` have not the same shape ``[N, D]``.
-        TypeError: if they are not floating.
+        TypeError: if they are not floating, or `threshold` is no number.
     """
+    name = "inference.match"
     x, y = jnp.asarray(x), jnp.asarray(y)
-    check_embeddings("inference.match", "x", x)
-    check_embeddings("inference.match", "y", y)
-    if x.shape != y.shape:
-        raise ValueError(
-            f"inference.match: `y` must have shape {x.shape} to match `x` row by row, "
-            f"got {y.shape}. To compare all with all, use `inference.Index.matches`."
-        )
-    return within(row_distances(x, y, distance), threshold, distance)
-
-
-def row_distances(x, y, distance):
-    """The distance of each row of `x` to the same row of `y`, by the distance of whole sets."""
-    return jax.vmap(lambda a, b: distance(a[None], b[None])[0, 0])(x, y)
+    check_row_by_row(name, x, y)
+    check_number(name, "threshold", threshold)
+    distance = rounded(name, distance)
+    return within(row_distances(x, y, distance=distance), threshold, distance)
 
 
 def within(distances, threshold, distance):
@@ -68,18 +68,76 @@ def within(distances, threshold, distance):
     return distances >= threshold if distance.is_similarity else distances <= threshold
 
 
+def check_number(function, name, value):
+    """One number, on the host or traced: a vector would go along one of two axes."""
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if not jnp.issubdtype(dtype, np.number) or np.ndim(value):
+        got = f"shape {np.shape(value)}" if np.ndim(value) else type(value).__name__
+        raise TypeError(
+            f"{function}: `{name}` must be one number, got {got}. For several use `jax.vmap` or a "
+            f"loop."
+        )
+
+
+def the_distance(function, of, distance):
+    """The distance that pairs are `of`: a threshold in the unit of another means nothing."""
+    if of is not None and distance is not None and of != distance:
+        raise ValueError(
+            f"{function}: `distance` must be the one of the pairs, {of}, got {distance}. Leave it "
+            f"out, or compute the pairs by it."
+        )
+    distance = of if distance is None else distance
+    check_distance(function, distance)
+    return distance
+
+
+def check_distance(function, distance):
+    if isinstance(distance, type) or not hasattr(distance, "is_similarity"):
+        raise TypeError(
+            f"{function}: `distance` must be a distance such as `LpDistance()`, got "
+            f"{str(distance)[:80]}. Pass an instance; one of your own needs `is_similarity`."
+        )
+
+
+def rounded(function, distance):
+    """The distance; if it is a cosine, values within rounding of 1 are 1.
+
+    Cosines of equal vectors are from 0.9999995 to 1.0000006 in float32. Half of them would not
+    match at a threshold of 1, or at one that was chosen between two pairs of duplicates.
+    """
+    check_distance(function, distance)
+    unit = isinstance(distance, DotProductSimilarity) and distance.normalize_embeddings
+    return _Rounded(distance) if unit or isinstance(distance, CosineSimilarity) else distance
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rounded:
+    cosine: CosineSimilarity | DotProductSimilarity
+    is_similarity: ClassVar[bool] = True
+
+    def __call__(self, x, y=None):
+        return rounded_cosines(self.cosine(x, y))
+
+
+def rounded_cosines(x):
+    """16 eps, as in the squared distance, which is 2 - 2 cos: both find the same vectors equal."""
+    return jnp.maximum(jnp.where(x > 1 - 16 * jnp.finfo(x.dtype).eps, 1, x), -1)
+
+
 class LabeledPairs(NamedTuple):
-    """Pairs of embeddings: what the functions that choose thresholds take, ``f(*pairs, ...)``.
+    """Pairs of embeddings: what the functions that choose thresholds take, ``f(*pairs)``.
 
     Attributes:
         distances: ``[P]``, distances or similarities.
         is_match: ``[P]``, whether the labels of the two are equal.
         weights: ``[P]``, how many pairs each stands for.
+        distance: what `distances` are of.
     """
 
     distances: Float[np.ndarray, " p"]
     is_match: Bool[np.ndarray, " p"]
     weights: Float[np.ndarray, " p"]
+    distance: Distance
 
 
 def pair_distances(
@@ -122,8 +180,8 @@ def pair_distances(
     name = "inference.pair_distances"
     x = jnp.asarray(embeddings)
     check_embeddings(name, "embeddings", x)
-    labels = names(name, "labels", labels)
-    check_rows(name, "labels", labels, "embeddings", len(x))
+    labels = column(name, "labels", labels, "embeddings", len(x))
+    within_rounding = rounded(name, distance)
     check_at_least(name, "max_pairs", max_pairs, 2)
 
     # With equal labels side by side, row i pairs with the rest of its class, then with all later
@@ -139,14 +197,16 @@ def pair_distances(
 
     i, j = (order[np.concatenate(side)] for side in zip(matches, others, strict=True))
     parts = ((equal, len(matches[0])), (different, len(others[0])))
-    distances = _distances(x, i, j, distance=distance) if len(i) else np.zeros(0, np.float32)
+    options = {"distance": within_rounding}
+    distances = _distances(x, i, j, **options) if len(i) else np.zeros(0, np.float32)
     weights = np.concatenate([np.full(n, runs.total / max(n, 1)) for runs, n in parts])
-    return LabeledPairs(np.asarray(distances), np.arange(len(i)) < len(matches[0]), weights)
+    is_match = np.arange(len(i)) < len(matches[0])
+    return LabeledPairs(np.asarray(distances), is_match, weights, distance)
 
 
 @functools.partial(jax.jit, static_argnames="distance")
 def _distances(x, i, j, *, distance):
-    part = lambda ij: row_distances(x[ij[0]][None], x[ij[1]][None], distance)[0]
+    part = lambda ij: row_distances(x[ij[0]][None], x[ij[1]][None], distance=distance)[0]
     return jax.lax.map(part, (i, j), batch_size=4096)
 
 

@@ -1,6 +1,6 @@
 """Choosing a threshold from pairs that are known to match or not.
 
-All functions take ``(distances, is_match, weights)``, what `pair_distances` gives. A pair is
+All functions take ``(distances, is_match, weights, of)``, what `pair_distances` gives. A pair is
 accepted as a match if its distance is at most the threshold (its similarity at least). The rate of
 false matches (FMR) is the share of non-matches that are accepted, that of true matches (TMR) the
 share of matches. Equal distances are accepted together or not at all. Sums are in float64.
@@ -8,11 +8,12 @@ share of matches. Equal distances are accepted together or not at all. Sums are 
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from metricjax._core.check import check_rows
 from metricjax.distances import Distance
+from metricjax.inference._pairs import check_number, the_distance
 
 
 class RocCurve(NamedTuple):
@@ -49,7 +50,12 @@ class EqualErrorRate(NamedTuple):
 
 
 def roc_curve(
-    distances: Any, is_match: Any, weights: Any = None, *, distance: Distance
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    distance: Distance | None = None,
 ) -> RocCurve:
     r"""The receiver operating characteristic: true against false matches at every threshold.
 
@@ -70,21 +76,30 @@ def roc_curve(
         distances: ``[P]`` distances or similarities.
         is_match: ``[P]`` booleans.
         weights: ``[P]``, how much each pair counts; 1 by default.
-        distance: what the distances are of; it knows which direction is closer.
+        of: what the distances are of, as pairs of `pair_distances` bring along.
+        distance: the same by name, for pairs of your own. It says which direction is closer.
 
     Returns:
         Three arrays of one more than the distinct distances. The first threshold accepts nothing:
         ``-inf``, or ``inf`` for similarities.
 
     Raises:
-        ValueError: for mismatched shapes, a NaN or negative weight, or pairs all of one kind.
-        TypeError: for other dtypes.
+        ValueError: for mismatched shapes, NaN, weights that are negative or infinite, pairs all of
+            one kind, or a `distance` other than the one the pairs are `of`.
+        TypeError: for other dtypes, or without a distance.
     """
-    steps = _Steps("inference.roc_curve", distances, is_match, weights, distance)
+    steps = _Steps("inference.roc_curve", distances, is_match, weights, of, distance)
     return RocCurve(steps.fmr, steps.tmr, steps.distances)
 
 
-def roc_auc(distances: Any, is_match: Any, weights: Any = None, *, distance: Distance) -> float:
+def roc_auc(
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    distance: Distance | None = None,
+) -> float:
     """The area under the ROC curve: how likely a match is closer than a non-match, ties half.
 
     Example:
@@ -96,12 +111,17 @@ def roc_auc(distances: Any, is_match: Any, weights: Any = None, *, distance: Dis
 
     Args, Raises: those of `roc_curve`.
     """
-    steps = _Steps("inference.roc_auc", distances, is_match, weights, distance)
+    steps = _Steps("inference.roc_auc", distances, is_match, weights, of, distance)
     return float(np.trapezoid(steps.tmr, steps.fmr))
 
 
 def equal_error_rate(
-    distances: Any, is_match: Any, weights: Any = None, *, distance: Distance
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    distance: Distance | None = None,
 ) -> EqualErrorRate:
     r"""The error rate where false matches are as frequent as missed ones.
 
@@ -121,7 +141,7 @@ def equal_error_rate(
 
     Args, Raises: those of `roc_curve`.
     """
-    steps = _Steps("inference.equal_error_rate", distances, is_match, weights, distance)
+    steps = _Steps("inference.equal_error_rate", distances, is_match, weights, of, distance)
     excess = steps.fmr - (1 - steps.tmr)
     after = int(np.argmax(excess >= 0))
     before = after - 1
@@ -132,7 +152,12 @@ def equal_error_rate(
 
 
 def best_threshold(
-    distances: Any, is_match: Any, weights: Any = None, *, distance: Distance
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    distance: Distance | None = None,
 ) -> OperatingPoint:
     r"""The threshold with the best F1 score; among equal ones the strictest.
 
@@ -155,12 +180,18 @@ def best_threshold(
         An `OperatingPoint`; its threshold is in the middle between the last distance that is
         accepted and the next, which is safest for new pairs.
     """
-    steps = _Steps("inference.best_threshold", distances, is_match, weights, distance)
+    steps = _Steps("inference.best_threshold", distances, is_match, weights, of, distance)
     return steps.point(int(np.argmax(steps.f1)))
 
 
 def threshold_at_fmr(
-    distances: Any, is_match: Any, weights: Any = None, *, fmr: float, distance: Distance
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    fmr: float,
+    distance: Distance | None = None,
 ) -> OperatingPoint:
     """The threshold that accepts most matches with a rate of false matches of at most `fmr`.
 
@@ -174,21 +205,28 @@ def threshold_at_fmr(
 
     Args:
         fmr: from 0 to 1.
-        distances, is_match, weights, distance: as in `roc_curve`.
+        distances, is_match, weights, of, distance: as in `roc_curve`.
 
     Returns:
         An `OperatingPoint`. If even the closest pair is one non-match too many, the threshold
         accepts nothing: ``-inf``, or ``inf`` for similarities.
     """
     name = "inference.threshold_at_fmr"
+    check_number(name, "fmr", fmr)
     if not 0 <= fmr <= 1:
-        raise ValueError(f"{name}: `fmr` must be from 0 to 1, got {fmr}.")
-    steps = _Steps(name, distances, is_match, weights, distance)
+        raise ValueError(f"{name}: `fmr` must be from 0 to 1, got {fmr}. 0.001 is 0.1 %.")
+    steps = _Steps(name, distances, is_match, weights, of, distance)
     return steps.point(int(np.argmax(np.where(steps.fmr <= fmr, steps.tmr, -1))))
 
 
 def operating_point(
-    distances: Any, is_match: Any, weights: Any = None, *, threshold: float, distance: Distance
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    threshold: float,
+    distance: Distance | None = None,
 ) -> OperatingPoint:
     """What a given threshold does to these pairs: to others than those it was chosen from, say.
 
@@ -202,9 +240,11 @@ def operating_point(
 
     Args:
         threshold: the largest distance, or smallest similarity, of a match.
-        distances, is_match, weights, distance: as in `roc_curve`.
+        distances, is_match, weights, of, distance: as in `roc_curve`.
     """
-    steps = _Steps("inference.operating_point", distances, is_match, weights, distance)
+    name = "inference.operating_point"
+    check_number(name, "threshold", threshold)
+    steps = _Steps(name, distances, is_match, weights, of, distance)
     accepted = steps.sign * steps.distances <= steps.sign * threshold
     point = steps.point(int(np.sum(accepted)) - 1 if accepted.any() else 0)
     return point._replace(threshold=float(threshold))
@@ -213,27 +253,16 @@ def operating_point(
 class _Steps:
     """Every distinct distance, closest first, and the rates when all up to it are accepted."""
 
-    def __init__(self, function, distances, is_match, weights, distance):
-        distances, is_match = np.asarray(distances), np.asarray(is_match)
-        if distances.ndim != 1:
-            raise ValueError(f"{function}: `distances` must have shape [P], got {distances.shape}.")
-        if distances.dtype not in (np.float32, np.float64):
-            distances = distances.astype(np.float32)
-        check_rows(function, "is_match", is_match, "distances", len(distances))
-        if is_match.size and is_match.dtype.kind not in "biu":
-            raise TypeError(f"{function}: `is_match` must be [P] booleans, got {is_match.dtype}.")
-        weights = np.ones(len(distances)) if weights is None else np.asarray(weights, float)
-        check_rows(function, "weights", weights, "distances", len(distances))
-        if not np.all(weights >= 0) or np.any(np.isnan(distances[weights > 0])):
-            raise ValueError(f"{function}: `distances` and `weights` must not be NaN or negative.")
-        self.sign = -1 if distance.is_similarity else 1
+    def __init__(self, function, distances, is_match, weights, of, distance):
+        self.sign = -1 if the_distance(function, of, distance).is_similarity else 1
+        distances, is_match, weights = _arrays(function, distances, is_match, weights)
         kept = np.flatnonzero(weights)
         kept = kept[np.argsort(self.sign * distances[kept])]
-        distances, is_match, weights = distances[kept], is_match[kept] != 0, weights[kept]
+        distances, is_match, weights = distances[kept], is_match[kept], weights[kept]
         if is_match.all() or not is_match.any():
             raise ValueError(
                 f"{function}: `is_match` must be true for some pairs and false for others, got "
-                f"{int(is_match.sum())} matches of {len(is_match)}."
+                f"{int(is_match.sum())} matches of {len(is_match)}. Add pairs of the other kind."
             )
         last = np.flatnonzero(np.append(distances[1:] != distances[:-1], True))  # of equal ones
         up_to = lambda w: np.append(0, np.cumsum(w)[last])
@@ -257,3 +286,39 @@ class _Steps:
             if self.sign * here <= self.sign * middle < self.sign * there:
                 return float(middle)
         return float(here)
+
+
+def _arrays(function, distances, is_match, weights):
+    """Distances in float32 or float64, booleans and weights ``[P]``."""
+    distances, is_match = np.asarray(distances), np.asarray(is_match)
+    weights = np.ones(distances.shape) if weights is None else np.asarray(weights, float)
+    if distances.ndim != 1:
+        raise ValueError(
+            f"{function}: `distances` must have shape [P], got {distances.shape}. Give one for "
+            f"each pair."
+        )
+    for name, value in ("is_match", is_match), ("weights", weights):
+        if value.shape != distances.shape:  # [P, 1] would meet each weight with each pair
+            raise ValueError(
+                f"{function}: `{name}` must have shape [{len(distances)}] to match "
+                f"`distances`, got {value.shape}. Give one for each pair."
+            )
+    if not jnp.issubdtype(distances.dtype, jnp.floating) and distances.dtype.kind not in "iu":
+        raise TypeError(
+            f"{function}: `distances` must be numbers, got {distances.dtype.name}. Compute them by "
+            f"`inference.pair_distances`."
+        )
+    if distances.dtype not in (np.float32, np.float64):
+        distances = distances.astype(np.float32)
+    if is_match.size and not (is_match.dtype.kind in "biu" and np.isin(is_match, (0, 1)).all()):
+        raise TypeError(
+            f"{function}: `is_match` must be [P] booleans, got {is_match.dtype.name} as in "
+            f"{str(is_match[:3])[:80]}. Compare labels, or use `inference.pair_distances`."
+        )
+    counted = np.all((weights >= 0) & (weights < np.inf))
+    if not counted or np.any(np.isnan(distances[weights > 0])):
+        raise ValueError(
+            f"{function}: `distances` must not be NaN, and `weights` not NaN, infinite or "
+            f"negative. Leave such pairs out."
+        )
+    return distances, is_match != 0, weights
