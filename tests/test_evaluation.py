@@ -1,4 +1,4 @@
-"""Nearest neighbours and retrieval metrics against worked examples and plain numpy loops."""
+"""Nearest neighbors and retrieval metrics against worked examples and plain numpy loops."""
 
 import functools
 
@@ -32,7 +32,7 @@ def check(scores, *expected):
 
 
 def loop_scores(query, query_labels, reference, reference_labels, ref_includes_query, k):
-    """The definitions, one query and one neighbour at a time."""
+    """The definitions, one query and one neighbor at a time."""
     scores = []
     for i, (x, label) in enumerate(zip(query, query_labels, strict=True)):
         distances = np.sum((x - reference) ** 2, -1)
@@ -51,7 +51,7 @@ def loop_scores(query, query_labels, reference, reference_labels, ref_includes_q
     return np.mean(scores, 0) if scores else [np.nan] * 3
 
 
-# Worked by hand: five points on a line, the matches of each point's neighbours written out.
+# Worked by hand: five points on a line, the matches of each point's neighbors written out.
 
 A = column(0, 1, 3, 7, 12), jnp.array([0, 0, 1, 0, 1])
 
@@ -100,7 +100,7 @@ def test_queries_among_the_references():
     check(retrieval_metrics(*A, *reference, distance=EUCLIDEAN), 1.0, 0.5, 0.5)
 
 
-def test_duplicates_of_a_query_stay_its_neighbours():
+def test_duplicates_of_a_query_stay_its_neighbors():
     scores = retrieval_metrics(column(10, 10, 20, 20), jnp.array([1, 0, 1, 0]), distance=EUCLIDEAN)
     check(scores, 0, 0, 0)
 
@@ -356,7 +356,7 @@ def test_where_leaves_references_out():
 
 
 @pytest.mark.parametrize("queries", [0, 1])
-def test_no_neighbours_at_all(queries):
+def test_no_neighbors_at_all(queries):
     scores = retrieval_metrics(jnp.ones((queries, 2)), jnp.zeros(queries, jnp.int32))
     check(scores, np.nan, np.nan, np.nan)
 

@@ -281,7 +281,7 @@ def test_intervals():
 
 @pytest.mark.parametrize("n", [0, 1])
 @pytest.mark.parametrize("k", [None, 3, "max_bin_count"])
-def test_no_neighbours_at_all(n, k):
+def test_no_neighbors_at_all(n, k):
     scores = accuracies(np.ones((n, 2), np.float32), np.zeros(n, int), k=k)
     check(scores, *[np.nan] * 5)
     assert (scores.k, scores.num_queries, scores.num_lone) == (0, 0, n)
@@ -311,7 +311,7 @@ def test_metrics_take_any_kind_of_matches():
         assert empty.tolist() == [0, 0] and empty.dtype == jnp.float32
         with pytest.raises(ValueError, match=rf"{metric}: `matches` must have shape \[Q, K\]"):
             getattr(evaluation, metric)(jnp.zeros(3, bool), jnp.zeros(3))
-    with pytest.raises(ValueError, match="`k` must be at most the 3 neighbours"):
+    with pytest.raises(ValueError, match="`k` must be at most the 3 neighbors"):
         evaluation.recall_at_k(matches, k=4)
     with pytest.raises(ValueError, match="`relevant` must have shape"):
         evaluation.r_precision(matches, jnp.ones(3))

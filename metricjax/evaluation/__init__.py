@@ -1,4 +1,4 @@
-"""Evaluation: exact nearest neighbours, and how well they agree with the labels."""
+"""Evaluation: exact nearest neighbors, and how well they agree with the labels."""
 
 from metricjax.evaluation._calculator import Accuracies as Accuracies
 from metricjax.evaluation._calculator import AccuracyCalculator as AccuracyCalculator

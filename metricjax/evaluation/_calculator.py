@@ -25,7 +25,7 @@ class Accuracies(dict):
     """Metrics by name, and what they rest on.
 
     Attributes:
-        k: how many neighbours were looked at.
+        k: how many neighbors were looked at.
         num_queries: how many queries the retrieval metrics are averages over.
         num_lone: how many were left out, as no reference matches them.
         classes: the labels of the entries, with ``return_per_class``.
@@ -78,7 +78,7 @@ class AccuracyCalculator:
     Args:
         include: names to compute; by default the first two lines above and `metrics`.
         exclude: names not to compute.
-        k: how many neighbours to look at. ``None`` is all references, ``"max_bin_count"`` the
+        k: how many neighbors to look at. ``None`` is all references, ``"max_bin_count"`` the
             largest number of matches that a query has. An integer above the number of references
             is all of them, too; one below the largest number of matches cuts R-precision and MAP@R
             short, which warns. The result says which `k` it was.
@@ -140,7 +140,7 @@ class AccuracyCalculator:
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
     ) -> Accuracies:
-        """Searches the reference for each query's neighbours and scores them.
+        """Searches the reference for each query's neighbors and scores them.
 
         Args:
             query: ``[Q, D]``.
@@ -148,7 +148,7 @@ class AccuracyCalculator:
             reference: ``[M, D]``; by default the queries, each searching among the others.
             reference_labels: ``[M]``; given exactly if `reference` is.
             ref_includes_query: the first Q references are the queries, and none is its own
-                neighbour.
+                neighbor.
             include, exclude: narrow the calculator's metrics down.
 
         Returns:

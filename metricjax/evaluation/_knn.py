@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, a block of queries and a block of references at a time."""
+"""Exact nearest neighbors, a block of queries and a block of references at a time."""
 
 import dataclasses
 import functools
@@ -25,11 +25,11 @@ GROUP = 16
 
 
 class Neighbors(NamedTuple):
-    """The neighbours of Q queries, nearest first.
+    """The neighbors of Q queries, nearest first.
 
     Attributes:
         distances: ``[Q, K]``.
-        indices: ``[Q, K]``, rows of the reference; -1 where there is no such neighbour.
+        indices: ``[Q, K]``, rows of the reference; -1 where there is no such neighbor.
     """
 
     distances: Float[Array, "q k"]
@@ -75,20 +75,20 @@ def knn(
     Args:
         query: ``[Q, D]``.
         reference: ``[M, D]``.
-        k: how many neighbours; static.
+        k: how many neighbors; static.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static. By default the Euclidean distance
             between vectors of length 1.
         self_index: ``[Q]``, where each query sits among the references, so that it is not its own
-            neighbour. A value outside ``[0, M)`` leaves nothing out.
+            neighbor. A value outside ``[0, M)`` leaves nothing out.
         where: ``[M]``, which references exist; all of them by default.
         block_size: how many queries to search for at once; static. Larger takes more memory.
         ref_block_size: how many references to look at at once, at least ``4 * k``; static.
         approx: use `jax.lax.approx_max_k`, which TPUs have hardware for, and which may miss some
-            neighbours (5 % by its default recall target); static.
+            neighbors (5 % by its default recall target); static.
 
     Returns:
         ``distances [Q, K]`` and ``indices [Q, K]``. Where `where` leaves fewer than `k` references,
-        the missing neighbours have index -1, at distance inf (similarity -inf).
+        the missing neighbors have index -1, at distance inf (similarity -inf).
 
     Raises:
         ValueError: for mismatched shapes, or if `k`, `block_size` or `ref_block_size` is not
@@ -114,13 +114,13 @@ def search(
     """``then(Neighbors, rows, shared)`` of each block of queries, joined along the first axis.
 
     `rows` is a pytree of arrays with one row for each query, `shared` one that every block sees
-    whole. What is made of the neighbours need not keep them.
+    whole. What is made of the neighbors need not keep them.
 
     Args:
-        own: ``[Q]``, each query's place among the references; it is none of its neighbours.
+        own: ``[Q]``, each query's place among the references; it is none of its neighbors.
         where: ``[M]``, which references exist.
         groups, ref_groups: ``[Q]``, ``[M]``; only pairs of one group exist.
-        how: `then`, by default the neighbours themselves, and the options of `knn`.
+        how: `then`, by default the neighbors themselves, and the options of `knn`.
     """
     mesh, axes = _sharding(query, reference)
     args = query, reference, (own, groups), (where, ref_groups), rows, shared
@@ -250,7 +250,7 @@ def _normalized_once(distance, query, reference):
 
 
 def found(neighbors):
-    """Which neighbours are there: a NaN distance is none."""
+    """Which neighbors are there: a NaN distance is none."""
     return (neighbors.indices >= 0) & ~jnp.isnan(neighbors.distances)
 
 

@@ -1,6 +1,6 @@
-r"""What one query's neighbours are worth: pure functions of which of them match.
+r"""What one query's neighbors are worth: pure functions of which of them match.
 
-Each takes `matches` ``[Q, K]``, whether each neighbour matches, nearest first, boolean or a degree
+Each takes `matches` ``[Q, K]``, whether each neighbor matches, nearest first, boolean or a degree
 from 0 to 1, and `relevant` ``[Q]``, how many references match (the sum of their degrees). Each
 gives ``[Q]`` in float32; the metric is the mean over the queries that have something to find,
 ``jnp.mean(values, where=relevant > 0)``. In the formulas :math:`m_i` is the i-th column, :math:`P_i
@@ -19,7 +19,7 @@ PerQuery = Float[Array, " q"]
 
 
 def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
-    r"""Whether the nearest neighbour matches.
+    r"""Whether the nearest neighbor matches.
 
     .. math:: m_1
 
@@ -39,7 +39,7 @@ def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -
 def precision_at_k(
     matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
 ) -> PerQuery:
-    r"""The share of the first `k` neighbours that matches.
+    r"""The share of the first `k` neighbors that matches.
 
     .. math:: P_k
 
@@ -61,7 +61,7 @@ def precision_at_k(
 def recall_at_k(
     matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
 ) -> PerQuery:
-    r"""Whether any of the first `k` neighbours matches: what metric learning calls Recall@K.
+    r"""Whether any of the first `k` neighbors matches: what metric learning calls Recall@K.
 
     .. math:: \max_{i \le k} \, [m_i > 0]
 
@@ -86,7 +86,7 @@ def recall_at_k(
 
 
 def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""The share of the first R neighbours that matches.
+    r"""The share of the first R neighbors that matches.
 
     .. math:: P_r, \qquad r = \min(R, K)
 
@@ -128,7 +128,7 @@ def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQ
 
 
 def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""Average precision of the first R neighbours.
+    r"""Average precision of the first R neighbors.
 
     .. math:: \frac{1}{R} \sum_{i \le r} m_i P_i, \qquad r = \min(R, K)
 
@@ -176,7 +176,7 @@ def ndcg_at_k(
     k: int | None = None,
     ideal: Num[Array, "q l"] | None = None,
 ) -> PerQuery:
-    r"""Discounted gain of the first `k` neighbours, relative to the best order there is.
+    r"""Discounted gain of the first `k` neighbors, relative to the best order there is.
 
     .. math:: \sum_{i \le k} \frac{m_i}{\log_2 (i + 1)} \Big/
               \sum_{i \le k} \frac{m^*_i}{\log_2 (i + 1)}
@@ -240,7 +240,7 @@ def _first(function, matches, k):
     check_at_least_1(f"evaluation.{function}", "k", k)
     if k > matches.shape[1]:
         raise ValueError(
-            f"evaluation.{function}: `k` must be at most the {matches.shape[1]} neighbours in "
+            f"evaluation.{function}: `k` must be at most the {matches.shape[1]} neighbors in "
             f"`matches`, got {k}."
         )
     return matches[:, :k]

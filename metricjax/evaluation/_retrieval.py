@@ -1,4 +1,4 @@
-"""How well nearest neighbours agree with the labels."""
+"""How well nearest neighbors agree with the labels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ def retrieval_metrics(
 ) -> dict[str, Float[Array, ""]]:
     r"""Precision@1, R-precision and MAP@R: how much of a query's surroundings is of its class.
 
-    With :math:`m_i` whether the i-th neighbour has the query's label, :math:`P_i` the share of
+    With :math:`m_i` whether the i-th neighbor has the query's label, :math:`P_i` the share of
     matches among the first i, R the number of references with the query's label and
     :math:`r = \min(R, k)`, each averaged over the queries,
 
@@ -34,7 +34,7 @@ def retrieval_metrics(
         \text{R-precision} = \frac{1}{r} \sum_{i=1}^{r} m_i, \qquad
         \text{MAP@R} = \frac{1}{R} \sum_{i=1}^{r} m_i P_i
 
-    R differs from query to query. Queries with R = 0 are left out. A neighbour at a NaN distance
+    R differs from query to query. Queries with R = 0 are left out. A neighbor at a NaN distance
     does not match. A `k` below R makes R-precision the precision at `k` and caps MAP@R at k / R.
 
     Example:
@@ -56,8 +56,8 @@ def retrieval_metrics(
         reference: ``[M, D]``, where to search. By default among the queries, each for the others.
         reference_labels: ``[M]`` integers; given exactly if `reference` is.
         ref_includes_query: the first Q references are the queries themselves, and none is its own
-            neighbour.
-        k: how many neighbours to look at; static. By default the largest R, which takes labels
+            neighbor.
+        k: how many neighbors to look at; static. By default the largest R, which takes labels
             whose values are known: under `jit`, give `k`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static.
         block_size: how many queries to search for at once; static. Memory is

@@ -20,14 +20,14 @@ from metricjax.evaluation._metrics import CUT, RANKED
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
 ELEMENTS = 2**24
-"""A block of queries has at most this many neighbours."""
+"""A block of queries has at most this many neighbors."""
 
 
 class QueryInputs(NamedTuple):
     """What a metric of one's own is computed from.
 
     Attributes:
-        matches: ``[Q, K]`` float32, how much each neighbour matches, nearest first; 0 where there
+        matches: ``[Q, K]`` float32, how much each neighbor matches, nearest first; 0 where there
             is none.
         relevant: ``[Q]``, how many references match (the sum of the degrees to which they do).
         distances: ``[Q, K]``.
@@ -79,7 +79,7 @@ def cut_of(name):
 
 
 def score(function, sets: Sets, names, calculator) -> Scores:
-    """Searches for the neighbours of each query, a block at a time, and scores them."""
+    """Searches for the neighbors of each query, a block at a time, and scores them."""
     names = [name for name in names if name not in CLUSTERING]
     counts, relevant = _relevance(sets, calculator.match, calculator.block_size)
     limits, k = _limits(function, sets, counts, calculator.k, names)
@@ -171,7 +171,7 @@ def _count_matches(labels, ref_labels, own, groups, ref_groups, *, match, size):
 
 
 def _limits(function, sets, counts, k, names):
-    """How many neighbours each query may have (``None``: all that are searched for), and the most.
+    """How many neighbors each query may have (``None``: all that are searched for), and the most.
 
     Only queries in groups differ: `k` is a matter of each group.
     """

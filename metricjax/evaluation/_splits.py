@@ -22,7 +22,7 @@ def evaluate_splits(
 ) -> Results:
     """Each split against others, or against itself, in the whole space.
 
-    A split among its own references is no neighbour of itself.
+    A split among its own references is no neighbor of itself.
 
     Example:
         >>> import numpy as np
