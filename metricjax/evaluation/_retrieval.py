@@ -5,10 +5,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_rows
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, found, search
+from metricjax.evaluation._labels import for_search
 from metricjax.evaluation._metrics import RANKED
 
 
@@ -52,9 +52,10 @@ def retrieval_metrics(
 
     Args:
         query: ``[Q, D]``.
-        query_labels: ``[Q]`` integers.
+        query_labels: ``[Q]`` integers or strings, a NumPy array or a list, of any size; or a
+            `jax.Array` of integers. JAX has already cut integers beyond int32 in a `jax.Array`.
         reference: ``[M, D]``, where to search. By default among the queries, each for the others.
-        reference_labels: ``[M]`` integers; given exactly if `reference` is.
+        reference_labels: ``[M]``; given exactly if `reference` is.
         ref_includes_query: the first Q references are the queries themselves, and none is its own
             neighbor.
         k: how many neighbors to look at; static. By default the largest R, which takes labels
@@ -69,8 +70,9 @@ def retrieval_metrics(
 
     Raises:
         ValueError: for mismatched shapes, for a `k` that is missing under `jit`, not positive or
-            larger than the number of references (without the query), or a bad `block_size`.
-        TypeError: if embeddings are not floating or labels are not integers.
+            larger than the number of references (without the query), or a bad `block_size`; for
+            integers beyond int32 beside a `jax.Array` of labels.
+        TypeError: if embeddings are not floating, or labels neither integers nor strings.
 
     References:
         Musgrave et al., `A Metric Learning Reality Check <https://arxiv.org/abs/2003.08505>`_,
@@ -82,9 +84,11 @@ def retrieval_metrics(
     if reference is None:
         reference, reference_labels, ref_includes_query = query, query_labels, True
     query, reference = check_search(name, query, reference)
-    n, m = len(query), len(reference)
-    check_rows(name, "query_labels", query_labels, "query", n, class_ids=True)
-    check_rows(name, "reference_labels", reference_labels, "reference", m, class_ids=True)
+    sides = (
+        ("query_labels", query_labels, "query", len(query)),
+        ("reference_labels", reference_labels, "reference", len(reference)),
+    )
+    query_labels, reference_labels = for_search(name, sides)
     if ref_includes_query and len(reference) < len(query):
         raise ValueError(
             f"{name}: `reference` must start with the {len(query)} queries when "
