@@ -249,6 +249,16 @@ def _normalized_once(distance, query, reference):
     return distance, normalize(query, p), normalize(reference, p)
 
 
+def in_space_of(distance, embeddings):
+    """The vectors that a distance compares: normalized if it normalizes."""
+    if isinstance(distance, CosineSimilarity) or getattr(distance, "normalize_embeddings", False):
+        return _normalize(jnp.asarray(embeddings), getattr(distance, "p", 2))
+    return embeddings
+
+
+_normalize = jax.jit(normalize, static_argnames="p")
+
+
 def found(neighbors):
     """Which neighbors are there: a NaN distance is none."""
     return (neighbors.indices >= 0) & ~jnp.isnan(neighbors.distances)
