@@ -440,6 +440,15 @@ X, Y = jnp.ones((3, 2)), jnp.zeros(3, jnp.int32)
             ValueError,
             "`reference` must start with the 3 queries",
         ),
+        (lambda: knn(X, X, 1, distance=LpDistance), TypeError, "got the class LpDistance"),
+        (lambda: retrieval_metrics(X, Y, distance="l2"), TypeError, "`distance` must .* got 'l2'"),
+        (lambda: evaluation.ami(X, Y, distance="l2"), TypeError, "k_means: `distance` must be a"),
+        (
+            lambda: AccuracyCalculator(distance=LpDistance),
+            TypeError,
+            r"LpDistance\(\), got the class",
+        ),
+        (lambda: AccuracyCalculator(match="overlap"), TypeError, "`match` must be a function"),
         (lambda: retrieval_metrics(X, Y, k=3), ValueError, "`k` must be at most 2, .* got 3"),
         (
             lambda: jax.jit(retrieval_metrics)(X, Y),

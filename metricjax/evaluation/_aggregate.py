@@ -3,7 +3,7 @@
 import numpy as np
 
 from metricjax._core.check import check_rows
-from metricjax.evaluation._labels import on_host
+from metricjax.evaluation._labels import host_labels
 
 
 def mean_over_queries(values, relevant, labels=None, *, per_class=False):
@@ -47,7 +47,7 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
     check_rows(name, "relevant", relevant, "values", len(values))
     codes = None
     if labels is not None:
-        labels = on_host(name, "labels", labels, "values", len(values))
+        labels = host_labels(name, "labels", labels, "values", len(values))
         codes = np.unique(labels, return_inverse=True)[1]
     elif per_class:
         raise ValueError(f"{name}: `labels` must be given for `per_class`, got None.")

@@ -16,8 +16,8 @@ from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
 from metricjax.evaluation._clusters import CLUSTERING, k_means
-from metricjax.evaluation._knn import check_at_least_1, check_search, in_space_of
-from metricjax.evaluation._labels import check_fits, code_sets, on_host
+from metricjax.evaluation._knn import check_at_least_1, check_is_distance, check_search, in_space_of
+from metricjax.evaluation._labels import check_fits, code_sets, host_labels, listed
 from metricjax.evaluation._metrics import CUT, MOST, RANKED
 from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, score
 
@@ -150,6 +150,11 @@ class AccuracyCalculator:
             raise ValueError(f"{_NAME}: give `avg_of_avgs` or `return_per_class`, not both.")
         check_at_least_1(_NAME, "block_size", self.block_size)
         check_choice(_NAME, "gain", self.gain, tuple(MOST))
+        check_is_distance(_NAME, self.distance)
+        of_ones_own = {"match": self.match, "search": self.search, "cluster": self.cluster}
+        for option, function in (of_ones_own | dict(self.metrics)).items():
+            if function is not None and not callable(function):
+                raise TypeError(f"{_NAME}: `{option}` must be a function, got {function!r}.")
         exact = {*CLUSTERING, *RANKED, *self.metrics}
         known = lambda name: name in exact or bool(CUT_NAME.fullmatch(name))
         _check_names(_NAME, known, include=self.include, exclude=self.exclude)
@@ -205,8 +210,8 @@ class AccuracyCalculator:
             )
         (labels, groups, *_), (ref_labels, ref_groups, *_) = labels.T, ref_labels.T
         sets = self._sets(_NAME, query, labels, reference, ref_labels, includes_query)
-        groups = on_host(_NAME, "parents", groups, "query", len(query))
-        ref_groups = on_host(_NAME, "parents", ref_groups, "reference", len(reference))
+        groups = host_labels(_NAME, "parents", groups, "query", len(query))
+        ref_groups = host_labels(_NAME, "parents", ref_groups, "reference", len(reference))
         codes, ref_codes = code_sets(_NAME, groups, ref_groups)
         sets = sets._replace(groups=codes, ref_groups=ref_codes)
         scores, points = score(_NAME, sets, names, self), self._points(names, sets)
@@ -241,10 +246,8 @@ class AccuracyCalculator:
     def _labels(self, function, name, labels, of, n):
         """Labels on the host; with `match` whatever it takes, as far as JAX can hold it."""
         if self.match is None:
-            return on_host(function, name, labels, of, n)
-        if isinstance(labels, list) and not any(map(np.ndim, labels)):  # a list, and no pytree
-            labels = np.asarray(labels)
-        labels = jax.tree.map(np.asarray, labels)
+            return host_labels(function, name, labels, of, n)
+        labels = jax.tree.map(np.asarray, listed(labels))
         check_fits(function, name, labels)
         check_rows(function, name, labels, of, n)
         return labels

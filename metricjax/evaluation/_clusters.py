@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int
 from metricjax._core.check import check_embeddings, check_rows
 from metricjax._optional import needed
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import in_space_of
-from metricjax.evaluation._labels import on_host
+from metricjax.evaluation._knn import check_is_distance, in_space_of
+from metricjax.evaluation._labels import host_labels
 
 
 def k_means(
@@ -40,6 +40,7 @@ def k_means(
         ImportError: without scikit-learn.
     """
     check_embeddings("evaluation.k_means", "embeddings", embeddings)
+    check_is_distance("evaluation.k_means", distance)
     options = {"init": "random", "n_init": 1, "max_iter": 20, "random_state": seed}
     model = _scikit_learn("k_means", "cluster").KMeans(num_clusters, **options)
     with warnings.catch_warnings():  # fewer different embeddings than clusters: a low score
@@ -114,7 +115,7 @@ def nmi(
 def _score(function, name, embeddings, labels, clusters, distance):
     caller, n = f"evaluation.{function}", len(embeddings)
     check_embeddings(caller, "embeddings", embeddings)
-    labels = on_host(caller, "labels", labels, "embeddings", n)
+    labels = host_labels(caller, "labels", labels, "embeddings", n)
     check_rows(caller, "clusters", clusters, "embeddings", n)
     metric = getattr(_scikit_learn(function, "metrics"), name)
     if clusters is None:

@@ -96,6 +96,7 @@ def knn(
         TypeError: if the embeddings are not floating.
     """
     query, reference = check_search("evaluation.knn", query, reference)
+    check_is_distance("evaluation.knn", distance)
     check_rows("evaluation.knn", "self_index", self_index, "query", len(query))
     check_rows("evaluation.knn", "where", where, "reference", len(reference))
     check_k("evaluation.knn", k, len(reference) - (self_index is not None))
@@ -297,6 +298,16 @@ def check_search(function, query, reference):
             f"got {reference.shape}."
         )
     return query, reference
+
+
+def check_is_distance(function, distance):
+    """A class can be called, too, and would give instances; a name cannot."""
+    if isinstance(distance, type) or not callable(distance):
+        got = f"the class {distance.__name__}" if isinstance(distance, type) else repr(distance)
+        raise TypeError(
+            f"{function}: `distance` must be a distance such as "
+            f"metricjax.distances.LpDistance(), got {got}."
+        )
 
 
 def check_k(function, k, available):

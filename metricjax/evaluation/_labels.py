@@ -12,7 +12,13 @@ import numpy as np
 from metricjax._core.check import check_rows
 
 
-def on_host(function, name, labels, of, n):
+def listed(labels):
+    """A list of labels as an array; a pytree, a list of arrays for one, stays."""
+    flat = isinstance(labels, list | tuple) and not any(np.ndim(x) for x in labels)
+    return np.asarray(labels) if flat else labels
+
+
+def host_labels(function, name, labels, of, n):
     """Labels ``[N]`` of the host as a NumPy array of integers or strings; whole floats are cast."""
     if labels is None:
         raise ValueError(f"{function}: `{name}` are needed.")
@@ -50,7 +56,7 @@ def coded(labels, others):
 
 
 def code_sets(function, query_labels, reference_labels):
-    """Both sides' labels, as `on_host` gives them, as codes."""
+    """Both sides' labels, as `host_labels` gives them, as codes."""
     if len({x.dtype.kind == "U" for x in (query_labels, reference_labels)}) > 1:
         raise TypeError(
             f"{function}: `reference_labels` must be of the kind of `query_labels`, "
@@ -85,13 +91,13 @@ def for_search(function, sides):
         sides: ``(name, labels, of, n)`` of the queries and of the references.
     """
     if not any(isinstance(labels, jax.Array) for _, labels, _, _ in sides):
-        return code_sets(function, *(on_host(function, *side) for side in sides))
+        return code_sets(function, *(host_labels(function, *side) for side in sides))
     return tuple(_beside_jax(function, *side) for side in sides)
 
 
 def _beside_jax(function, name, labels, of, n):
     if not isinstance(labels, jax.Array):
-        labels = on_host(function, name, labels, of, n)
+        labels = host_labels(function, name, labels, of, n)
         check_fits(function, name, labels)
     check_rows(function, name, labels, of, n, class_ids=True)
     return jnp.asarray(labels)

@@ -7,7 +7,14 @@ from jaxtyping import Array, Float, Int
 
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, found, search
+from metricjax.evaluation._knn import (
+    check_at_least_1,
+    check_is_distance,
+    check_k,
+    check_search,
+    found,
+    search,
+)
 from metricjax.evaluation._labels import for_search
 from metricjax.evaluation._metrics import RANKED
 
@@ -84,6 +91,7 @@ def retrieval_metrics(
     if reference is None:
         reference, reference_labels, ref_includes_query = query, query_labels, True
     query, reference = check_search(name, query, reference)
+    check_is_distance(name, distance)
     sides = (
         ("query_labels", query_labels, "query", len(query)),
         ("reference_labels", reference_labels, "reference", len(reference)),

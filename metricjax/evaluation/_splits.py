@@ -163,7 +163,7 @@ def evaluate_two_streams(
     """
     results = {}
     for name, (first, second, labels) in splits.items():
-        y = labels if level is None else labels[:, level]
+        y = labels if level is None else np.asarray(labels)[:, level]
         results[name] = calculator.get_accuracy(first, y, second, y)
     return results
 

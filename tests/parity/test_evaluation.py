@@ -137,4 +137,3 @@ def test_scores_equal_scikit_learn():
             options = {"k": 5, "ideal": -np.sort(-grades, 1), "gain": gain}
             ours = evaluation.ndcg_at_k(found, grades.sum(1), **options)
             np.testing.assert_allclose(np.mean(ours), ndcg_score(gains, scores, k=5), rtol=1e-5)
-
