@@ -697,6 +697,7 @@ equal = grades_of(1)
         ),
         (lambda x: retrieval_metrics(x, CODES > 0), TypeError, "got bool"),
         (lambda x: retrieval_metrics(x, None), ValueError, "`query_labels` are needed"),
+        (lambda x: retrieval_metrics(x, [[1], [2, 3]]), ValueError, "got a ragged list"),
         (
             lambda x: AccuracyCalculator(match=equal).get_accuracy(x, ALIKE[0]),
             ValueError,

@@ -231,12 +231,13 @@ class AccuracyCalculator:
     def _sets(self, name, query, labels, reference, ref_labels, includes_query) -> Sets:
         if (reference is None) != (ref_labels is None):
             raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
-        if reference is None:
+        same = reference is None
+        if same:
             reference, ref_labels, includes_query = query, labels, True
         query, reference = check_search(name, _floating(query), _floating(reference))
         labels = self._labels(name, "query_labels", labels, "query", len(query))
         ref_labels = self._labels(name, "reference_labels", ref_labels, "reference", len(reference))
-        if includes_query:
+        if includes_query and not same:
             _check_starts_with(name, query, labels, reference, ref_labels)
         codes: tuple[Any, Any] = labels, ref_labels
         if self.match is None:

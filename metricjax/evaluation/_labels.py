@@ -22,7 +22,12 @@ def host_labels(function, name, labels, of, n):
     """Labels ``[N]`` of the host as a NumPy array of integers or strings; whole floats are cast."""
     if labels is None:
         raise ValueError(f"{function}: `{name}` are needed.")
-    array = np.asarray(labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        raise ValueError(
+            f"{function}: `{name}` must have shape [{n}] to match `{of}`, got a ragged list."
+        ) from None
     if array.dtype.kind in "OT":  # strings of any length; NumPy finds the dtype in a list
         labels = array.tolist()
         array = np.asarray(labels)
