@@ -88,6 +88,15 @@ def test_clustering_equals_accuracy_calculator():
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_casts_as_accuracy_calculator():
+    query, labels, reference, ref_labels = random_sets(np.random.default_rng(0), "separate")
+    whole = lambda x: np.round(1000 * x).astype(np.int64)
+    sets = whole(query), labels.astype(np.float32), whole(reference), ref_labels.astype(np.float32)
+    ours = AccuracyCalculator(include=RANKED, distance=PLAIN).get_accuracy(*sets)
+    check(ours, theirs(None).get_accuracy(*sets))
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["self", "separate"])
 def test_relation_equals_accuracy_calculator(mode):
     """Labels match that differ by at most 1: not transitive."""
