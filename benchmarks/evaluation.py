@@ -68,9 +68,12 @@ def faiss(index):
 
 def our_metrics(exclude):
     def prepare(x, labels, k):
+        from metricjax.distances import LpDistance
         from metricjax.evaluation import AccuracyCalculator
 
-        return lambda: AccuracyCalculator(exclude=exclude, k=k).get_accuracy(x, labels)
+        plain = LpDistance(normalize_embeddings=False)  # as PML
+        calculator = AccuracyCalculator(exclude=exclude, k=k, distance=plain)
+        return lambda: calculator.get_accuracy(x, labels)
 
     return prepare
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours and retrieval metrics against worked examples and plain numpy loops."""
+"""Nearest neighbors and retrieval metrics against worked examples and plain numpy loops."""
 
 import functools
 
@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding
+from sklearn.metrics import ndcg_score
 
+from metricjax import evaluation, relations
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
-from metricjax.evaluation import knn, retrieval_metrics
+from metricjax.evaluation import (
+    AccuracyCalculator,
+    evaluate_within_parents,
+    knn,
+    mean_over_queries,
+    ndcg_at_k,
+    retrieval_metrics,
+)
 
 EUCLIDEAN = LpDistance(normalize_embeddings=False)
 NAMES = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
@@ -32,7 +41,7 @@ def check(scores, *expected):
 
 
 def loop_scores(query, query_labels, reference, reference_labels, ref_includes_query, k):
-    """The definitions, one query and one neighbour at a time."""
+    """The definitions, one query and one neighbor at a time."""
     scores = []
     for i, (x, label) in enumerate(zip(query, query_labels, strict=True)):
         distances = np.sum((x - reference) ** 2, -1)
@@ -51,7 +60,7 @@ def loop_scores(query, query_labels, reference, reference_labels, ref_includes_q
     return np.mean(scores, 0) if scores else [np.nan] * 3
 
 
-# Worked by hand: five points on a line, the matches of each point's neighbours written out.
+# Worked by hand: five points on a line, the matches of each point's neighbors written out.
 
 A = column(0, 1, 3, 7, 12), jnp.array([0, 0, 1, 0, 1])
 
@@ -100,7 +109,7 @@ def test_queries_among_the_references():
     check(retrieval_metrics(*A, *reference, distance=EUCLIDEAN), 1.0, 0.5, 0.5)
 
 
-def test_duplicates_of_a_query_stay_its_neighbours():
+def test_duplicates_of_a_query_stay_its_neighbors():
     scores = retrieval_metrics(column(10, 10, 20, 20), jnp.array([1, 0, 1, 0]), distance=EUCLIDEAN)
     check(scores, 0, 0, 0)
 
@@ -356,7 +365,7 @@ def test_where_leaves_references_out():
 
 
 @pytest.mark.parametrize("queries", [0, 1])
-def test_no_neighbours_at_all(queries):
+def test_no_neighbors_at_all(queries):
     scores = retrieval_metrics(jnp.ones((queries, 2)), jnp.zeros(queries, jnp.int32))
     check(scores, np.nan, np.nan, np.nan)
 
@@ -431,6 +440,15 @@ X, Y = jnp.ones((3, 2)), jnp.zeros(3, jnp.int32)
             ValueError,
             "`reference` must start with the 3 queries",
         ),
+        (lambda: knn(X, X, 1, distance=LpDistance), TypeError, "got the class LpDistance"),
+        (lambda: retrieval_metrics(X, Y, distance="l2"), TypeError, "`distance` must .* got 'l2'"),
+        (lambda: evaluation.ami(X, Y, distance="l2"), TypeError, "k_means: `distance` must be a"),
+        (
+            lambda: AccuracyCalculator(distance=LpDistance),
+            TypeError,
+            r"LpDistance\(\), got the class",
+        ),
+        (lambda: AccuracyCalculator(match="overlap"), TypeError, "`match` must be a function"),
         (lambda: retrieval_metrics(X, Y, k=3), ValueError, "`k` must be at most 2, .* got 3"),
         (
             lambda: jax.jit(retrieval_metrics)(X, Y),
@@ -442,3 +460,320 @@ X, Y = jnp.ones((3, 2)), jnp.zeros(3, jnp.int32)
 def test_errors_name_function_argument_and_remedy(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# One space for training, search and every metric.
+
+
+def test_every_metric_is_of_the_space_that_losses_train():
+    x, y = normal(20, 3), np.arange(20) % 4
+    stretched = x * np.random.default_rng(1).uniform(0.01, 100, (20, 1)).astype(np.float32)
+    calculator = AccuracyCalculator(k=5)
+    assert calculator.distance == LpDistance()
+    scores = calculator.get_accuracy(stretched, y)
+    assert dict(scores) == pytest.approx(calculator.get_accuracy(x, y))
+    assert {name: scores[name] for name in NAMES} == pytest.approx(
+        {name: float(value) for name, value in retrieval_metrics(stretched, y, k=5).items()}
+    )
+    assert scores["AMI"] == evaluation.ami(x, y) == evaluation.ami(stretched, y)
+    assert scores["NMI"] == evaluation.nmi(x, y) == evaluation.nmi(stretched, y)
+    plain = AccuracyCalculator(k=5, distance=EUCLIDEAN).get_accuracy(stretched, y)
+    assert plain["AMI"] == evaluation.ami(stretched, y, distance=EUCLIDEAN) != scores["AMI"]
+    assert plain["mean_reciprocal_rank"] != scores["mean_reciprocal_rank"]
+
+
+# A value of a query depends on no other query.
+
+
+def hits(inputs):
+    return jnp.sum(inputs.matches, 1) / inputs.k.astype(jnp.float32)
+
+
+def reach(inputs):
+    return jnp.max(jnp.where(jnp.isinf(inputs.distances), 0, inputs.distances), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*is less than")
+@pytest.mark.parametrize("k", [None, pytest.param(5, marks=pytest.mark.slow), "max_bin_count"])
+def test_a_parent_is_evaluated_as_if_alone(k):
+    parents = np.array([0] * 4 + [1] * 12)
+    x, labels = normal(16, 3), np.stack([np.arange(16) % 2, parents], 1)
+    cuts = ("precision_at_3",) if k == "max_bin_count" else ("precision_at_5", "ndcg_at_5")
+    names = (*cuts, "recall_at_1", "precision_at_k", "ndcg_at_k", "recall_at_k", "hits", "reach")
+    names = names if k != "max_bin_count" else names[1:]
+    calculator = AccuracyCalculator(names, k=k, metrics={"hits": hits, "reach": reach})
+    found = evaluate_within_parents(calculator, {"test": (x, labels)})["test"]["test"]
+    for parent in (0, 1):
+        rows = parents == parent
+        alone = calculator.get_accuracy(x[rows], labels[rows, 0])
+        assert dict(found[parent]) == pytest.approx(dict(alone))
+        assert found[parent].k == alone.k
+    assert found[0].k == {None: 3, 5: 3, "max_bin_count": 1}[k]
+
+
+def test_precision_at_k_is_divided_by_k():
+    x, y = np.eye(4, dtype=np.float32), np.zeros(4, int)
+    scores = AccuracyCalculator(("precision_at_8", "precision_at_k")).get_accuracy(x, y)
+    assert scores == pytest.approx({"precision_at_8": 3 / 8, "precision_at_k": 1})
+    labels = np.stack([np.arange(16) % 2, [0] * 4 + [1] * 12], 1)
+    calculator = AccuracyCalculator(("recall_at_3",), k="max_bin_count")
+    with pytest.raises(ValueError, match="`k` must be at least 3 for recall_at_3, got 1"):
+        evaluate_within_parents(calculator, {"test": (normal(16, 3), labels)})
+
+
+# Degrees of match.
+
+GRADES = np.array([[3, 2, 0, 1], [0, 0, 3, 2], [1, 0, 0, 0]])  # of the references, nearest first
+
+
+def test_ndcg_of_grades():
+    log = np.log2(np.arange(2, 6))
+    by_hand = (3 + 2 / log[1] + 1 / log[3]) / (3 + 2 / log[1] + 1 / log[2])
+    scores, ideal = -np.tile(np.arange(4.0), (3, 1)), -np.sort(-GRADES, 1)
+    for gain, gains, k in (("linear", GRADES, None), ("exponential", 2**GRADES - 1, 2)):
+        ours = ndcg_at_k(GRADES, GRADES.sum(1), k=k, ideal=ideal, gain=gain)
+        assert np.mean(ours) == pytest.approx(ndcg_score(gains, scores, k=k))
+        if gain == "linear":
+            assert ours[0] == pytest.approx(by_hand)
+
+
+def by_grade(labels, others):
+    """The first labels are rows of grades, the others have their column in the first place."""
+    return labels[:, others[:, 0].astype(int)]
+
+
+@pytest.mark.parametrize("gain", ["linear", "exponential"])
+def test_ndcg_of_grades_by_the_calculator(gain):
+    calculator = AccuracyCalculator(
+        ("ndcg_at_2", "ndcg_at_k"), match=by_grade, gain=gain, distance=EUCLIDEAN
+    )
+    columns = np.arange(4.0, dtype=np.float32)[:, None]  # references, farther and farther away
+    sets = np.zeros((3, 1), np.float32), GRADES.astype(np.float32), columns, columns * np.ones(4)
+    scores = calculator.get_accuracy(*sets)
+    gains = GRADES if gain == "linear" else 2**GRADES - 1
+    for name, k in (("ndcg_at_2", 2), ("ndcg_at_k", None)):
+        expected = ndcg_score(gains, -np.tile(np.arange(4.0), (3, 1)), k=k)
+        assert scores[name] == pytest.approx(expected)
+    assert scores.num_queries == 3
+
+
+def grades_of(value):
+    return lambda x, y: jnp.where(x[:, None] == y[None, :], value, 0)
+
+
+def degrees(value, *names, **options):
+    calculator = AccuracyCalculator(names, match=grades_of(value), **options)
+    return calculator.get_accuracy(X, np.zeros(3, int))
+
+
+@pytest.mark.parametrize("metric", ["mean_average_precision", "r_precision", "recall_at_k"])
+@pytest.mark.parametrize("value", [1.5, -0.5, np.nan])
+def test_degrees_that_make_nonsense_raise(metric, value):
+    matches, relevant = np.array([[1.0, value, 0.0]]), np.array([2])
+    for kind in (np.float64, np.float16):
+        with pytest.raises(ValueError, match=rf"{metric}: `matches` must be .* 0 to 1, got"):
+            getattr(evaluation, metric)(matches.astype(kind), relevant)
+    getattr(evaluation, metric)(jnp.asarray(matches, jnp.float32), relevant)  # not looked at
+    with pytest.raises(ValueError, match=r"get_accuracy: `match` must be degrees from 0 to"):
+        degrees(value, metric)
+    with pytest.raises(ValueError, match="`match` must be degrees from 0 to 1"):
+        degrees(value, metric, "ndcg_at_k")
+    if not value > 1:
+        with pytest.raises(ValueError, match="`match` must be degrees from 0 to inf"):
+            degrees(value, "ndcg_at_k")
+
+
+def test_degrees_that_are_welcome():
+    assert degrees(7.0, "ndcg_at_k") == {"ndcg_at_k": 1}
+    with pytest.raises(ValueError, match="`match` must be degrees from 0 to 100, got 101"):
+        degrees(101.0, "ndcg_at_k", gain="exponential")
+    sevenths = relations.hierarchical((0.1, 0.2, 0.4))  # whose sum may be a little above 1
+    levels = np.zeros((3, 3), np.int32)
+    AccuracyCalculator(match=sevenths).get_accuracy(X, levels)
+    with pytest.raises(ValueError, match="ndcg_at_k: `ideal` must be given for degrees other"):
+        ndcg_at_k(np.array([[0.5, 1.0]]), np.array([1.5]))
+    with pytest.raises(
+        ValueError, match="ndcg_at_k: `ideal` must be degrees from 0 to inf, got -1"
+    ):
+        ndcg_at_k(np.ones((1, 2)), np.ones(1), ideal=np.array([[1, -1]]))
+    with pytest.raises(ValueError, match="r_precision: `relevant` must be degrees from 0 to inf"):
+        evaluation.r_precision(np.ones((1, 2)), np.array([np.nan]))
+    with pytest.raises(ValueError, match="`gain` must be one of 'linear', 'exponential'"):
+        AccuracyCalculator(gain="log")
+
+
+# Labels.
+
+CODES = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+ALIKE = (
+    CODES.astype(np.int64) * 2**32 + 1,
+    CODES.astype(np.uint64) * np.uint64(2**60) + np.uint64(2**63),
+    CODES.tolist(),
+    np.array(["ant", "bee", "cat", "dog"])[CODES],
+    [f"class {code}" for code in CODES],
+    np.array([f"class {code}" for code in CODES], object),
+    CODES.astype(np.float32),
+)
+
+
+@pytest.mark.parametrize("labels", ALIKE, ids=lambda x: f"{getattr(x, 'dtype', 'list')}")
+def test_labels_of_any_kind_do_not_collide(labels):
+    x = normal(8, 5)
+    check(retrieval_metrics(x, labels), *(retrieval_metrics(x, CODES)[name] for name in NAMES))
+    half = retrieval_metrics(x[:4], labels[:4], x, labels)
+    check(half, *(retrieval_metrics(x[:4], CODES[:4], x, CODES)[name] for name in NAMES))
+    calculator = AccuracyCalculator(
+        (*NAMES, "AMI"), metrics={"label": lambda inputs: inputs.labels.astype(jnp.float32)}
+    )
+    scores = calculator.get_accuracy(x, labels)
+    assert scores == calculator.get_accuracy(x, CODES)
+    per_class = AccuracyCalculator(("precision_at_1",), return_per_class=True)
+    assert per_class.get_accuracy(x, labels).classes.tolist() == np.unique(labels).tolist()
+    assert evaluation.nmi(x, labels) == evaluation.nmi(x, CODES)
+
+
+def test_signed_and_unsigned_labels_do_not_collide():
+    """Together they would be float64, where 2**53 and the next integer are the same."""
+    x, large = normal(8, 5), CODES + 2**53
+    scores = retrieval_metrics(x, large.astype(np.uint64), x, large)
+    check(scores, *(retrieval_metrics(x, CODES, x, CODES)[name] for name in NAMES))
+
+
+def test_custom_metrics_see_labels_that_do_not_collide():
+    metrics = {"label": lambda inputs: inputs.labels.astype(jnp.float32)}
+    calculator = AccuracyCalculator(("label",), metrics=metrics, return_per_class=True)
+    for labels in (ALIKE[0], ALIKE[3]):
+        values = calculator.get_accuracy(normal(8, 5), labels)["label"]
+        assert values.tolist() == [0, 1, 2, 3]
+
+
+def test_parents_of_any_kind():
+    x, parents = normal(8, 5), np.array(["a", "b"])[[0, 0, 0, 0, 1, 1, 1, 1]]
+    labels = np.stack([np.array(["u", "v"])[CODES % 2], parents], 1)
+    calculator = AccuracyCalculator(("precision_at_1",))
+    found = evaluate_within_parents(calculator, {"test": (x, labels)})["test"]["test"]
+    codes = np.stack([CODES % 2, CODES // 2], 1)
+    expected = evaluate_within_parents(calculator, {"test": (x, codes)})["test"]["test"]
+    assert list(found) == ["a", "b"] and list(found.values()) == list(expected.values())
+
+
+def test_integer_embeddings_are_cast():
+    x = np.round(normal(8, 5) * 9)
+    calculator = AccuracyCalculator(("precision_at_1", "AMI"))
+    expected = calculator.get_accuracy(x, CODES)
+    assert calculator.get_accuracy(x.astype(np.int64), CODES) == expected
+    assert calculator.get_accuracy(jnp.asarray(x, jnp.int32), CODES) == expected
+
+
+equal = grades_of(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda x: retrieval_metrics(x, ALIKE[0], x, jnp.asarray(CODES)),
+            ValueError,
+            "`query_labels` must be numbers that JAX can hold, .* Code the labels of queries",
+        ),
+        (
+            lambda x: retrieval_metrics(x, jnp.asarray(CODES), x, ALIKE[3]),
+            ValueError,
+            "`reference_labels` must be numbers that JAX can hold, got <U3",
+        ),
+        (
+            lambda x: retrieval_metrics(x, CODES, x, ALIKE[3]),
+            TypeError,
+            "`reference_labels` must be of the kind of `query_labels`, int64, got <U3",
+        ),
+        (lambda x: retrieval_metrics(x, [1, "a"] * 4), TypeError, "class ids or strings, got <U21"),
+        (lambda x: retrieval_metrics(x, CODES * 0.5), TypeError, "class ids or strings, got float"),
+        (
+            lambda x: retrieval_metrics(x, np.float32(CODES + 2.0**24)),  # rounded before
+            TypeError,
+            "`query_labels` must be integer class ids or strings, got float32",
+        ),
+        (lambda x: retrieval_metrics(x, CODES > 0), TypeError, "got bool"),
+        (lambda x: retrieval_metrics(x, None), ValueError, "`query_labels` are needed"),
+        (lambda x: retrieval_metrics(x, [[1], [2, 3]]), ValueError, "got a ragged list"),
+        (
+            lambda x: AccuracyCalculator(match=equal).get_accuracy(x, ALIKE[0]),
+            ValueError,
+            "get_accuracy: `query_labels` must be numbers .* hold, got int64 beyond int32",
+        ),
+        (
+            lambda x: AccuracyCalculator(match=equal).get_accuracy(x, {"a": CODES, "b": ALIKE[3]}),
+            ValueError,
+            "`query_labels` must be numbers that JAX can hold, got <U3",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_compared_raise(call, error, message):
+    with pytest.raises(error, match=message) as caught:
+        call(normal(8, 5))
+    assert len(str(caught.value)) <= 400
+
+
+def test_a_relation_takes_a_list_of_labels():
+    scores = AccuracyCalculator(NAMES, match=equal).get_accuracy(normal(8, 5), CODES.tolist())
+    assert scores == AccuracyCalculator(NAMES).get_accuracy(normal(8, 5), CODES)
+
+
+# What is put together by hand.
+
+
+def test_mean_over_queries_leaves_lone_ones_out():
+    values, relevant = np.array([1.0, 0.5, np.nan, 0.0]), jnp.array([2, 1, 0, 1])
+    assert mean_over_queries(values, relevant) == 0.5
+    labels = ["a", "a", "b", "b"]
+    assert mean_over_queries(values, relevant, labels) == 0.375
+    per_class = mean_over_queries(values, relevant, ["a", "a", "b", "a"], per_class=True)
+    np.testing.assert_array_equal(per_class, [0.5, np.nan])
+    assert np.isnan(mean_over_queries(values, np.zeros(4)))
+    with pytest.raises(ValueError, match="`labels` must be given for `per_class`"):
+        mean_over_queries(values, relevant, per_class=True)
+    with pytest.raises(ValueError, match=r"`relevant` must have shape \[4\]"):
+        mean_over_queries(values, relevant[:3])
+
+
+@pytest.mark.parametrize("included", [False, True])
+def test_a_search_of_ones_own(included):
+    x, y = normal(20, 3), np.arange(20) % 4
+    names = ("precision_at_1", "mean_average_precision", "ndcg_at_3")
+    sets = (x, y) if included else (x[:8], y[:8], x[8:], y[8:])
+    expected = AccuracyCalculator(names, k=5).get_accuracy(*sets)
+    scores = AccuracyCalculator(names, k=5, search=knn, block_size=3).get_accuracy(*sets)
+    assert dict(scores) == pytest.approx(dict(expected))
+    if included:  # a search that misses the query, and all but two of its neighbors
+        found = knn(x, x, 2, self_index=np.arange(20))
+        rest = lambda x, value: np.pad(x, ((0, 0), (0, 4)), constant_values=value)
+        few = lambda query, reference, k: (rest(found[0], np.inf), rest(found[1], -1))
+        scores = AccuracyCalculator(("precision_at_5",), k=5, search=few).get_accuracy(x, y)
+        two = AccuracyCalculator(("precision_at_k",), k=2).get_accuracy(x, y)
+        assert scores["precision_at_5"] == pytest.approx(two["precision_at_k"] * 2 / 5)
+
+
+def test_a_clustering_of_ones_own():
+    x, y = normal(20, 3), np.arange(20) % 4
+    seen = []
+    cluster = lambda points, count: seen.append((points, count)) or y
+    scores = AccuracyCalculator(("AMI", "NMI"), cluster=cluster).get_accuracy(9 * x, y)
+    assert scores == pytest.approx({"AMI": 1, "NMI": 1})
+    [(points, count)] = seen
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), 1, rtol=1e-6)
+    assert count == 4
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ((np.ones((8, 2)), np.zeros((8, 2), int)), r"distances and indices \[8, 4\], .* got"),
+        ((np.ones((8, 4)), np.full((8, 4), 8)), "rows of the 8 references, or -1 for none, got"),
+    ],
+)
+def test_a_search_that_goes_wrong(found, message):
+    calculator = AccuracyCalculator(NAMES, k=3, search=lambda query, reference, k: found)
+    with pytest.raises(ValueError, match=f"`search` must give {message}"):
+        calculator.get_accuracy(normal(8, 5), CODES)
+    with pytest.raises(ValueError, match="`calculator` must not have a `search`"):
+        evaluate_within_parents(calculator, {"test": (normal(8, 5), np.stack([CODES, CODES], 1))})

@@ -84,6 +84,21 @@ def test_embed_errors():
         embed(lambda x: x, [(np.ones((2, 1)), np.ones(3))])
 
 
+def test_batches_of_a_data_loader_are_lists():
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for labels in ([[3, 4], [5]], [("b", "a"), ("c",)]):
+        batches = [[x[:2], labels[0]], [x[2:], labels[1]]]
+        embeddings, y = embed(lambda x: x + 1, batches)
+        np.testing.assert_array_equal(embeddings, x + 1)
+        assert y.tolist() == [*labels[0], *labels[1]]
+
+
+@pytest.mark.parametrize("batches", [np.ones((3, 2)), jnp.ones((3, 2)), {"image": np.ones(3)}])
+def test_one_array_is_no_iterable_of_batches(batches):
+    with pytest.raises(TypeError, match=r"`batches` must be an iterable of batches, .* `\[x\]`"):
+        embed(lambda x: x, batches)
+
+
 # Splits.
 
 CALCULATOR = AccuracyCalculator(exclude=("AMI", "NMI"))

@@ -1,5 +1,6 @@
-"""Evaluation: exact nearest neighbours, and how well they agree with the labels."""
+"""Evaluation: exact nearest neighbors, and how well they agree with the labels."""
 
+from metricjax.evaluation._aggregate import mean_over_queries as mean_over_queries
 from metricjax.evaluation._calculator import Accuracies as Accuracies
 from metricjax.evaluation._calculator import AccuracyCalculator as AccuracyCalculator
 from metricjax.evaluation._clusters import ami as ami

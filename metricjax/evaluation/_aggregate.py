@@ -2,6 +2,57 @@
 
 import numpy as np
 
+from metricjax._core.check import check_rows
+from metricjax.evaluation._labels import host_labels
+
+
+def mean_over_queries(values, relevant, labels=None, *, per_class=False):
+    r"""The mean of a metric over the queries that have something to find.
+
+    .. math:: \frac{\sum_i [R_i > 0] \, v_i}{\sum_i [R_i > 0]}
+
+    A query that no reference matches ("lone") is left out, whatever its value, as
+    `AccuracyCalculator` does.
+
+    Example:
+        >>> import numpy as np
+        >>> from metricjax.evaluation import mean_over_queries
+        >>> values, relevant = np.array([1.0, 0.5, 0.0, 0.0]), np.array([2, 1, 0, 1])
+        >>> print(mean_over_queries(values, relevant))  # the third query is lone
+        0.5
+        >>> print(mean_over_queries(values, relevant, ["a", "a", "b", "b"]))
+        0.375
+        >>> print(mean_over_queries(values, relevant, ["a", "a", "b", "b"], per_class=True))
+        [0.75 0.  ]
+
+    Args:
+        values: ``[Q]``, what each query scores.
+        relevant: ``[Q]``, how many references match each query.
+        labels: ``[Q]`` integers or strings of the queries: average each class first, then the
+            classes.
+        per_class: give the average of each class, ``[C]`` in ascending order of the labels, and NaN
+            for a class of lone queries.
+
+    Returns:
+        A float, computed in float64; NaN if all queries are lone.
+
+    Raises:
+        ValueError: for mismatched shapes, or for `per_class` without `labels`.
+        TypeError: if labels are neither integers nor strings.
+    """
+    name = "evaluation.mean_over_queries"
+    values, relevant = np.asarray(values, np.float64), np.asarray(relevant)
+    if values.ndim != 1:
+        raise ValueError(f"{name}: `values` must have shape [Q], got {values.shape}.")
+    check_rows(name, "relevant", relevant, "values", len(values))
+    codes = None
+    if labels is not None:
+        labels = host_labels(name, "labels", labels, "values", len(values))
+        codes = np.unique(labels, return_inverse=True)[1]
+    elif per_class:
+        raise ValueError(f"{name}: `labels` must be given for `per_class`, got None.")
+    return average(values, (relevant > 0) * 1.0, codes, per_class=per_class)
+
 
 def average(values, weights, classes=None, *, per_class=False):
     """The weighted average of ``values [Q]``; over `classes` first, if given.
@@ -11,6 +62,7 @@ def average(values, weights, classes=None, *, per_class=False):
         classes: ``[Q]`` integers from 0 on.
         per_class: give the average of each class, NaN where it has no weight, and not their mean.
     """
+    values = np.where(weights > 0, values, 0)  # NaN and inf times 0 are NaN
     if classes is None:
         total = weights.sum()
         return float(values @ weights / total) if total else float("nan")

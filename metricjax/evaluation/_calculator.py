@@ -1,31 +1,37 @@
 """`AccuracyCalculator`: retrieval and clustering metrics by name."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import check_choice, check_rows
 from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
 from metricjax.evaluation._clusters import CLUSTERING, k_means
-from metricjax.evaluation._knn import check_at_least_1, check_search
-from metricjax.evaluation._metrics import CUT, RANKED
-from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, coded, score
+from metricjax.evaluation._knn import check_at_least_1, check_is_distance, check_search, in_space_of
+from metricjax.evaluation._labels import check_fits, code_sets, host_labels, listed
+from metricjax.evaluation._metrics import CUT, MOST, RANKED
+from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, score
 
 _NAME = "evaluation.AccuracyCalculator"
+
+Search = Callable[[Array, Array, int], tuple[Array, Array]]
+Cluster = Callable[[Array, int], Array]
 
 
 class Accuracies(dict):
     """Metrics by name, and what they rest on.
 
     Attributes:
-        k: how many neighbours were looked at.
+        k: how many neighbors were looked at.
         num_queries: how many queries the retrieval metrics are averages over.
         num_lone: how many were left out, as no reference matches them.
         classes: the labels of the entries, with ``return_per_class``.
@@ -53,6 +59,8 @@ class AccuracyCalculator:
     | ``AMI``, ``NMI`` | `ami`, `nmi` of the queries; need scikit-learn |
     | ``recall_at_10``, ``precision_at_10``, ``ndcg_at_10`` | any number; ``_at_k``: all K |
 
+    Precision@10 is divided by 10, however few references there are.
+
     The first two lines and `metrics` are computed unless told otherwise.
 
     Queries that no reference matches ("lone" ones) are left out of the retrieval metrics, and
@@ -64,9 +72,13 @@ class AccuracyCalculator:
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from metricjax.distances import LpDistance
         >>> from metricjax.evaluation import AccuracyCalculator
         >>> x = jnp.array([[0.0], [1.0], [3.0], [7.0], [12.0]])
-        >>> calculator = AccuracyCalculator(include=("precision_at_1", "recall_at_2"))
+        >>> calculator = AccuracyCalculator(
+        ...     include=("precision_at_1", "recall_at_2"),
+        ...     distance=LpDistance(normalize_embeddings=False),
+        ... )
         >>> accuracies = calculator.get_accuracy(x, jnp.array([0, 0, 1, 0, 1]))
         >>> for name, value in accuracies.items():
         ...     print(f"{name} {value:.1f}")
@@ -78,7 +90,7 @@ class AccuracyCalculator:
     Args:
         include: names to compute; by default the first two lines above and `metrics`.
         exclude: names not to compute.
-        k: how many neighbours to look at. ``None`` is all references, ``"max_bin_count"`` the
+        k: how many neighbors to look at. ``None`` is all references, ``"max_bin_count"`` the
             largest number of matches that a query has. An integer above the number of references
             is all of them, too; one below the largest number of matches cuts R-precision and MAP@R
             short, which warns. The result says which `k` it was.
@@ -87,15 +99,25 @@ class AccuracyCalculator:
             order of the labels, NaN for lone ones.
         match: relation of labels other than equality, as for the losses; PML's
             ``label_comparison_fn``, but of ``labels [N]`` and ``labels [M]`` to ``[N, M]``. Degrees
-            of match between 0 and 1 count in proportion. Not with AMI and NMI.
-        distance: pairwise ``[Q, D], [M, D] -> [Q, M]``. As in PML, embeddings are not normalized
-            by default.
+            of match between 0 and 1 count in proportion; NDCG takes grades above 1 as well. Not
+            with AMI and NMI.
+        distance: pairwise ``[Q, D], [M, D] -> [Q, M]``. By default the Euclidean distance between
+            vectors of length 1, as for losses, `knn` and `retrieval_metrics`; PML compares
+            vectors as they are, ``LpDistance(normalize_embeddings=False)``. AMI and NMI look for
+            clusters in the space of this distance: of normalized embeddings if it normalizes.
         metrics: ``{name: function}``, metrics of your own: ``function(QueryInputs) -> [Q]``.
         bootstrap: how many resamples of the queries to take a confidence interval from; none with
             0. The result has ``intervals``.
         confidence: how much of the resamples' percentiles an interval spans.
         seed: of the resamples and of k-means.
         block_size: how many queries to search for at once.
+        gain: what NDCG gains by a degree of match, "linear" or "exponential"; see `ndcg_at_k`.
+        search: a search of your own in the place of the exact one by `distance`, such as an
+            approximate one: ``search(query, reference, k)``, called with the embeddings as they
+            came, gives distances and indices ``[Q, k]`` as `knn` does, nearest first, -1 for none.
+            A query among the references may be found: it is left out here.
+        cluster: a clustering of your own in the place of `k_means`: ``cluster(embeddings, count)``
+            gives a cluster ``[Q]`` for each embedding, normalized if `distance` normalizes.
 
     Raises:
         ValueError: for unknown names or options that do not go together.
@@ -108,12 +130,15 @@ class AccuracyCalculator:
     avg_of_avgs: bool = False
     return_per_class: bool = False
     match: Match | None = None
-    distance: Distance = LpDistance(normalize_embeddings=False)
+    distance: Distance = LpDistance()
     metrics: Mapping[str, Callable[[QueryInputs], Array]] = dataclasses.field(default_factory=dict)
     bootstrap: int = 0
     confidence: float = 0.95
     seed: int = 0
     block_size: int = 256
+    gain: str = "linear"
+    search: Search | None = None
+    cluster: Cluster | None = None
 
     def __post_init__(self):
         whole = isinstance(self.k, Integral) and not isinstance(self.k, bool) and self.k > 0
@@ -124,31 +149,38 @@ class AccuracyCalculator:
         if self.avg_of_avgs and self.return_per_class:
             raise ValueError(f"{_NAME}: give `avg_of_avgs` or `return_per_class`, not both.")
         check_at_least_1(_NAME, "block_size", self.block_size)
+        check_choice(_NAME, "gain", self.gain, tuple(MOST))
+        check_is_distance(_NAME, self.distance)
+        of_ones_own = {"match": self.match, "search": self.search, "cluster": self.cluster}
+        for option, function in (of_ones_own | dict(self.metrics)).items():
+            if function is not None and not callable(function):
+                raise TypeError(f"{_NAME}: `{option}` must be a function, got {function!r}.")
         exact = {*CLUSTERING, *RANKED, *self.metrics}
         known = lambda name: name in exact or bool(CUT_NAME.fullmatch(name))
         _check_names(_NAME, known, include=self.include, exclude=self.exclude)
         if self.match is not None and set(CLUSTERING) & set(self._names()):
-            raise ValueError(f"{_NAME}: AMI and NMI know no `match`; leave them out.")
+            raise ValueError(f"{_NAME}: AMI and NMI do not support `match`; exclude them.")
 
     def get_accuracy(
         self,
-        query: Float[Array, "q d"],
+        query: Num[Array, "q d"],
         query_labels: Labels,
-        reference: Float[Array, "m d"] | None = None,
+        reference: Num[Array, "m d"] | None = None,
         reference_labels: Labels = None,
         ref_includes_query: bool = False,
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
     ) -> Accuracies:
-        """Searches the reference for each query's neighbours and scores them.
+        """Searches the reference for each query's neighbors and scores them.
 
         Args:
-            query: ``[Q, D]``.
-            query_labels: ``[Q]`` integers, or what `match` takes.
+            query: ``[Q, D]``; integers are cast to float32.
+            query_labels: ``[Q]`` integers of any size, whole floats or strings, also as a list; or
+                what `match` takes.
             reference: ``[M, D]``; by default the queries, each searching among the others.
             reference_labels: ``[M]``; given exactly if `reference` is.
             ref_includes_query: the first Q references are the queries, and none is its own
-                neighbour.
+                neighbor.
             include, exclude: narrow the calculator's metrics down.
 
         Returns:
@@ -156,25 +188,36 @@ class AccuracyCalculator:
 
         Raises:
             ValueError: for mismatched shapes; unknown names; a reference that does not start with
-                the queries although it should.
-            TypeError: if embeddings are not floating, or labels without `match` not integers.
+                the queries although it should; degrees of match below 0, NaN, or above 1 for other
+                metrics than NDCG and your own; labels for `match` that JAX cannot hold.
+            TypeError: if embeddings are not numbers, or labels without `match` neither whole
+                numbers nor strings.
         """
         name = f"{_NAME}.get_accuracy"
         names = self._names(include, exclude)
         given = query, query_labels, reference, reference_labels, ref_includes_query
         sets = self._sets(name, *given)
-        return self._summary(names, sets, score(name, sets, names, self))
+        scores = score(name, sets, names, self)
+        return self._summary(names, sets, scores, self._points(names, sets))
 
     def _within_parents(self, query, labels, reference, ref_labels, includes_query):
         """``{parent: Accuracies}``, each among the samples of that parent, the second label."""
         names = self._names()
+        if self.search is not None:
+            raise ValueError(
+                "evaluation.evaluate_within_parents: `calculator` must not have a `search`, which "
+                "cannot be kept within a parent. Call `get_accuracy` for each parent's samples."
+            )
         (labels, groups, *_), (ref_labels, ref_groups, *_) = labels.T, ref_labels.T
         sets = self._sets(_NAME, query, labels, reference, ref_labels, includes_query)
-        codes, ref_codes = coded(groups, ref_groups)
+        groups = host_labels(_NAME, "parents", groups, "query", len(query))
+        ref_groups = host_labels(_NAME, "parents", ref_groups, "reference", len(reference))
+        codes, ref_codes = code_sets(_NAME, groups, ref_groups)
         sets = sets._replace(groups=codes, ref_groups=ref_codes)
-        scores = score(_NAME, sets, names, self)
+        scores, points = score(_NAME, sets, names, self), self._points(names, sets)
+        rows_of = lambda group: np.flatnonzero(groups == group)
         return {
-            int(group): self._summary(names, sets, scores, np.flatnonzero(groups == group))
+            group.item(): self._summary(names, sets, scores, points, rows_of(group))
             for group in np.unique(groups)
         }
 
@@ -188,21 +231,35 @@ class AccuracyCalculator:
     def _sets(self, name, query, labels, reference, ref_labels, includes_query) -> Sets:
         if (reference is None) != (ref_labels is None):
             raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
-        if reference is None:
+        same = reference is None
+        if same:
             reference, ref_labels, includes_query = query, labels, True
-        elif includes_query:
+        query, reference = check_search(name, _floating(query), _floating(reference))
+        labels = self._labels(name, "query_labels", labels, "query", len(query))
+        ref_labels = self._labels(name, "reference_labels", ref_labels, "reference", len(reference))
+        if includes_query and not same:
             _check_starts_with(name, query, labels, reference, ref_labels)
-        query, reference = check_search(name, query, reference)
-        labels, ref_labels = (jax.tree.map(np.asarray, x) for x in (labels, ref_labels))
         codes: tuple[Any, Any] = labels, ref_labels
-        ids = {"class_ids": self.match is None}
-        check_rows(name, "query_labels", labels, "query", len(query), **ids)
-        check_rows(name, "reference_labels", ref_labels, "reference", len(reference), **ids)
         if self.match is None:
-            codes = coded(labels, ref_labels)
+            codes = code_sets(name, labels, ref_labels)
         return Sets(query, reference, labels, *codes, includes_query)
 
-    def _summary(self, names, sets, scores, rows=slice(None)) -> Accuracies:
+    def _labels(self, function, name, labels, of, n):
+        """Labels on the host; with `match` whatever it takes, as far as JAX can hold it."""
+        if self.match is None:
+            return host_labels(function, name, labels, of, n)
+        labels = jax.tree.map(np.asarray, listed(labels))
+        check_fits(function, name, labels)
+        check_rows(function, name, labels, of, n)
+        return labels
+
+    def _points(self, names, sets):
+        """What is clustered, on the host: the queries in the space of the distance."""
+        if set(names) & set(CLUSTERING):
+            return np.asarray(in_space_of(self.distance, sets.query), np.float32)
+        return None
+
+    def _summary(self, names, sets, scores, points, rows=slice(None)) -> Accuracies:
         """The metrics of some of the queries, from what each of these scores."""
         labels = jax.tree.map(lambda x: x[rows], sets.labels)
         kept = scores.relevant[rows] > 0
@@ -216,22 +273,24 @@ class AccuracyCalculator:
         per_query = {name: x[rows] for name, x in scores.values.items()}
         values = {name: average(x, kept * 1.0, **grouping) for name, x in per_query.items()}
         if clustered := [name for name in names if name in CLUSTERING]:
-            values |= self._clustering(clustered, np.asarray(sets.query)[rows], labels)
+            values |= self._clustering(clustered, points[rows], sets.codes[rows])
         if self.bootstrap:
             how = {"resamples": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
             bounds = intervals(per_query, kept, **grouping, **how)
         values = {name: values[name] for name in names}
         counts = {"num_queries": int(kept.sum()), "num_lone": int((~kept).sum())}
         classes = classes if self.return_per_class else None
-        return Accuracies(values, k=scores.k, classes=classes, intervals=bounds, **counts)
+        k = int(scores.k[rows].max(initial=0))
+        return Accuracies(values, k=k, classes=classes, intervals=bounds, **counts)
 
-    def _clustering(self, names, query, labels):
-        """One k-means for all the scores."""
-        query = query.astype(np.float32)
-        if not len(query) or not np.isfinite(query).all():
+    def _clustering(self, names, points, labels):
+        """One clustering for all the scores."""
+        if not len(points) or not np.isfinite(points).all():
             return dict.fromkeys(names, float("nan"))
-        clusters = k_means(query, len(np.unique(labels)), seed=self.seed)
-        return {name: CLUSTERING[name](query, labels, clusters=clusters) for name in names}
+        as_is = LpDistance(normalize_embeddings=False)
+        cluster = self.cluster or functools.partial(k_means, distance=as_is, seed=self.seed)
+        clusters = cluster(points, len(np.unique(labels)))
+        return {name: CLUSTERING[name](points, labels, clusters=clusters) for name in names}
 
 
 def _check_names(function, known, **options):
@@ -245,6 +304,12 @@ def _check_names(function, known, **options):
                 f"metrics. There are {allowed}, any number for the last k, and `metrics` of your "
                 f"own."
             )
+
+
+def _floating(x):
+    """Integers as float32, as PML casts them; anything else as it is."""
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    return x.astype(np.float32) if jnp.issubdtype(x.dtype, jnp.integer) else x
 
 
 def _check_starts_with(name, query, labels, reference, ref_labels):

@@ -1,7 +1,7 @@
 """Embedding a whole data set."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 
 from metricjax._core.check import check_rows
 from metricjax._optional import needed
+from metricjax.evaluation._labels import listed
 
 
 def embed(
@@ -32,8 +33,9 @@ def embed(
         apply: ``x -> [N, D]``, compiled here. If it is a pytree, such as a Flax module (set to
             evaluation) or ``jax.tree_util.Partial(model.apply, params)``, its arrays are arguments
             of the compiled function; otherwise they are constants in it.
-        batches: what `apply` takes, or pairs ``(x, labels)``; pytrees of arrays with the samples
-            along the first axis.
+        batches: an iterable, such as a list or a data loader, of what `apply` takes, or of pairs
+            ``(x, labels)``, tuples or lists; pytrees of arrays with the samples along the first
+            axis. Labels may be lists of numbers or strings.
         progress: show a progress bar; needs tqdm.
 
     Returns:
@@ -41,8 +43,14 @@ def embed(
 
     Raises:
         ValueError: without any batch, or for a batch whose rows do not agree.
+        TypeError: for one array or a dict, which would be taken apart into rows or keys.
         ImportError: if `progress` is asked for without tqdm.
     """
+    if isinstance(batches, Mapping) or hasattr(batches, "shape"):
+        raise TypeError(
+            f"evaluation.embed: `batches` must be an iterable of batches, got one "
+            f"{type(batches).__name__}. Give a list of batches, `[x]` or `[(x, labels)]` for one."
+        )
     pytree = jax.tree.leaves(apply) != [apply]
     run = functools.partial(_run, apply) if pytree else jax.jit(apply)
     if progress:
@@ -52,7 +60,8 @@ def embed(
     size, embeddings, labels = 0, [], []
     waiting: list[tuple[jax.Array, int]] = []  # what the device may still be computing
     for batch in batches:
-        x, y = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
+        x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
+        y = listed(y)
         n = len(jax.tree.leaves(x)[0])
         check_rows("evaluation.embed", "batches", (x, y), "the first array of the batch", n)
         size = max(size, n)

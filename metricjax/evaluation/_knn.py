@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, a block of queries and a block of references at a time."""
+"""Exact nearest neighbors, a block of queries and a block of references at a time."""
 
 import functools
 from numbers import Integral
@@ -24,11 +24,11 @@ GROUP = 16
 
 
 class Neighbors(NamedTuple):
-    """The neighbours of Q queries, nearest first.
+    """The neighbors of Q queries, nearest first.
 
     Attributes:
         distances: ``[Q, K]``.
-        indices: ``[Q, K]``, rows of the reference; -1 where there is no such neighbour.
+        indices: ``[Q, K]``, rows of the reference; -1 where there is no such neighbor.
     """
 
     distances: Float[Array, "q k"]
@@ -74,20 +74,20 @@ def knn(
     Args:
         query: ``[Q, D]``.
         reference: ``[M, D]``.
-        k: how many neighbours; static.
+        k: how many neighbors; static.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static. By default the Euclidean distance
             between vectors of length 1.
         self_index: ``[Q]``, where each query sits among the references, so that it is not its own
-            neighbour. A value outside ``[0, M)`` leaves nothing out.
+            neighbor. A value outside ``[0, M)`` leaves nothing out.
         where: ``[M]``, which references exist; all of them by default.
         block_size: how many queries to search for at once; static. Larger takes more memory.
         ref_block_size: how many references to look at at once, at least ``4 * k``; static.
         approx: use `jax.lax.approx_max_k`, which TPUs have hardware for, and which may miss some
-            neighbours (5 % by its default recall target); static.
+            neighbors (5 % by its default recall target); static.
 
     Returns:
         ``distances [Q, K]`` and ``indices [Q, K]``. Where `where` leaves fewer than `k` references,
-        the missing neighbours have index -1, at distance inf (similarity -inf).
+        the missing neighbors have index -1, at distance inf (similarity -inf).
 
     Raises:
         ValueError: for mismatched shapes, or if `k`, `block_size` or `ref_block_size` is not
@@ -95,6 +95,7 @@ def knn(
         TypeError: if the embeddings are not floating.
     """
     query, reference = check_search("evaluation.knn", query, reference)
+    check_is_distance("evaluation.knn", distance)
     check_rows("evaluation.knn", "self_index", self_index, "query", len(query))
     check_rows("evaluation.knn", "where", where, "reference", len(reference))
     check_k("evaluation.knn", k, len(reference) - (self_index is not None))
@@ -113,13 +114,13 @@ def search(
     """``then(Neighbors, rows, shared)`` of each block of queries, joined along the first axis.
 
     `rows` is a pytree of arrays with one row for each query, `shared` one that every block sees
-    whole. What is made of the neighbours need not keep them.
+    whole. What is made of the neighbors need not keep them.
 
     Args:
-        own: ``[Q]``, each query's place among the references; it is none of its neighbours.
+        own: ``[Q]``, each query's place among the references; it is none of its neighbors.
         where: ``[M]``, which references exist.
         groups, ref_groups: ``[Q]``, ``[M]``; only pairs of one group exist.
-        how: `then`, by default the neighbours themselves, and the options of `knn`.
+        how: `then`, by default the neighbors themselves, and the options of `knn`.
     """
     mesh, axes = _sharding(query, reference)
     args = query, reference, (own, groups), (where, ref_groups), rows, shared
@@ -248,8 +249,18 @@ def _normalized_once(distance, query, reference):
     return distance.between, normalize(query, p), normalize(reference, p)
 
 
+def in_space_of(distance, embeddings):
+    """The vectors that a distance compares: normalized if it normalizes."""
+    if isinstance(distance, CosineSimilarity) or getattr(distance, "normalize_embeddings", False):
+        return _normalize(jnp.asarray(embeddings), getattr(distance, "p", 2))
+    return embeddings
+
+
+_normalize = jax.jit(normalize, static_argnames="p")
+
+
 def found(neighbors):
-    """Which neighbours are there: a NaN distance is none."""
+    """Which neighbors are there: a NaN distance is none."""
     return (neighbors.indices >= 0) & ~jnp.isnan(neighbors.distances)
 
 
@@ -286,6 +297,16 @@ def check_search(function, query, reference):
             f"got {reference.shape}."
         )
     return query, reference
+
+
+def check_is_distance(function, distance):
+    """A class can be called, too, and would give instances; a name cannot."""
+    if isinstance(distance, type) or not callable(distance):
+        got = f"the class {distance.__name__}" if isinstance(distance, type) else repr(distance)
+        raise TypeError(
+            f"{function}: `distance` must be a distance such as "
+            f"metricjax.distances.LpDistance(), got {got}."
+        )
 
 
 def check_k(function, k, available):

@@ -1,16 +1,21 @@
-r"""What one query's neighbours are worth: pure functions of which of them match.
+r"""What one query's neighbors are worth: pure functions of which of them match.
 
-Each takes `matches` ``[Q, K]``, whether each neighbour matches, nearest first, boolean or a degree
+Each takes `matches` ``[Q, K]``, whether each neighbor matches, nearest first, boolean or a degree
 from 0 to 1, and `relevant` ``[Q]``, how many references match (the sum of their degrees). Each
 gives ``[Q]`` in float32; the metric is the mean over the queries that have something to find,
-``jnp.mean(values, where=relevant > 0)``. In the formulas :math:`m_i` is the i-th column, :math:`P_i
+`mean_over_queries`. In the formulas :math:`m_i` is the i-th column, :math:`P_i
 = \frac{1}{i} \sum_{j \le i} m_j`, and R is `relevant`.
+
+Degrees outside of [0, 1] make nonsense of all of them but NDCG, which takes any gain of at least 0.
+NumPy arrays are checked. Arrays of JAX are not: their values may be unknown, or on an accelerator.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import check_choice, check_rows
 from metricjax._core.masked import safe_divide
 from metricjax.evaluation._knn import check_at_least_1
 
@@ -19,7 +24,7 @@ PerQuery = Float[Array, " q"]
 
 
 def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
-    r"""Whether the nearest neighbour matches.
+    r"""Whether the nearest neighbor matches.
 
     .. math:: m_1
 
@@ -39,7 +44,7 @@ def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -
 def precision_at_k(
     matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
 ) -> PerQuery:
-    r"""The share of the first `k` neighbours that matches.
+    r"""The share of the first `k` neighbors that matches.
 
     .. math:: P_k
 
@@ -50,18 +55,19 @@ def precision_at_k(
         [0.5 0. ]
 
     Args:
-        matches: ``[Q, K]``.
+        matches: ``[Q, K]``. Where there are fewer than K references the rest is 0, and the sum is
+            divided by `k` all the same.
         relevant: not used.
         k: at most K, which it is by default; static.
     """
     first = _first("precision_at_k", matches, k)
-    return safe_divide(_float(jnp.sum(first, 1)), jnp.float32(first.shape[1]))
+    return precision(first, first.shape[1])
 
 
 def recall_at_k(
     matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
 ) -> PerQuery:
-    r"""Whether any of the first `k` neighbours matches: what metric learning calls Recall@K.
+    r"""Whether any of the first `k` neighbors matches: what metric learning calls Recall@K.
 
     .. math:: \max_{i \le k} \, [m_i > 0]
 
@@ -86,7 +92,7 @@ def recall_at_k(
 
 
 def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""The share of the first R neighbours that matches.
+    r"""The share of the first R neighbors that matches.
 
     .. math:: P_r, \qquad r = \min(R, K)
 
@@ -128,7 +134,7 @@ def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQ
 
 
 def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""Average precision of the first R neighbours.
+    r"""Average precision of the first R neighbors.
 
     .. math:: \frac{1}{R} \sum_{i \le r} m_i P_i, \qquad r = \min(R, K)
 
@@ -175,43 +181,71 @@ def ndcg_at_k(
     *,
     k: int | None = None,
     ideal: Num[Array, "q l"] | None = None,
+    gain: str = "linear",
 ) -> PerQuery:
-    r"""Discounted gain of the first `k` neighbours, relative to the best order there is.
+    r"""Discounted gain of the first `k` neighbors, relative to the best order there is.
 
-    .. math:: \sum_{i \le k} \frac{m_i}{\log_2 (i + 1)} \Big/
-              \sum_{i \le k} \frac{m^*_i}{\log_2 (i + 1)}
+    .. math:: \sum_{i \le k} \frac{g(m_i)}{\log_2 (i + 1)} \Big/
+              \sum_{i \le k} \frac{g(m^*_i)}{\log_2 (i + 1)}, \qquad
+              g(m) = m \ \text{or} \ 2^m - 1
 
-    with :math:`m^*` the matches in descending order.
+    with :math:`m^*` the degrees of match of all references in descending order.
 
     Example:
         >>> import jax.numpy as jnp
         >>> from metricjax.evaluation import ndcg_at_k
         >>> print(ndcg_at_k(jnp.array([[False, True, True]]), jnp.array([2])).round(2))
         [0.69]
+        >>> grades = jnp.array([[0, 3, 1]])  # nearest first; a grade of 2 was not found
+        >>> best = jnp.array([[3, 2, 1]])
+        >>> print(ndcg_at_k(grades, jnp.array([3]), ideal=best, gain="exponential").round(2))
+        [0.52]
 
     Args:
-        matches: ``[Q, K]``.
-        relevant: ``[Q]``.
+        matches: ``[Q, K]``, with degrees or grades of any size, but not negative.
+        relevant: ``[Q]``; not used with `ideal`.
         k: at most K, which it is by default; static.
         ideal: ``[Q, L]``, the highest degrees of match that each query has among the references, in
             descending order, at least `k` of them or all. By default `relevant` ones, which is
-            right for matches that are 0 or 1.
+            right for matches that are 0 or 1 and for no others.
+        gain: "linear", or "exponential" for grades up to 100; static. They are the same for matches
+            that are 0 or 1.
+
+    Raises:
+        ValueError: for mismatched shapes; for NumPy arrays with negative or NaN degrees, or with
+            degrees other than 0 and 1 but no `ideal`.
 
     References:
         Jarvelin and Kekalainen, `Cumulated Gain-Based Evaluation of IR Techniques
         <https://doi.org/10.1145/582415.582418>`_, 2002.
     """
-    first = _first("ndcg_at_k", matches, k)
+    name = "evaluation.ndcg_at_k"
+    check_choice(name, "gain", gain, tuple(MOST))
+    first = _first("ndcg_at_k", matches, k, most=MOST[gain])
     if ideal is None:
+        if not isinstance(matches, jax.Array) and not np.isin(matches, (0, 1)).all():
+            raise ValueError(
+                f"{name}: `ideal` must be given for degrees other than 0 and 1, got None. Give "
+                f"each query's highest degrees among all references, in descending order."
+            )
         ideal = _up_to(relevant, jnp.ones_like(first))
     else:
-        check_rows("evaluation.ndcg_at_k", "ideal", ideal, "matches", len(first))
+        check_rows(name, "ideal", ideal, "matches", len(first))
+        check_degrees(name, "ideal", ideal, MOST[gain])
         ideal = ideal[:, : first.shape[1]]
-    return safe_divide(_discounted(first), _discounted(ideal))
+    return safe_divide(_discounted(first, gain), _discounted(ideal, gain))
 
 
-def _discounted(gains):
-    return jnp.sum(_float(gains) / jnp.log2(_ranks(gains) + 1), 1)
+def precision(matches, k):
+    """The sum of the matches, divided by `k`, a number or one for each query."""
+    return safe_divide(_float(jnp.sum(matches, 1)), _float(k))
+
+
+def _discounted(degrees, gain):
+    gains = _float(degrees)
+    if gain == "exponential":
+        gains = jnp.exp2(gains) - 1
+    return jnp.sum(gains / jnp.log2(_ranks(gains) + 1), 1)
 
 
 def _average_precision(matches, relevant):
@@ -233,31 +267,56 @@ def _float(x):
     return jnp.asarray(x).astype(jnp.float32)
 
 
-def _first(function, matches, k):
-    matches = _checked(function, matches)
+def _first(function, matches, k, *, most=1.0):
+    matches = _checked(function, matches, most=most)
     if k is None:
         return matches
     check_at_least_1(f"evaluation.{function}", "k", k)
     if k > matches.shape[1]:
         raise ValueError(
-            f"evaluation.{function}: `k` must be at most the {matches.shape[1]} neighbours in "
+            f"evaluation.{function}: `k` must be at most the {matches.shape[1]} neighbors in "
             f"`matches`, got {k}."
         )
     return matches[:, :k]
 
 
-def _checked(function, matches, relevant=None):
+def _checked(function, matches, relevant=None, *, most=1.0):
     """The matches, as int32 (exact counts) or float32."""
+    name = f"evaluation.{function}"
     if jnp.ndim(matches) != 2:
-        raise ValueError(
-            f"evaluation.{function}: `matches` must have shape [Q, K], got {jnp.shape(matches)}."
-        )
-    check_rows(f"evaluation.{function}", "relevant", relevant, "matches", len(matches))
+        raise ValueError(f"{name}: `matches` must have shape [Q, K], got {jnp.shape(matches)}.")
+    check_rows(name, "relevant", relevant, "matches", len(matches))
+    check_degrees(name, "matches", matches, most)
+    check_degrees(name, "relevant", relevant, np.inf)
     matches = jnp.asarray(matches)
     whole = not jnp.issubdtype(matches.dtype, jnp.floating)
     return matches.astype(jnp.int32 if whole else jnp.float32)
 
 
+def check_degrees(function, name, values, most):
+    """Degrees of match must be from 0 to `most`; those of a `jax.Array` are not looked at."""
+    if not isinstance(values, jax.Array) and np.size(values) and values is not None:
+        check_range(function, name, np.min(values), np.max(values), most)
+
+
+def check_range(function, name, low, high, most):
+    """`low` and `high`, the extremes of degrees of match, must be in [0, `most`]."""
+    if low >= 0 and high <= most + ROUNDING:
+        return
+    found = float(high if low >= 0 else low)  # with a NaN both are NaN
+    advice = "Scale degrees to [0, 1], or compute NDCG alone, which takes grades."
+    raise ValueError(
+        f"{function}: `{name}` must be degrees from 0 to {most:g}, got {found:g}."
+        + (f" {advice}" if low >= 0 and most == 1 else "")
+    )
+
+
+ROUNDING = 1e-4
+"""Degrees that a relation adds up, as those of a hierarchy, may come out a little above 1."""
+
 _OF_ALL = mean_average_precision, mean_average_precision_at_r, mean_reciprocal_rank
+MOST = {"linear": np.inf, "exponential": 100.0}
+"""The largest grade that NDCG takes: float32 ends at 2^128, and the gains are added up."""
+
 RANKED = {metric.__name__: metric for metric in (*_OF_ALL, precision_at_1, r_precision)}
 CUT = {"ndcg": ndcg_at_k, "precision": precision_at_k, "recall": recall_at_k}

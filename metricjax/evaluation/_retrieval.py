@@ -1,14 +1,21 @@
-"""How well nearest neighbours agree with the labels."""
+"""How well nearest neighbors agree with the labels."""
 
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_rows
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import check_at_least_1, check_k, check_search, found, search
+from metricjax.evaluation._knn import (
+    check_at_least_1,
+    check_is_distance,
+    check_k,
+    check_search,
+    found,
+    search,
+)
+from metricjax.evaluation._labels import for_search
 from metricjax.evaluation._metrics import RANKED
 
 
@@ -25,7 +32,7 @@ def retrieval_metrics(
 ) -> dict[str, Float[Array, ""]]:
     r"""Precision@1, R-precision and MAP@R: how much of a query's surroundings is of its class.
 
-    With :math:`m_i` whether the i-th neighbour has the query's label, :math:`P_i` the share of
+    With :math:`m_i` whether the i-th neighbor has the query's label, :math:`P_i` the share of
     matches among the first i, R the number of references with the query's label and
     :math:`r = \min(R, k)`, each averaged over the queries,
 
@@ -34,7 +41,7 @@ def retrieval_metrics(
         \text{R-precision} = \frac{1}{r} \sum_{i=1}^{r} m_i, \qquad
         \text{MAP@R} = \frac{1}{R} \sum_{i=1}^{r} m_i P_i
 
-    R differs from query to query. Queries with R = 0 are left out. A neighbour at a NaN distance
+    R differs from query to query. Queries with R = 0 are left out. A neighbor at a NaN distance
     does not match. A `k` below R makes R-precision the precision at `k` and caps MAP@R at k / R.
 
     Example:
@@ -52,12 +59,13 @@ def retrieval_metrics(
 
     Args:
         query: ``[Q, D]``.
-        query_labels: ``[Q]`` integers.
+        query_labels: ``[Q]`` integers or strings, a NumPy array or a list, of any size; or a
+            `jax.Array` of integers. JAX has already cut integers beyond int32 in a `jax.Array`.
         reference: ``[M, D]``, where to search. By default among the queries, each for the others.
-        reference_labels: ``[M]`` integers; given exactly if `reference` is.
+        reference_labels: ``[M]``; given exactly if `reference` is.
         ref_includes_query: the first Q references are the queries themselves, and none is its own
-            neighbour.
-        k: how many neighbours to look at; static. By default the largest R, which takes labels
+            neighbor.
+        k: how many neighbors to look at; static. By default the largest R, which takes labels
             whose values are known: under `jit`, give `k`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static.
         block_size: how many queries to search for at once; static. Memory is
@@ -69,8 +77,9 @@ def retrieval_metrics(
 
     Raises:
         ValueError: for mismatched shapes, for a `k` that is missing under `jit`, not positive or
-            larger than the number of references (without the query), or a bad `block_size`.
-        TypeError: if embeddings are not floating or labels are not integers.
+            larger than the number of references (without the query), or a bad `block_size`; for
+            integers beyond int32 beside a `jax.Array` of labels.
+        TypeError: if embeddings are not floating, or labels neither integers nor strings.
 
     References:
         Musgrave et al., `A Metric Learning Reality Check <https://arxiv.org/abs/2003.08505>`_,
@@ -82,9 +91,12 @@ def retrieval_metrics(
     if reference is None:
         reference, reference_labels, ref_includes_query = query, query_labels, True
     query, reference = check_search(name, query, reference)
-    n, m = len(query), len(reference)
-    check_rows(name, "query_labels", query_labels, "query", n, class_ids=True)
-    check_rows(name, "reference_labels", reference_labels, "reference", m, class_ids=True)
+    check_is_distance(name, distance)
+    sides = (
+        ("query_labels", query_labels, "query", len(query)),
+        ("reference_labels", reference_labels, "reference", len(reference)),
+    )
+    query_labels, reference_labels = for_search(name, sides)
     if ref_includes_query and len(reference) < len(query):
         raise ValueError(
             f"{name}: `reference` must start with the {len(query)} queries when "

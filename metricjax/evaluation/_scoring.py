@@ -15,24 +15,28 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._core.types import Labels, Match
 from metricjax.evaluation._clusters import CLUSTERING
 from metricjax.evaluation._knn import Neighbors, found, search
-from metricjax.evaluation._metrics import CUT, RANKED
+from metricjax.evaluation._labels import coded, fits
+from metricjax.evaluation._metrics import CUT, MOST, RANKED, check_range, precision
 
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
 ELEMENTS = 2**24
-"""A block of queries has at most this many neighbours."""
+"""A block of queries has at most this many neighbors."""
 
 
 class QueryInputs(NamedTuple):
     """What a metric of one's own is computed from.
 
     Attributes:
-        matches: ``[Q, K]`` float32, how much each neighbour matches, nearest first; 0 where there
+        matches: ``[Q, K]`` float32, how much each neighbor matches, nearest first; 0 where there
             is none.
         relevant: ``[Q]``, how many references match (the sum of the degrees to which they do).
-        distances: ``[Q, K]``.
-        indices: ``[Q, K]``, rows of the reference, or -1.
-        labels: ``[Q]``, the queries' labels.
+        distances: ``[Q, K]``; inf (similarity -inf) where there is no neighbor.
+        indices: ``[Q, K]``, rows of the reference; -1 where there is no neighbor.
+        labels: ``[Q]``, the queries' labels; integers from 0 on in the place of labels that JAX
+            cannot hold, strings and integers beyond int32.
+        k: ``[Q]``, how many neighbors were looked at. It is K but in `evaluate_within_parents`,
+            where small parents have fewer.
     """
 
     matches: Float[Array, "q k"]
@@ -40,6 +44,7 @@ class QueryInputs(NamedTuple):
     distances: Float[Array, "q k"]
     indices: Int[Array, "q k"]
     labels: Any
+    k: Int[Array, " q"]
 
 
 class Sets(NamedTuple):
@@ -65,11 +70,11 @@ class Sets(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Per-query values of each metric, float64; how many references match; the `k` searched."""
+    """Of every query: each metric, float64; how many references match; how many it looked at."""
 
     values: dict[str, np.ndarray]
     relevant: np.ndarray
-    k: int
+    k: np.ndarray
 
 
 def cut_of(name):
@@ -79,23 +84,67 @@ def cut_of(name):
 
 
 def score(function, sets: Sets, names, calculator) -> Scores:
-    """Searches for the neighbours of each query, a block at a time, and scores them."""
+    """Searches for the neighbors of each query, a block at a time, and scores them."""
     names = [name for name in names if name not in CLUSTERING]
-    counts, relevant = _relevance(sets, calculator.match, calculator.block_size)
-    limits, k = _limits(function, sets, counts, calculator.k, names)
+    counts, relevant, extremes = _relevance(sets, calculator.match, calculator.block_size)
+    _check_degrees(function, names, extremes, calculator)
+    limits = _limits(function, sets, counts, calculator.k, names)
+    k = int(limits.max(initial=0))
     if k == 0 or not names:
-        return Scores({name: np.zeros(len(relevant)) for name in names}, relevant, 0)
+        none = np.zeros(len(relevant))
+        return Scores(dict.fromkeys(names, none), relevant, none.astype(int))
     own, groups, ref_groups = sets.own, sets.groups, sets.ref_groups
     metrics = tuple((name, calculator.metrics.get(name)) for name in names)
-    values = search(
-        sets.query, sets.reference,
-        (sets.labels, sets.codes, relevant.astype(np.float32), limits, own, groups),
-        (sets.ref_codes, ref_groups),
-        own=own, groups=groups, ref_groups=ref_groups, k=k, distance=calculator.distance,
-        block_size=max(1, min(calculator.block_size, ELEMENTS // k)),
-        then=_Metrics(metrics, calculator.match),
-    )  # fmt: skip
-    return Scores({name: np.asarray(x, np.float64) for name, x in values.items()}, relevant, k)
+    labels = sets.labels if all(map(fits, jax.tree.leaves(sets.labels))) else sets.codes
+    rows = labels, sets.codes, relevant.astype(np.float32), limits, own, groups
+    shared = sets.ref_codes, ref_groups
+    block_size = max(1, min(calculator.block_size, ELEMENTS // k))
+    similarity = calculator.distance.is_similarity
+    then = _Metrics(metrics, calculator.match, calculator.gain, similarity)
+    if calculator.search is not None:
+        neighbors = _neighbors_of(function, calculator.search, sets, k)
+        values = _in_blocks(neighbors, rows, shared, then=then, block_size=block_size)
+    else:
+        values = search(
+            sets.query, sets.reference, rows, shared, own=own, groups=groups,
+            ref_groups=ref_groups, k=k, distance=calculator.distance, block_size=block_size,
+            then=then,
+        )  # fmt: skip
+    values = {name: np.asarray(x, np.float64) for name, x in values.items()}
+    return Scores(values, relevant, limits)
+
+
+def _neighbors_of(function, search, sets, k):
+    """What the user's own `search` finds, without the query itself."""
+    extra = int(sets.includes_query)  # the query is expected among its neighbors
+    distances, indices = map(np.asarray, search(sets.query, sets.reference, k + extra))
+    shape = len(sets.query), k + extra
+    if distances.shape != shape or indices.shape != shape:
+        raise ValueError(
+            f"{function}: `search` must give distances and indices {list(shape)}, nearest first, "
+            f"got {distances.shape} and {indices.shape}."
+        )
+    if not np.all((indices >= -1) & (indices < len(sets.reference))):
+        raise ValueError(
+            f"{function}: `search` must give rows of the {len(sets.reference)} references, or -1 "
+            f"for none, got indices from {indices.min()} to {indices.max()}."
+        )
+    if extra:  # a search that missed the query loses its last neighbor in its place
+        own = indices == np.arange(len(indices))[:, None]
+        first = np.argsort(own, 1, kind="stable")[:, :k]
+        distances, indices = (np.take_along_axis(x, first, 1) for x in (distances, indices))
+    return Neighbors(distances, indices.astype(np.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("then", "block_size"))
+def _in_blocks(neighbors, rows, shared, *, then, block_size):
+    """``then(neighbors, rows, shared)``, a block of queries at a time."""
+
+    def one(args):
+        neighbors, rows = jax.tree.map(lambda x: x[None], args)
+        return jax.tree.map(lambda x: x[0], then(neighbors, rows, shared))
+
+    return jax.lax.map(one, (neighbors, rows), batch_size=block_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +153,18 @@ class _Metrics:
 
     metrics: tuple[tuple[str, Callable | None], ...]
     match: Match | None
+    gain: str
+    similarity: bool
 
     def __call__(self, neighbors: Neighbors, rows, shared):
         labels, codes, relevant, limits, own, groups = rows
         ref_codes, ref_groups = shared
+        # What one query looks at must not depend on how many neighbors others look at.
+        within = jnp.arange(neighbors.indices.shape[1])[None, :] < limits[:, None]
+        none = -jnp.inf if self.similarity else jnp.inf
+        distances, indices = neighbors
+        neighbors = Neighbors(jnp.where(within, distances, none), jnp.where(within, indices, -1))
         there = found(neighbors)
-        if limits is not None:
-            there &= jnp.arange(there.shape[1])[None, :] < limits[:, None]
         theirs = jax.tree.map(lambda x: x[neighbors.indices], ref_codes)
         match, ideal = self.match, None
         if match is None:
@@ -121,19 +175,20 @@ class _Metrics:
             degrees = _degrees(match, codes, ref_codes, own, groups, ref_groups)
             ideal = lambda: jax.lax.top_k(degrees, there.shape[1])[0]
         matches = jnp.where(there, matches.astype(jnp.float32), 0)
-        inputs = QueryInputs(matches, relevant, *neighbors, labels)
-        return {name: _one(name, custom, inputs, ideal) for name, custom in self.metrics}
+        inputs = QueryInputs(matches, relevant, *neighbors, labels, limits)
+        return {name: self._one(name, custom, inputs, ideal) for name, custom in self.metrics}
 
-
-def _one(name, custom, inputs, ideal):
-    if custom is not None:
-        return custom(inputs)
-    if name in RANKED:
-        return RANKED[name](inputs.matches, inputs.relevant)
-    kind = CUT_NAME.fullmatch(name)[1]
-    k = cut_of(name) and min(cut_of(name), inputs.matches.shape[1])
-    options = {"ideal": ideal()} if ideal and kind == "ndcg" else {}
-    return CUT[kind](inputs.matches, inputs.relevant, k=k, **options)
+    def _one(self, name, custom, inputs, ideal):
+        if custom is not None:
+            return custom(inputs)
+        if name in RANKED:
+            return RANKED[name](inputs.matches, inputs.relevant)
+        kind, cut = CUT_NAME.fullmatch(name)[1], cut_of(name)
+        k = cut and min(cut, inputs.matches.shape[1])
+        if kind == "precision":  # of 3 references, too, precision_at_8 is divided by 8
+            return precision(inputs.matches[:, :k], cut or inputs.k)
+        options = {"ideal": ideal and ideal(), "gain": self.gain} if kind == "ndcg" else {}
+        return CUT[kind](inputs.matches, inputs.relevant, k=k, **options)
 
 
 def _degrees(match, labels, ref_labels, own, groups, ref_groups):
@@ -147,17 +202,17 @@ def _degrees(match, labels, ref_labels, own, groups, ref_groups):
 
 
 def _relevance(sets, match, block_size):
-    """How many references match each query, and the sum of the degrees to which they do."""
+    """How many references match each query, the sum of their degrees, and the extremes of these."""
     if match is not None:
         size = max(1, min(block_size, ELEMENTS // max(1, len(sets.reference))))
         args = sets.codes, sets.ref_codes, sets.own, sets.groups, sets.ref_groups
-        return map(np.asarray, _count_matches(*args, match=match, size=size))
+        return jax.tree.map(np.asarray, _count_matches(*args, match=match, size=size))
     mine, theirs = sets.codes, sets.ref_codes
     if sets.groups is not None:
         mine, theirs = coded(np.c_[mine, sets.groups], np.c_[theirs, sets.ref_groups])
     size = max(mine.max(initial=0), theirs.max(initial=0)) + 1
     counts = np.bincount(theirs, minlength=size)[mine] - sets.includes_query
-    return counts, counts
+    return counts, counts, (0, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("match", "size"))
@@ -165,16 +220,22 @@ def _count_matches(labels, ref_labels, own, groups, ref_groups, *, match, size):
     def block(row):
         row = jax.tree.map(lambda x: x[None], row)
         degrees = _degrees(match, row[0], ref_labels, *row[1:], ref_groups)[0]
-        return jnp.sum(degrees > 0), jnp.sum(degrees)
+        low, high = jnp.min(degrees, initial=0), jnp.max(degrees, initial=0)
+        return jnp.sum(degrees > 0), jnp.sum(degrees), low, high
 
-    return jax.lax.map(block, (labels, own, groups), batch_size=size)
+    counts, sums, low, high = jax.lax.map(block, (labels, own, groups), batch_size=size)
+    return counts, sums, (jnp.min(low, initial=0), jnp.max(high, initial=0))
+
+
+def _check_degrees(function, names, extremes, calculator):
+    """Grades are for NDCG and for metrics of the user's own."""
+    graded = [name in calculator.metrics or name.startswith("ndcg") for name in names]
+    most = MOST[calculator.gain] if all(graded) else 1.0
+    check_range(function, "match", *map(float, extremes), most)
 
 
 def _limits(function, sets, counts, k, names):
-    """How many neighbours each query may have (``None``: all that are searched for), and the most.
-
-    Only queries in groups differ: `k` is a matter of each group.
-    """
+    """How many neighbors each query may have, ``[Q]``; only queries of several groups differ."""
     if sets.groups is None:
         most = counts.max(initial=0)
         available = np.int64(len(sets.reference) - sets.includes_query)
@@ -194,17 +255,11 @@ def _limits(function, sets, counts, k, names):
                 f"definition, give k='max_bin_count'.",
                 stacklevel=4,
             )
-    longest = int(np.max(limits, initial=0))
-    for name in set(names) - set(RANKED):
-        if longest < min(cut_of(name) or 0, np.max(available, initial=0)) and longest:
+    for name in sorted(set(names) - set(RANKED)):
+        short = (limits > 0) & (limits < np.minimum(cut_of(name) or 0, available))
+        if short.any():
             raise ValueError(
-                f"{function}: `k` must be at least {cut_of(name)} for {name}, got {longest}."
+                f"{function}: `k` must be at least {cut_of(name)} for {name}, got "
+                f"{np.broadcast_to(limits, short.shape)[short].min()}."
             )
-    return (None if sets.groups is None else limits.astype(np.int32)), longest
-
-
-def coded(labels, others):
-    """Both as integers from 0 on, equal where the labels (or rows of labels) are."""
-    both = np.concatenate([labels, others])
-    codes = np.unique(both, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int32)
-    return codes[: len(labels)], codes[len(labels) :]
+    return np.broadcast_to(limits, len(sets.query)).astype(np.int32)

@@ -22,15 +22,17 @@ def evaluate_splits(
 ) -> Results:
     """Each split against others, or against itself, in the whole space.
 
-    A split among its own references is no neighbour of itself.
+    A split among its own references is no neighbor of itself.
 
     Example:
         >>> import numpy as np
+        >>> from metricjax.distances import LpDistance
         >>> from metricjax.evaluation import AccuracyCalculator, evaluate_splits
+        >>> plain = LpDistance(normalize_embeddings=False)
         >>> train = np.array([[0.0], [1.0], [5.0]], np.float32), np.array([0, 0, 1])
         >>> test = np.array([[0.2], [4.0]], np.float32), np.array([0, 1])
         >>> results = evaluate_splits(
-        ...     AccuracyCalculator(include=("precision_at_1",)),
+        ...     AccuracyCalculator(include=("precision_at_1",), distance=plain),
         ...     {"train": train, "test": test},
         ...     [("test", ["train"]), ("test", ["train", "test"])],
         ... )
@@ -66,7 +68,7 @@ def evaluate_within_parents(
     pairs: Pairs | None = None,
     *,
     level: int = 0,
-) -> dict[str, dict[str, dict[int, Accuracies]]]:
+) -> dict[str, dict[str, dict[int | str, Accuracies]]]:
     """Each split against others, or against itself, among samples of the same parent label.
 
     Average over the parents as you like. A parent in which no query has a match ("lone") has NaN
@@ -74,7 +76,8 @@ def evaluate_within_parents(
     All parents are searched at once, with the arithmetic of one search of the whole space.
 
     Args:
-        calculator: what to compute. Its `k` holds for every parent by itself.
+        calculator: what to compute. Its `k` holds for every parent by itself: a parent's values and
+            `Accuracies.k` are those of `get_accuracy` of its samples alone.
         splits: ``{name: (embeddings [N, D], labels [N, L])}``, the finest labels first.
         pairs: ``(query, references)``, names of splits; by default each split with itself.
         level: which column of the labels to go by; the next one is the parent.
@@ -83,11 +86,11 @@ def evaluate_within_parents(
         ``{query: {"reference+reference": {parent: Accuracies}}}``, for the queries' parents.
 
     Raises:
-        ValueError: for a name that is no split, a pair without references, or labels without the
-            parents' column.
+        ValueError: for a name that is no split, a pair without references, labels without the
+            parents' column, or a calculator with a `search` of your own.
     """
     name = "evaluate_within_parents"
-    results: dict[str, dict[str, dict[int, Accuracies]]] = {}
+    results: dict[str, dict[str, dict[int | str, Accuracies]]] = {}
     for query, title, (x, y), (ref, ref_y), includes in _paired(name, splits, pairs):
         for labels in (y, ref_y):
             if labels.ndim != 2 or not 0 <= level < labels.shape[1] - 1:
@@ -100,19 +103,20 @@ def evaluate_within_parents(
     return results
 
 
-def mean_over_parents(accuracies: Mapping[int, Accuracies]) -> dict[str, float]:
+def mean_over_parents(accuracies: Mapping[int | str, Accuracies]) -> dict[str, float]:
     """The mean of each metric over the parents that have a value.
 
     Example:
         >>> import numpy as np
+        >>> from metricjax.distances import LpDistance
         >>> from metricjax.evaluation import (
         ...     AccuracyCalculator, evaluate_within_parents, mean_over_parents
         ... )
         >>> x = np.array([[0.0], [1.0], [2.0], [3.0], [4.0]], np.float32)
         >>> labels = np.array([[0, 0], [0, 0], [1, 0], [2, 1], [3, 1]])  # label, parent
-        >>> results = evaluate_within_parents(
-        ...     AccuracyCalculator(include=("precision_at_1",)), {"test": (x, labels)}
-        ... )
+        >>> plain = LpDistance(normalize_embeddings=False)
+        >>> calculator = AccuracyCalculator(include=("precision_at_1",), distance=plain)
+        >>> results = evaluate_within_parents(calculator, {"test": (x, labels)})
         >>> print(mean_over_parents(results["test"]["test"]))
         {'precision_at_1': 1.0}
 
@@ -141,7 +145,7 @@ def evaluate_two_streams(
     Example:
         >>> import numpy as np
         >>> from metricjax.evaluation import AccuracyCalculator, evaluate_two_streams
-        >>> photos = np.array([[0.0], [5.0]], np.float32)
+        >>> photos = np.array([[0.0, 1.0], [5.0, 1.0]], np.float32)
         >>> results = evaluate_two_streams(
         ...     AccuracyCalculator(include=("recall_at_1",)),
         ...     {"test": (photos, photos + 0.1, np.array([0, 1]))},
@@ -159,7 +163,7 @@ def evaluate_two_streams(
     """
     results = {}
     for name, (first, second, labels) in splits.items():
-        y = labels if level is None else labels[:, level]
+        y = labels if level is None else np.asarray(labels)[:, level]
         results[name] = calculator.get_accuracy(first, y, second, y)
     return results
 

@@ -107,6 +107,16 @@ def test_nca_leaves_out_anchors_without_positives_only():
     assert 700 < float(value) < 900
 
 
+def test_nca_never_meets_itself_in_a_memory():
+    memory = pml.losses.CrossBatchMemory(pml.losses.NCALoss(), D, memory_size=16)
+    met, _ = ours(lambda e: losses.nca(e, Y, refs=mj.Refs(E, Y)), E)
+    assert theirs(memory, E, Y).item() == pytest.approx(met, rel=1e-5)
+    alone, _ = ours(lambda e: losses.nca(e, Y), E)
+    terms = mj.nn.CrossBatchMemory(losses.nca, 16, D)(jnp.asarray(E, jnp.float32), jnp.asarray(Y))
+    assert float(mj.reduce(terms)[0]) == pytest.approx(alone, rel=1e-5)
+    assert alone != pytest.approx(met, rel=1e-2)
+
+
 def test_one_pair_of_a_kind_is_enough():
     e, r = np.array([[1.0, 0]]), np.array([[0.0, 1], [1, 0]])
     assert theirs(pml.losses.ContrastiveLoss(), e, np.array([0]), None, r, np.array([0, 1])) == 0

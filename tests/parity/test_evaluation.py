@@ -1,5 +1,7 @@
 """Evaluation against PyTorch Metric Learning's AccuracyCalculator and scikit-learn."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from metricjax.distances import LpDistance
 from metricjax.evaluation import AccuracyCalculator, k_means, retrieval_metrics
 
 Q, M, D = 25, 30, 8
+PLAIN = LpDistance(normalize_embeddings=False)  # PML's own default in evaluation
 RANKED = (
     "mean_average_precision",
     "mean_average_precision_at_r",
@@ -68,7 +71,7 @@ def test_equals_accuracy_calculator(mode, k):
         options = AVERAGES[setting % 3]
         sets = random_sets(rng, mode)
         inside = {"ref_includes_query": mode == "inside"}
-        ours = AccuracyCalculator(include=RANKED, k=k, block_size=7, **options)
+        ours = AccuracyCalculator(include=RANKED, k=k, block_size=7, distance=PLAIN, **options)
         check(
             ours.get_accuracy(*sets, **inside), theirs(k, **options).get_accuracy(*sets, **inside)
         )
@@ -79,8 +82,18 @@ def test_clustering_equals_accuracy_calculator():
     rng = np.random.default_rng(0)
     for _ in range(10):
         sets = random_sets(rng, "separate")
-        ours = AccuracyCalculator(k=4).get_accuracy(*sets)
-        check(ours, theirs(4, clusters=k_means).get_accuracy(*sets))
+        ours = AccuracyCalculator(k=4, distance=PLAIN).get_accuracy(*sets)
+        clusters = functools.partial(k_means, distance=PLAIN)
+        check(ours, theirs(4, clusters=clusters).get_accuracy(*sets))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_casts_as_accuracy_calculator():
+    query, labels, reference, ref_labels = random_sets(np.random.default_rng(0), "separate")
+    whole = lambda x: np.round(1000 * x).astype(np.int64)
+    sets = whole(query), labels.astype(np.float32), whole(reference), ref_labels.astype(np.float32)
+    ours = AccuracyCalculator(include=RANKED, distance=PLAIN).get_accuracy(*sets)
+    check(ours, theirs(None).get_accuracy(*sets))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -91,7 +104,7 @@ def test_relation_equals_accuracy_calculator(mode):
     near = lambda x, y: jnp.abs(x[:, None] - y[None, :]) <= 1
     for _ in range(10):
         sets = random_sets(rng, mode)
-        ours = AccuracyCalculator(include=RANKED, match=near)
+        ours = AccuracyCalculator(include=RANKED, match=near, distance=PLAIN)
         pml = theirs(None, label_comparison_fn=lambda x, y: torch.abs(x - y) <= 1)
         check(ours.get_accuracy(*sets), pml.get_accuracy(*sets))
 
@@ -104,9 +117,7 @@ def test_retrieval_metrics_equal_accuracy_calculator(mode, k):
     for _ in range(8):
         sets = random_sets(rng, mode)
         inside = {"ref_includes_query": mode == "inside"}
-        ours = retrieval_metrics(
-            *sets, **inside, k=k, block_size=7, distance=LpDistance(normalize_embeddings=False)
-        )
+        ours = retrieval_metrics(*sets, **inside, k=k, block_size=7, distance=PLAIN)
         expected = theirs(k).get_accuracy(*sets, **inside)
         check(ours, {name: expected[name] for name in ours})
 
@@ -129,3 +140,9 @@ def test_scores_equal_scikit_learn():
         ideal = -np.sort(-degrees, 1)
         ours = evaluation.ndcg_at_k(found, degrees.sum(1), k=5, ideal=ideal)
         np.testing.assert_allclose(np.mean(ours), ndcg_score(degrees, scores, k=5), rtol=1e-5)
+        grades = rng.integers(0, 5, (Q, M)) * relevant
+        found = np.take_along_axis(grades, np.argsort(-scores, 1), 1)
+        for gain, gains in (("linear", grades), ("exponential", 2**grades - 1)):
+            options = {"k": 5, "ideal": -np.sort(-grades, 1), "gain": gain}
+            ours = evaluation.ndcg_at_k(found, grades.sum(1), **options)
+            np.testing.assert_allclose(np.mean(ours), ndcg_score(gains, scores, k=5), rtol=1e-5)

@@ -1,0 +1,108 @@
+"""Labels on the host: lists, strings and large integers become codes that JAX can hold.
+
+JAX has integers of 32 bits by default and casts larger ones in silence: 2**32 becomes 0, and
+classes collide. The values of NumPy arrays are known, so they are checked or coded here. Those of a
+`jax.Array` have been cast already, or are not known yet under `jit`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metricjax._core.check import check_rows
+
+
+def listed(labels):
+    """A list of labels as an array; a pytree, a list of arrays for one, stays."""
+    flat = isinstance(labels, list | tuple) and not any(np.ndim(x) for x in labels)
+    return np.asarray(labels) if flat else labels
+
+
+def host_labels(function, name, labels, of, n):
+    """Labels ``[N]`` of the host as a NumPy array of integers or strings; whole floats are cast."""
+    if labels is None:
+        raise ValueError(f"{function}: `{name}` are needed.")
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        raise ValueError(
+            f"{function}: `{name}` must have shape [{n}] to match `{of}`, got a ragged list."
+        ) from None
+    if array.dtype.kind in "OT":  # strings of any length; NumPy finds the dtype in a list
+        labels = array.tolist()
+        array = np.asarray(labels)
+    if array.shape != (n,):
+        raise ValueError(
+            f"{function}: `{name}` must have shape [{n}] to match `{of}`, got {array.shape}."
+        )
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        exact = 2 / float(jnp.finfo(array.dtype).eps)  # beyond it whole numbers are rounded
+        numbers = array.astype(np.float64)
+        if np.all((numbers == np.round(numbers)) & (np.abs(numbers) < exact)):
+            array = numbers.astype(np.int64)
+    mixed = array.dtype.kind == "U" and not isinstance(labels, np.ndarray)  # [1, "a"] is "1", "a"
+    if array.dtype.kind not in "iuU" or (mixed and not all(isinstance(x, str) for x in labels)):
+        raise TypeError(
+            f"{function}: `{name}` must be integer class ids or strings, got {array.dtype}. "
+            f"Code other labels: `np.unique(labels, return_inverse=True)[1]`."
+        )
+    return array
+
+
+def coded(labels, others):
+    """Both as integers from 0 on, equal where the labels (or rows of labels) are."""
+    both = [labels, others]
+    if {x.dtype.kind for x in both} == {"i", "u"}:  # NumPy would make float64 of int64 and uint64
+        both = [x.astype(object) for x in both]
+    both = np.concatenate(both)
+    axis = 0 if both.ndim > 1 else None
+    codes = np.unique(both, axis=axis, return_inverse=True)[1].reshape(-1).astype(np.int32)
+    return codes[: len(labels)], codes[len(labels) :]
+
+
+def code_sets(function, query_labels, reference_labels):
+    """Both sides' labels, as `host_labels` gives them, as codes."""
+    if len({x.dtype.kind == "U" for x in (query_labels, reference_labels)}) > 1:
+        raise TypeError(
+            f"{function}: `reference_labels` must be of the kind of `query_labels`, "
+            f"{query_labels.dtype}, got {reference_labels.dtype}."
+        )
+    return coded(query_labels, reference_labels)
+
+
+def fits(array):
+    """Whether JAX can hold the values: no strings, no integers beyond its own."""
+    if array.dtype.kind not in "iu":
+        return array.dtype.kind not in "OSTU"
+    limits = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
+    return not array.size or bool(limits.min <= array.min() and array.max() <= limits.max)
+
+
+def check_fits(function, name, labels):
+    """Every array of a pytree of labels must be one that JAX can hold."""
+    for array in jax.tree.leaves(labels):
+        if not fits(array):
+            raise ValueError(
+                f"{function}: `{name}` must be numbers that JAX can hold, got {array.dtype} beyond "
+                f"{jax.dtypes.canonicalize_dtype(np.int64)}. Code the labels of queries and "
+                f"references together: `np.unique(labels, return_inverse=True)[1]`."
+            )
+
+
+def for_search(function, sides):
+    """Labels as JAX can compare them: codes, unless one side is a `jax.Array`, which stays.
+
+    Args:
+        sides: ``(name, labels, of, n)`` of the queries and of the references.
+    """
+    if not any(isinstance(labels, jax.Array) for _, labels, _, _ in sides):
+        return code_sets(function, *(host_labels(function, *side) for side in sides))
+    return tuple(_beside_jax(function, *side) for side in sides)
+
+
+def _beside_jax(function, name, labels, of, n):
+    if not isinstance(labels, jax.Array):
+        labels = host_labels(function, name, labels, of, n)
+        check_fits(function, name, labels)
+    check_rows(function, name, labels, of, n, class_ids=True)
+    return jnp.asarray(labels)
