@@ -100,7 +100,10 @@ def make_step(
         objective: ``(params, state, batch, key) -> (loss, (metrics, variables))``: what is
             minimized by `params`, a dict of scalars to log, and the state's next ``variables``.
             `state` is the one before the step. `key` is that of the step, or ``None``.
-        optimizer: of Optax; it is given the loss as ``value``, if it wants it.
+        optimizer: of Optax. It is given what it asks for of ``value``, the loss, ``grad``, and the
+            functions ``value_fn`` and ``grad_fn`` of this batch, so `optax.lbfgs` and
+            `optax.contrib.sam` work. For `optax.lookahead`, ``state.params`` are
+            `optax.LookaheadParams`, and `params` of the objective the fast ones.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: loss, metrics
             and gradients are averaged over it, and every device has a key of its own. If the loss
             is that of the whole batch (see `metricjax.objective`), so is the gradient. Variables
@@ -110,7 +113,6 @@ def make_step(
         ``step(state, batch) -> (state, metrics)``, pure and not yet compiled. Besides those of the
         objective the metrics have ``loss`` and ``grad_norm``.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
     mean = lambda x: x if axis_name is None else jax.lax.pmean(x, axis_name)
 
     def step(state: State, batch) -> tuple[State, Metrics]:
@@ -124,16 +126,46 @@ def make_step(
             loss, aux = objective(params, state, batch, key)
             return mean(loss), aux
 
-        grad = jax.value_and_grad(total, has_aux=True)
-        with on_mesh_of(batch):
-            (loss, (metrics, variables)), grads = grad(state.params)
-        grads, metrics = mean((grads, metrics))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        def gradient(params):
+            with on_mesh_of(batch):
+                out, grads = jax.value_and_grad(total, has_aux=True)(params)
+            return out, mean(grads)
+
+        ahead = isinstance(state.params, optax.LookaheadParams)
+        (loss, (metrics, variables)), grads = gradient(state.params.fast if ahead else state.params)
+        metrics = mean(metrics)
+        extra = {"value": loss, "grad": grads}
+        if axis_name is None:  # a search along a line must take the same steps on all devices
+            extra["value_fn"] = lambda params: total(params)[0]
+            extra["grad_fn"] = lambda params, i: gradient(params)[1]
+        updates, opt_state = _updated(optimizer, grads, state, extra)
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {"loss": loss, "grad_norm": _norm(grads)}
         return State(state.step + 1, params, opt_state, variables, state.key), metrics
 
     return step
+
+
+def _updated(optimizer, grads, state, extra):
+    """Updates, by an optimizer that is given what it asks for by name, or all but `grad_fn`.
+
+    That one is for `optax.contrib.sam` alone: line searches refuse what they cannot use.
+    """
+    parameters = inspect.signature(optimizer.update).parameters
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    given = {n: x for n, x in extra.items() if n in parameters or (takes_any and n != "grad_fn")}
+    try:
+        return optimizer.update(grads, state.opt_state, state.params, **given)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        advice = "In a chain, hide them from a part by `optax.GradientTransformation(*part)`."
+        if "value_fn" not in extra:
+            advice = "There are no `value_fn` and `grad_fn` with `axis_name`; use `jax.jit` alone."
+        raise TypeError(
+            f"training.make_step: `optimizer` must work with the extra arguments "
+            f"{', '.join(given) or 'of none'}, got one that does not: {str(error)[:150]}. {advice}"
+        ) from error
 
 
 def _norm(tree):
@@ -222,7 +254,15 @@ def make_scheme(
             f"training.{name}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
         )
 
+    parts = list(inspect.signature(add_losses).parameters)[1:]
+
     def objective(params, state, batch, key):
+        if not isinstance(batch, tuple | list) or len(batch) != len(parts):
+            many = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+            raise ValueError(
+                f"training.{name}: a batch must be ({', '.join(parts)}), got "
+                f"{type(batch).__name__}{many}."
+            )
         run = Run(name, params, state, key, weights or {}, needed, optional)
         add_losses(run, *batch)
         return run.total, (run.metrics, run.variables)
