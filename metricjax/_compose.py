@@ -166,6 +166,12 @@ def objective(
             if key is not None and record_of(miner).accepts("key"):
                 shared["key"] = key
             data["mined"] = miner(embeddings, labels, **shared)
+        if not params and _lacks_weights(loss, record):
+            raise ValueError(
+                f"objective: losses.{record.name} must be given its class weights, after the "
+                f"labels, got none. In a scheme of `metricjax.training` they are "
+                f'`params["loss"]` of the state.'
+            )
         terms = loss(embeddings, labels, *params, **data)
         if embedding_regularizer is not None:
             rows = data.get("where")
@@ -252,6 +258,13 @@ def _spread(loss, embeddings, labels, data, axis_name, mined=False):
         return everything.embeddings, everything.labels, data | {"where": everything.where}
     refs = {"refs": everything} if record.accepts("refs") else {}
     return embeddings, labels, data | refs
+
+
+def _lacks_weights(loss, record):
+    """Whether it is a loss with class weights that nobody owns: no module, no partial."""
+    weights = record.signature.parameters.get("weights")
+    needs_some = weights is not None and weights.default is weights.empty
+    return needs_some and not record.opaque and bound(loss, "weights") is None
 
 
 def _check_options(record, options):

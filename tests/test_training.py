@@ -16,6 +16,7 @@ import killed
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
 
 import metricjax as mj
 from metricjax import training
@@ -314,11 +315,37 @@ def test_a_batch_on_an_explicit_mesh_gives_the_step_of_one_device(scheme):
             None,
             "weights.*classifier_loss, got \\['a'\\]",
         ),
+        (
+            lambda: training.metric_loss_only(linear, mj.objective(mj.losses.arcface), SGD),
+            {"network": KERNEL},
+            r"""arcface must be given its class weights.*`params\["loss"\]` of the state""",
+        ),
+        (
+            lambda: training.metric_loss_only(linear, mj.losses.contrastive, SGD),
+            {"network": KERNEL},
+            "`loss` must return a number and a dict of numbers, got dict. Give",
+        ),
+        (
+            lambda: training.metric_loss_only(linear, mj.miners.batch_hard, SGD),
+            {"network": KERNEL},
+            "`loss` must return a number and a dict of numbers, got ",
+        ),
+        (
+            lambda: training.metric_loss_only(linen.Dense(4), CONTRASTIVE, SGD),
+            {"network": KERNEL},
+            "`network` must be a function.*got the module Dense",
+        ),
+        (
+            lambda: training.metric_loss_only(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), CONTRASTIVE, SGD),
+            {"network": KERNEL},
+            "`network` must be a function.*got the module Linear",
+        ),
     ],
 )
 def test_errors_say_what_to_give(build, params, complaint):
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises((ValueError, TypeError), match=complaint) as error:
         after_one(build(), params)
+    assert len(str(error.value)) <= 400
 
 
 # --- optimizers that want more than a gradient ------------------------------------------------

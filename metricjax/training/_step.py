@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metricjax._core.masked import upcast
@@ -198,6 +199,12 @@ class Run:
 
     def network(self, name: str, apply: Callable, inputs):
         """What a network gives. It is told the key and the variables if it has such arguments."""
+        if isinstance(apply, nnx.Module) or hasattr(apply, "apply"):  # of Linen, Haiku
+            raise TypeError(
+                f"training.{self.scheme}: `{name}` must be a function of parameters and inputs, "
+                f"got the module {type(apply).__name__}. Of a Linen module give `module.apply`; "
+                f"split an NNX module by `nnx.split`, and merge it in a function."
+            )
         options = list(inspect.signature(apply).parameters)[2:]  # Linen calls the first variables
         given: dict[str, Any] = {"key": self.new_key()} if "key" in options else {}
         if "variables" not in options:
@@ -211,7 +218,13 @@ class Run:
             data["key"] = self.new_key()
         key = name.replace("metric_", "")
         weights = (self.params[key],) if key in self.params else ()
-        value, parts = loss(embeddings, labels, *weights, **data)
+        out = loss(embeddings, labels, *weights, **data)
+        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
+            raise TypeError(
+                f"training.{self.scheme}: `loss` must return a number and a dict of numbers, got "
+                f"{type(out).__name__}. Give `metricjax.objective(loss)`."
+            )
+        value, parts = out
         self.add(name, value, factor)
         self.metrics |= {f"{name}/{part}": x for part, x in parts.items()}
 
