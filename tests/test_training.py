@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import re
 import shutil
 import signal
 import struct
@@ -820,7 +821,7 @@ def test_it_says_what_it_resumes_from_and_writes_no_row(tmp_path, caplog):
     ],
     ids=["changed", "missing", "score", "mode"],
 )  # fmt: skip
-def test_another_recipe_is_refused_unless_it_is_asked_for(before, now, complaint, tmp_path):
+def test_another_recipe_is_refused_unless_it_is_asked_for(before, now, complaint, tmp_path, caplog):
     evaluate = {"evaluate": lambda state: {"a": 1.0, "b": 2.0}}
     run = lambda **options: fit_idle(tmp_path, save_every=1, **evaluate | options)
     run(**before, steps=1)
@@ -829,6 +830,7 @@ def test_another_recipe_is_refused_unless_it_is_asked_for(before, now, complaint
         run(**now)
     assert str(tmp_path) in str(error.value) and len(str(error.value)) <= 400 + len(str(tmp_path))
     done = run(**now, allow_changes=True)
+    assert re.search("Changed: .*" + complaint.removesuffix(" Give"), told(caplog)[-1])
     assert done.state.step == 3 and done.best_score == {"a": 1, "b": 2}.get(now.get("score"))
     assert run(**now).state.step == 3  # it is the recipe now
 

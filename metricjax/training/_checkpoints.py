@@ -35,6 +35,10 @@ class Progress(NamedTuple):
     best_score: float | None = None
     since_best: int = 0
 
+    def impatient(self, patience: int | None) -> bool:
+        """Whether too many evaluations in a row were not the best."""
+        return patience is not None and self.since_best > patience
+
 
 class Found(NamedTuple):
     """What is resumed from: a state, the progress up to then, its recipe, and what was damaged."""

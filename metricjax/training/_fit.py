@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from metricjax._core.check import check_at_least, check_choice
 from metricjax.training._checkpoints import Checkpoints, Progress
 from metricjax.training._finite import Done, compiled, unsound
 from metricjax.training._loggers import joined
-from metricjax.training._recipe import changes, recipe_of
+from metricjax.training._resume import begin, recipe_of
 from metricjax.training._step import State, Step, settled
 
 
@@ -130,17 +129,12 @@ def fit(
         checkpoints = None if folder is None else Checkpoints("training.fit", folder, recipe=recipe)
         if checkpoints is not None:
             stack.callback(checkpoints.close)
-        found = checkpoints and checkpoints.restore(state)
-        if found:
-            state = found.state
-            reached = _resumed(found, checkpoints.folder, recipe, steps, allow_changes)
-        else:
-            state, reached = jax.tree.map(jnp.copy, state), Progress()
+        state, reached, text = begin(checkpoints, state, recipe, steps, patience, allow_changes)
         start = int(state.step)
         waiting: Done | None = None
         log, note = joined(stack, loggers, progress, start, steps)
-        if found:
-            note(start, _what_was_found(found, checkpoints.folder, steps))
+        if text:
+            note(start, text)
 
         def check(done):
             if done.finite:
@@ -158,7 +152,7 @@ def fit(
                 log(done.step, _numbers(done.metrics) | scores)
 
         for i in range(start, steps):
-            if patience is not None and reached.since_best > patience:
+            if reached.impatient(patience):
                 break
             state, *outcome = advance(state, batch_of(i))
             if waiting is not None:  # one step late: the device is never waited for
@@ -170,7 +164,7 @@ def fit(
                 continue
             check(waiting)  # before it is evaluated or saved
             scores = {}
-            if evaluating:
+            if evaluate is not None and evaluating:
                 scores = {f"eval/{name}": float(x) for name, x in evaluate(state).items()}
                 if score is not None:
                     reached = _judged(reached, i + 1, score, mode, scores)
@@ -214,35 +208,6 @@ def _batch_of(batches, steps):
             ) from error
 
     return batch_of
-
-
-def _resumed(found, folder, recipe, steps, allow_changes) -> Progress:
-    """The progress that counts, if the training may resume from what was found."""
-    if (reached := int(found.state.step)) > steps:
-        raise ValueError(
-            f"training.fit: `steps` must be at least {reached}, the number that was done in "
-            f"{folder}, got {steps}: steps of earlier runs count. Give another `folder`, or read "
-            f"that state by `training.restore`."
-        )
-    if (changed := changes(found.recipe, recipe)) and not allow_changes:
-        more = f", and {len(changed) - 2} more" if len(changed) > 2 else ""
-        raise ValueError(
-            f"training.fit: `folder` must hold the same training, got {folder}, where "
-            f"{'; '.join(changed[:2])}{more}. Give another folder, or `allow_changes=True`."
-        )
-    scored_alike = all(found.recipe[name] == recipe[name] for name in ("score", "mode"))
-    return found.progress if scored_alike else Progress()
-
-
-def _what_was_found(found, folder, steps) -> str:
-    done, best = int(found.state.step), found.progress
-    does = "resumes after" if done < steps else "has nothing left to do after"
-    text = f"training.fit: {does} step {done} of {steps}, the last state in {folder}."
-    if best.best_step is not None:
-        text += f" The best score so far is {best.best_score:.5g}, of step {best.best_step}."
-    if found.damaged:
-        text += f" Damaged states were set aside: {', '.join(map(str, found.damaged))}."
-    return text
 
 
 def _judged(reached, done, score, mode, scores):
