@@ -607,6 +607,15 @@ def test_a_step_that_the_optimizer_skips_does_not_end_the_training(optimizer, mo
             run(steps=6, batches=lambda i: (bad if i else X, Y))
 
 
+def test_a_gradient_whose_square_overflows_has_a_norm_and_is_no_reason_to_stop():
+    objective = lambda params, state, batch, key: (1e25 * jnp.sum(params["network"]), ({}, None))
+    optimizer, norms = optax.sgd(1e-30), []
+    step = training.make_step(objective, optimizer)
+    log = lambda step, numbers: norms.append(numbers["grad_norm"])
+    fit_small(step=step, optimizer=optimizer, steps=2, log_every=1, loggers=[log])
+    np.testing.assert_allclose(norms, 1e25 * np.sqrt(KERNEL.size), rtol=1e-5)
+
+
 def test_a_metric_that_is_nan_beside_a_good_gradient_still_ends_it():
     def objective(params, state, batch, key):
         return jnp.sum(params["network"]), ({"a": jnp.float32(NAN)}, None)

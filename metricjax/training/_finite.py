@@ -1,12 +1,14 @@
 """Whether a training is still sound: a step with a look at its numbers, and a look at a state.
 
-A gradient that is not finite makes every parameter that it reaches not finite. If it did not, the
-optimizer has seen to it: `optax.apply_if_finite` and dynamic loss scaling skip such a step,
-`optax.zero_nans` repairs it. Such a step is no reason to stop. That a state stayed sound is tested
-on the device, inside the step and only after a bad gradient, so other steps pay nothing for it, and
-the buffers of the state before can be used again, which a comparison with it would prevent.
+A gradient that is not finite makes every parameter that it reaches not finite, and they stay so. If
+the parameters are finite nevertheless, the optimizer has seen to it: `optax.apply_if_finite` and
+dynamic loss scaling skip such a step, `optax.zero_nans` repairs it. That is no reason to stop. So
+after a bad gradient, and only then, the state is looked at; other steps pay nothing for it. A test
+inside the step would cost more: the state before could not be overwritten while it is compared, and
+on a GPU the host has to wait for a branch.
 
-A loss or metric that is not finite while the gradient is, was dealt with by nobody.
+If the gradient is finite, but the loss or a metric is not, nobody has dealt with it: the training
+ends.
 """
 
 from typing import NamedTuple
@@ -25,11 +27,14 @@ class Done(NamedTuple):
     step: int
     metrics: Metrics
     finite: Bool[Array, ""]
-    skipped: Bool[Array, ""]  # not finite, but the state is sound: the optimizer's doing
+
+    def may_be_skipped(self) -> bool:
+        """Whether an optimizer had a reason to skip the step."""
+        return not jnp.isfinite(self.metrics.get("grad_norm", 0.0))
 
 
 def compiled(step, state: State):
-    """``(state, batch) -> (state, metrics, finite, skipped)``; the state's shardings are kept."""
+    """``(state, batch) -> (state, metrics, finite)``; the state's shardings are kept."""
 
     def advance(state, batch):
         state, metrics = step(state, batch)
@@ -40,16 +45,10 @@ def compiled(step, state: State):
                     f"training.fit: metrics must be scalars, got {name!r} of shape {jnp.shape(x)}."
                 )
             finite &= jnp.isfinite(x)
-        state = jax.tree.map(settled, state)
-        skipped = jnp.array(False)
-        if "grad_norm" in metrics:
-            all_good = lambda state: jnp.all(jnp.stack(jax.tree.leaves(_sound(state))))
-            bad = ~jnp.isfinite(metrics["grad_norm"])
-            skipped = jax.lax.cond(bad, all_good, lambda state: jnp.array(False), state)
-        return state, metrics, finite, skipped
+        return jax.tree.map(settled, state), metrics, finite
 
     on_mesh = lambda x: x.sharding if isinstance(x.sharding, NamedSharding) else None
-    shardings = jax.tree.map(on_mesh, state), None, None, None
+    shardings = jax.tree.map(on_mesh, state), None, None
     return jax.jit(advance, donate_argnums=0, out_shardings=shardings)
 
 

@@ -136,13 +136,14 @@ def fit(
         if text:
             note(start, text)
 
-        def check(done):
+        def check(done, state):
+            """`state` may be that after the next step: a bad one stays bad."""
             if done.finite:
                 return
             numbers = _numbers(done.metrics).items()
             bad = [f"{name} is {x}" for name, x in numbers if not math.isfinite(x)]
             where = f"in step {done.step}, with batch {done.step - 1}"
-            if not done.skipped:
+            if not done.may_be_skipped() or unsound(state):
                 raise _not_finite(where, bad, checkpoints)
             text = f"training.fit: not finite {where}: {', '.join(bad)}. The optimizer skipped it."
             note(done.step, text)
@@ -156,13 +157,13 @@ def fit(
                 break
             state, *outcome = advance(state, batch_of(i))
             if waiting is not None:  # one step late: the device is never waited for
-                check(waiting)
+                check(waiting, state)
                 record(waiting, {})
             waiting = Done(i + 1, *outcome)
             evaluating = evaluate is not None and due(i + 1, evaluate_every)
             if not evaluating and (checkpoints is None or not due(i + 1, save_every)):
                 continue
-            check(waiting)  # before it is evaluated or saved
+            check(waiting, state)  # before it is evaluated or saved
             scores = {}
             if evaluate is not None and evaluating:
                 scores = {f"eval/{name}": float(x) for name, x in evaluate(state).items()}
@@ -175,7 +176,7 @@ def fit(
                     raise _not_finite(f"after step {i + 1}", bad, checkpoints)
                 checkpoints.save(state, reached)
         if waiting is not None:
-            check(waiting)
+            check(waiting, state)
             record(waiting, {})
     early = int(state.step) < steps
     return Fitted(state, reached.best_step, reached.best_score, early)

@@ -170,7 +170,14 @@ def _updated(optimizer, grads, state, extra):
 
 
 def _norm(tree):
-    return jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(upcast(x)))) for x in jax.tree.leaves(tree)))
+    """The norm of all leaves together; not finite only if one of them is not, or the norm itself.
+
+    `fit` takes a norm that is not finite for a gradient that is not, but squares overflow from 2e19
+    on in float32. So there are two sums, in one pass: in units of 2^70 no square overflows.
+    """
+    leaves = [jnp.abs(upcast(x)) for x in jax.tree.leaves(tree)]
+    norm = lambda unit: unit * jnp.sqrt(sum(jnp.sum(jnp.square(x / unit)) for x in leaves))
+    return jnp.where(jnp.isinf(norm(1)), norm(2.0**70), norm(1))
 
 
 class Run:
