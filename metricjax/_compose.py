@@ -166,7 +166,7 @@ def objective(
             if key is not None and record_of(miner).accepts("key"):
                 shared["key"] = key
             data["mined"] = miner(embeddings, labels, **shared)
-        if not params and _lacks_weights(loss, record):
+        if not params and "weights" not in data and _lacks_weights(loss, record):
             raise ValueError(
                 f"objective: losses.{record.name} must be given its class weights, after the "
                 f"labels, got none. In a scheme of `metricjax.training` they are "

@@ -127,6 +127,10 @@ def make_step(
             loss, aux = objective(params, state, batch, key)
             return mean(loss), aux
 
+        def value(params):
+            with on_mesh_of(batch):
+                return total(params)[0]
+
         def gradient(params):
             with on_mesh_of(batch):
                 out, grads = jax.value_and_grad(total, has_aux=True)(params)
@@ -137,8 +141,7 @@ def make_step(
         metrics = mean(metrics)
         extra = {"value": loss, "grad": grads}
         if axis_name is None:  # a search along a line must take the same steps on all devices
-            extra["value_fn"] = lambda params: total(params)[0]
-            extra["grad_fn"] = lambda params, i: gradient(params)[1]
+            extra |= {"value_fn": value, "grad_fn": lambda params, i: gradient(params)[1]}
         updates, opt_state = _updated(optimizer, grads, state, extra)
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {"loss": loss, "grad_norm": _norm(grads)}
@@ -164,8 +167,8 @@ def _updated(optimizer, grads, state, extra):
         if "value_fn" not in extra:
             advice = "There are no `value_fn` and `grad_fn` with `axis_name`; use `jax.jit` alone."
         raise TypeError(
-            f"training.make_step: `optimizer` must work with the extra arguments "
-            f"{', '.join(given) or 'of none'}, got one that does not: {str(error)[:150]}. {advice}"
+            f"training.make_step: `optimizer` must work with {', '.join(given) or 'nothing'} as "
+            f"extra arguments, got one that does not: {str(error)[:150]}. {advice}"
         ) from error
 
 
