@@ -800,6 +800,18 @@ def test_a_folder_of_damaged_states_is_refused_and_stays_as_it_is(tmp_path):
     assert steps_in(tmp_path) == [2, 3]
 
 
+def test_a_training_that_is_refused_deletes_nothing(tmp_path):
+    evaluated = {"evaluate": scored([3, 2, 1]), "evaluate_every": 1, "score": "score"}
+    fit_idle(tmp_path, **evaluated)
+    for step in ("2", "3"):
+        cut(tmp_path / step, "*")
+    with pytest.raises(ValueError, match="states like the one given"):
+        fit_idle(tmp_path, state=training.State.create({"network": KERNEL}, SGD))
+    assert steps_in(tmp_path) == [1, 2, 3]
+    assert fit_idle(tmp_path, **evaluated).best_step == 1
+    assert training.restore(tmp_path, IDLE, best=True).step == 1
+
+
 def test_it_says_what_it_resumes_from_and_writes_no_row(tmp_path, caplog):
     notes = []
     log = training.CsvLog(tmp_path / "log.csv")

@@ -67,7 +67,7 @@ class Checkpoints:
             read_only=read_only, create=not read_only, cleanup_tmp_directories=not read_only
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._recipe, self._read_only = recipe, read_only
+        self._recipe, self._read_only, self._saved = recipe, read_only, False
         self._bests: dict[int, int | None] = {}  # of each of the last states, the best up to then
 
     @property
@@ -86,6 +86,7 @@ class Checkpoints:
         items = {"state": args.StandardSave(state), "about": args.JsonSave(about)}
         self._manager.save(int(state.step), args=args.Composite(**items))
         self._bests[int(state.step)] = progress.best_step
+        self._saved = True
 
     def restore(self, like: State, *, best: bool = False) -> Found | None:
         """The last state that can be read, or the best one; ``None`` if there is none.
@@ -117,7 +118,8 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        self._tidy()
+        if self._saved:  # who was refused deletes nothing
+            self._tidy()
         self._manager.close()
 
     def _read(self, step, **items):
