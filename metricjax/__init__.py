@@ -34,3 +34,4 @@ from metricjax._embed import embed_in_chunks as embed_in_chunks
 from metricjax._ring import ring as ring
 from metricjax._sample_classes import sample_classes as sample_classes
 from metricjax._statistics import statistics as statistics
+from metricjax._totals import totals as totals

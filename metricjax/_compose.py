@@ -50,16 +50,8 @@ def reduce(
     if not terms:
         raise ValueError("reduce: there are no terms.")
     _check_functions("reduce", "metricjax.reducers.avg_non_zero", reducer=reducer)
-    for what, by_name in (("reducers", reducer), ("weights", weights)):
-        if isinstance(by_name, dict) and (unknown := by_name.keys() - terms.keys()):
-            raise ValueError(
-                f"reduce: {what} for {sorted(unknown)}, but the terms are {sorted(terms)}."
-            )
-    if isinstance(reducer, dict):
-        chosen = {name: reducer.get(name, _reducers.divisor) for name in terms}
-    else:
-        chosen = dict.fromkeys(terms, reducer or _reducers.divisor)
-    ratios = fold(terms, chosen)
+    _check_names("reduce", "weights", weights, terms)
+    ratios = fold(terms, chosen_reducers("reduce", terms, reducer))
     if axis_name is not None:
         ratios = jax.lax.psum(ratios, axis_name)
     parts = {
@@ -68,6 +60,21 @@ def reduce(
     }
     weighted = (parts[name] * (weights or {}).get(name, 1) for name in parts)
     return functools.reduce(jnp.add, weighted), parts
+
+
+def chosen_reducers(function, terms, reducer) -> dict[str, Reducer]:
+    """The reducer of each term."""
+    _check_names(function, "reducers", reducer, terms)
+    if isinstance(reducer, dict):
+        return {name: reducer.get(name, _reducers.divisor) for name in terms}
+    return dict.fromkeys(terms, reducer or _reducers.divisor)
+
+
+def _check_names(function, what, by_name, terms):
+    if isinstance(by_name, dict) and (unknown := by_name.keys() - terms.keys()):
+        raise ValueError(
+            f"{function}: {what} for {sorted(unknown)}, but the terms are {sorted(terms)}."
+        )
 
 
 def merge(*terms: LossDict, **named: LossDict) -> LossDict:

@@ -10,17 +10,17 @@ float32 precision on every device; `precision` lowers it knowingly.
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from metricjax._core import suggest as _suggest
 from metricjax._core.check import check_embeddings, check_row_by_row
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
 from metricjax._core.stream import sum_over
-from metricjax._core.suggest import suggest
 
 
 class Distance(Protocol):
@@ -306,5 +306,4 @@ def row_distances(
     return jax.vmap(lambda a, b: distance(a[None], b[None])[0, 0])(x, y)
 
 
-if not TYPE_CHECKING:
-    __getattr__ = suggest(__name__)
+_suggest.for_missing_names(__name__)

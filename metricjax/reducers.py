@@ -10,13 +10,11 @@ reducing at all is just using the loss dict. Reducers compose by `then`:
     >>> reducer = reducers.threshold(low=0.1, then=reducers.per_anchor())
 """
 
-from typing import TYPE_CHECKING
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from metricjax._core import suggest as _suggest
 from metricjax._core.masked import safe_divide
-from metricjax._core.suggest import suggest
 from metricjax._core.types import LossTerm, Ratio, Reducer, Scalar
 
 
@@ -114,5 +112,4 @@ def class_weighted(anchor_weights: Float[Array, " n"], *, then: Reducer = mean) 
     return reduce
 
 
-if not TYPE_CHECKING:
-    __getattr__ = suggest(__name__)
+_suggest.for_missing_names(__name__)

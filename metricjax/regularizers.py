@@ -9,13 +9,12 @@ Add it to a loss dict with `|` or `merge`, or let `objective` do so.
     3.0
 """
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax import reducers
+from metricjax._core import suggest as _suggest
 from metricjax._core.check import (
     check_distance,
     check_embeddings,
@@ -24,7 +23,6 @@ from metricjax._core.check import (
 )
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
 from metricjax._core.refs import weighed
-from metricjax._core.suggest import suggest
 from metricjax._core.types import LossDict, LossTerm, Reducer, Scalar
 from metricjax.distances import CosineSimilarity, Distance
 
@@ -196,5 +194,4 @@ def zero_mean(
     return _reduced(name, safe_abs(jnp.sum(x, -1)), rows, weight, reducer)
 
 
-if not TYPE_CHECKING:
-    __getattr__ = suggest(__name__)
+_suggest.for_missing_names(__name__)

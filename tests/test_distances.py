@@ -101,10 +101,11 @@ Q = np.array([[3, 4], [1, 0], [0, 0]], np.float32)
 R = np.array([[1, 0], [0, 2]], np.float32)
 S = np.array([[1, 2, 3], [1, 1, 1], [0, 0, 6]], np.float32)
 WORKED = [
-    (LpDistance(), [[0.8944, 0.6325], [0, 1.4142], [1, 1]]),
+    (LpDistance(), [[0.8944, 0.6325], [0, 1.4142], [1.4142, 1.4142]]),  # 0 is orthogonal to all
     (LpDistance(normalize_embeddings=False), [[4.4721, 3.6056], [0, 2.2361], [1, 2]]),
     (LpDistance(normalize_embeddings=False, power=2), [[20, 13], [0, 5], [1, 4]]),
-    (LpDistance(p=1), [[1.1429, 0.8571], [0, 2], [1, 1]]),
+    (LpDistance(p=1), [[1.1429, 0.8571], [0, 2], [2, 2]]),
+    (LpDistance(p=INF), [[1, 0.75], [0, 1], [1, 1]]),
     (LpDistance(p=0, normalize_embeddings=False), [[2, 2], [0, 2], [1, 1]]),
     (LpDistance(p=0), [[2, 1], [0, 2], [1, 1]]),  # (1.5, 2) and (0, 2)
     (LpDistance(p=INF, normalize_embeddings=False), [[4, 3], [0, 2], [1, 2]]),

@@ -282,7 +282,7 @@ def test_memory_is_of_the_order_of_the_pairs(case):
         ((jnp.ones((N, D)), ALL), {}, TypeError, "`labels` .*float32"),
         ((jnp.ones((N, D)), None), {}, ValueError, "labels are needed"),
         ((jnp.ones((N, D)), LABELS), {"where": LABELS[:3]}, ValueError, r"`where` .*\(3,\)"),
-        ((jnp.ones((N, D)), LABELS), {"refs": LABELS}, TypeError, "`refs` .*Array"),
+        ((jnp.ones((N, D)), LABELS), {"refs": LABELS}, TypeError, "`refs` .*array"),
         (
             (jnp.ones((N, D)), LABELS),
             {"refs": Refs(jnp.ones((5, D)), LABELS)},

@@ -2,6 +2,8 @@
 
 import csv
 import functools
+import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -15,6 +17,7 @@ import killed
 import numpy as np
 import optax
 import pytest
+from flax import linen, nnx
 
 import metricjax as mj
 from metricjax import training
@@ -23,6 +26,7 @@ normal = lambda seed, *shape: np.random.default_rng(seed).normal(size=shape).ast
 X = jnp.array(normal(0, 12, 6))
 Y = jnp.array(np.arange(12) % 3)
 KERNEL = jnp.array(normal(1, 6, 4))
+NAN = float("nan")
 CONTRASTIVE = mj.objective(mj.losses.contrastive, neg_margin=1.5)
 
 
@@ -312,11 +316,121 @@ def test_a_batch_on_an_explicit_mesh_gives_the_step_of_one_device(scheme):
             None,
             "weights.*classifier_loss, got \\['a'\\]",
         ),
+        (
+            lambda: training.metric_loss_only(linear, mj.objective(mj.losses.arcface), SGD),
+            {"network": KERNEL},
+            r"""arcface: `weights` must be given.*`params\["loss"\]` of the state""",
+        ),
+        (
+            lambda: training.metric_loss_only(linear, mj.losses.contrastive, SGD),
+            {"network": KERNEL},
+            "`loss` must return a number and a dict of numbers, got dict. Give",
+        ),
+        (
+            lambda: training.metric_loss_only(linear, mj.miners.batch_hard, SGD),
+            {"network": KERNEL},
+            "`loss` must return a number and a dict of numbers, got ",
+        ),
+        (
+            lambda: training.metric_loss_only(linen.Dense(4), CONTRASTIVE, SGD),
+            {"network": KERNEL},
+            "`network` must be a function.*got the module Dense",
+        ),
+        (
+            lambda: training.metric_loss_only(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), CONTRASTIVE, SGD),
+            {"network": KERNEL},
+            "`network` must be a function.*got the module Linear",
+        ),
     ],
 )
 def test_errors_say_what_to_give(build, params, complaint):
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises((ValueError, TypeError), match=complaint) as error:
         after_one(build(), params)
+    assert len(str(error.value)) <= 400
+
+
+# --- optimizers that want more than a gradient ------------------------------------------------
+
+
+def bowl(params):
+    """A function whose gradient is not linear, so that a second look at it shows."""
+    return jnp.sum(jnp.cosh(params["x"] - jnp.array([1.0, -2.0, 0.5])))
+
+
+BEGIN = {"x": jnp.array([0.3, 0.2, -0.4])}
+SAM = {"optimizer": optax.sgd(0.1), "adv_optimizer": optax.sgd(0.05)}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "extra"),
+    [
+        (optax.contrib.sam(**SAM), lambda **given: {}),
+        (
+            optax.contrib.sam(**SAM, opaque_mode=True, reset_state=False),
+            lambda **given: {"grad_fn": lambda params, i: jax.grad(bowl)(params)},
+        ),
+        (optax.lbfgs(), lambda **given: given | {"value_fn": bowl}),
+        (optax.contrib.schedule_free_sgd(0.1), lambda **given: {}),
+        (optax.MultiSteps(optax.sgd(0.1), 2), lambda **given: {}),
+        (
+            optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=0, rtol=0.9)),
+            lambda **given: {"value": given["value"]},
+        ),
+    ],
+    ids=["sam", "sam_opaque", "lbfgs", "schedule_free", "MultiSteps", "reduce_on_plateau"],
+)
+def test_what_optax_offers_does_what_it_does_alone(optimizer, extra):
+    def alone(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(bowl)(params)
+        updates, state = optimizer.update(grads, state, params, **extra(value=value, grad=grads))
+        return (optax.apply_updates(params, updates), state), value
+
+    objective = lambda params, state, batch, key: (bowl(params), ({}, None))
+    step = training.make_step(objective, optimizer)
+
+    def both(params):
+        state = training.State.create(params, optimizer)
+        got, metrics = jax.lax.scan(lambda state, _: step(state, None), state, length=5)
+        want, values = jax.lax.scan(alone, (params, optimizer.init(params)), length=5)
+        return (got.params, metrics["loss"]), (want[0], values)
+
+    got, want = jax.jit(both)(BEGIN)
+    chex.assert_trees_all_close(got, want, rtol=1e-6)
+    assert want[1][-1] < want[1][0]
+
+
+def test_lookahead_trains_the_fast_parameters():
+    optimizer = optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5)
+    params = optax.LookaheadParams.init_synced({"network": KERNEL})
+    step = jax.jit(training.metric_loss_only(linear, CONTRASTIVE, optimizer))
+    state = training.State.create(params, optimizer)
+    plain = jax.jit(jax.grad(lambda params: CONTRASTIVE(linear(params, X), Y)[0]))
+    fast = KERNEL
+    for _ in range(2):
+        state, _ = step(state, (X, Y))
+        fast -= 0.1 * plain(fast)
+    want = {"network": (KERNEL + fast) / 2}
+    chex.assert_trees_all_close(state.params.slow, want, rtol=1e-5)
+    chex.assert_trees_all_close(state.params.fast, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "axis_name", "complaint"),
+    [
+        (optax.chain(optax.contrib.sam(**SAM)), None, "argument 'value'. In a chain, hide"),
+        (optax.lbfgs(), "batch", "no `value_fn` and `grad_fn` with `axis_name`"),
+    ],
+)
+def test_optimizers_that_cannot_work_are_named(optimizer, axis_name, complaint):
+    objective = lambda params, state, batch, key: (bowl(params), ({}, None))
+    step = training.make_step(objective, optimizer, axis_name=axis_name)
+    state = training.State.create(BEGIN, optimizer)
+    if axis_name:
+        step = jax.vmap(step, axis_name=axis_name, in_axes=(None, 0), axis_size=2)
+    with pytest.raises(TypeError, match="make_step: `optimizer` must work.*" + complaint) as error:
+        jax.eval_shape(step, state, None)
+    assert len(str(error.value)) <= 400
 
 
 # --- fit: going on where it was ---------------------------------------------------------------
@@ -425,7 +539,7 @@ def test_a_nan_stops_in_its_step_and_is_not_saved(save_every, tmp_path):
     for name in ("loss", "metric_loss/pos_loss", "metric_loss/neg_loss", "grad_norm"):
         assert f"{name} is nan" in message
     assert message.endswith(f"The last good checkpoint is {tmp_path / '4'}.")
-    assert steps_in(tmp_path) == [4] and max(asked) <= 5
+    assert steps_in(tmp_path) == ([3, 4] if save_every == 1 else [4]) and max(asked) <= 5
     state = training.State.create({"network": KERNEL}, SGD)
     good = training.restore(tmp_path, state)
     assert good.step == 4 and jnp.isfinite(good.params["network"]).all()
@@ -452,7 +566,62 @@ def test_parameters_that_overflow_are_not_saved(tmp_path):
     options = {"step": step, "optimizer": optimizer, "save_every": 1}
     with pytest.raises(FloatingPointError, match="after step 3: params/network. The last.*/2"):
         fit_small(tmp_path, **options)
-    assert steps_in(tmp_path) == [2]
+    assert steps_in(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "moves"),
+    [
+        (optax.apply_if_finite(SGD, 2), [1, 3]),
+        (optax.MultiSteps(SGD, 1, should_skip_update_fn=optax.skip_not_finite), [1, 3]),
+    ],
+    ids=["apply_if_finite", "MultiSteps"],
+)
+def test_a_step_that_the_optimizer_skips_does_not_end_the_training(optimizer, moves):
+    told, kernels = [], [KERNEL]
+
+    class Logger:
+        def __call__(self, step, numbers):
+            told.append((step, bool(np.isfinite(numbers["loss"]))))
+
+        def note(self, step, text):
+            told.append((step, text))
+
+    def evaluate(state):
+        kernels.append(np.asarray(state.params["network"]))
+        return {}
+
+    bad = X.at[0, 0].set(NAN)
+    run = functools.partial(
+        fit_small, optimizer=optimizer, evaluate=evaluate, evaluate_every=1, log_every=1,
+        loggers=[Logger()],
+    )  # fmt: skip
+    done = run(steps=3, batches=lambda i: (bad if i == 1 else X, Y))
+    assert [i for i in (1, 2, 3) if (kernels[i] != kernels[i - 1]).any()] == moves
+    assert np.isfinite(done.state.params["network"]).all()
+    assert [x for x in told if not isinstance(x[1], str)] == [(1, True), (2, False), (3, True)]
+    (note,) = [x for x in told if isinstance(x[1], str)]
+    assert note[0] == 2 and "in step 2, with batch 1: " in note[1] and "skipped it" in note[1]
+    if optimizer.init({}).__class__.__name__ == "ApplyIfFiniteState":  # which bears two in a row
+        with pytest.raises(FloatingPointError, match="in step 4, with batch 3"):
+            run(steps=6, batches=lambda i: (bad if i else X, Y))
+
+
+def test_a_gradient_whose_square_overflows_has_a_norm_and_is_no_reason_to_stop():
+    objective = lambda params, state, batch, key: (1e25 * jnp.sum(params["network"]), ({}, None))
+    optimizer, norms = optax.sgd(1e-30), []
+    step = training.make_step(objective, optimizer)
+    log = lambda step, numbers: norms.append(numbers["grad_norm"])
+    fit_small(step=step, optimizer=optimizer, steps=2, log_every=1, loggers=[log])
+    np.testing.assert_allclose(norms, 1e25 * np.sqrt(KERNEL.size), rtol=1e-5)
+
+
+def test_a_metric_that_is_nan_beside_a_good_gradient_still_ends_it():
+    def objective(params, state, batch, key):
+        return jnp.sum(params["network"]), ({"a": jnp.float32(NAN)}, None)
+
+    with pytest.raises(FloatingPointError, match="step 1, with batch 0: a is nan. No"):
+        fit_small(step=training.make_step(objective, SGD))
 
 
 # --- fit: evaluation ---------------------------------------------------------------------------
@@ -460,9 +629,6 @@ def test_parameters_that_overflow_are_not_saved(tmp_path):
 
 def scored(values):
     return lambda state: {"score": values[int(state.step) - 1]}
-
-
-NAN = float("nan")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +648,7 @@ def test_patience_and_the_best_state(values, patience, best, last, tmp_path):
     for done in got:
         assert (done.best_step, int(done.state.step), done.stopped_early) == (best, last, last < 6)
         assert done.best_score == (None if best is None else values[best - 1])
-    assert steps_in(tmp_path) == sorted({best, last} - {None})
+    assert steps_in(tmp_path) == sorted({best, last - 1, last} - {None})
     like = got[0].state
     if best is None:
         with pytest.raises(FileNotFoundError, match="best state"):
@@ -490,6 +656,13 @@ def test_patience_and_the_best_state(values, patience, best, last, tmp_path):
     else:
         assert training.restore(tmp_path, like, best=True).step == best
     assert training.restore(tmp_path, like).step == last
+
+
+def test_the_smallest_error_is_the_best(tmp_path):
+    options = {"evaluate": scored([3, NAN, 1, 2]), "evaluate_every": 1, "score": "score"}
+    done = fit_idle(tmp_path, steps=4, mode="min", **options)
+    assert (done.best_step, done.best_score) == (3, 1)
+    assert training.restore(tmp_path, IDLE, best=True).step == 3
 
 
 def test_it_is_evaluated_and_logged_when_due_and_at_the_end(capsys, tmp_path):
@@ -554,6 +727,165 @@ def test_a_folder_of_another_model_is_refused(tmp_path):
         training.restore(tmp_path / "nothing", training.State.create(KERNEL, SGD))
 
 
+# --- fit: what it resumes from ------------------------------------------------------------------
+
+IDLE = training.State.create({"network": normal(7, 60, 40)}, SGD)
+"""Large enough for an array in a file of its own, where Orbax does not notice a bit that flips."""
+
+
+def idle(state, batch):
+    """A step that is quick to compile."""
+    return state._replace(step=state.step + 1), {"loss": jnp.float32(0)}
+
+
+def fit_idle(folder, *, state=IDLE, **options):
+    return training.fit(idle, state, lambda i: None, folder=folder, **({"steps": 3} | options))
+
+
+def told(caplog):
+    return [x.getMessage() for x in caplog.records if x.name == "metricjax"]
+
+
+def cut(folder, name):
+    """Cuts off the second half of files."""
+    for path in [x for x in folder.rglob(name) if x.is_file()]:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(folder, name):
+    """Changes a bit of the largest file."""
+    path = max((x for x in folder.rglob(name) if x.is_file()), key=lambda x: x.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        (cut, "*"),
+        (flip, "about/*"),
+        (flip, "d/*"),
+        (lambda folder, name: shutil.rmtree(folder), ""),
+    ],
+    ids=["cut", "another progress", "another value", "gone"],
+)
+def test_a_damaged_state_is_set_aside_and_the_one_before_resumed(damage, name, tmp_path, caplog):
+    evaluated = {"evaluate": scored([2, 1, 3, 0]), "evaluate_every": 1, "score": "score"}
+    fit_idle(tmp_path, **evaluated)
+    assert steps_in(tmp_path) == [1, 2, 3]  # 1 is the best up to 2
+    damage(tmp_path / "3" / ("state" if name == "d/*" else ""), name)
+    gone = not (tmp_path / "3").exists()
+    assert training.restore(tmp_path, IDLE).step == 2
+    assert training.restore(tmp_path, IDLE, best=True).step == 1
+    assert (tmp_path / "3").exists() != gone and len(told(caplog)) == (0 if gone else 2)
+    assert all(f"{tmp_path / '3'} is damaged" in message for message in told(caplog))
+    done = fit_idle(tmp_path, steps=4, **evaluated)
+    assert (int(done.state.step), done.best_step, done.best_score) == (4, 3, 3)
+    assert "resumes after step 2 of 4" in caplog.text and str(tmp_path) in caplog.text
+    assert gone or f"set aside: {tmp_path / '3.damaged'}." in caplog.text
+    assert training.restore(tmp_path, IDLE).step == 4
+
+
+def test_a_folder_of_damaged_states_is_refused_and_stays_as_it_is(tmp_path):
+    fit_idle(tmp_path, save_every=1)
+    for step in ("2", "3"):
+        cut(tmp_path / step, "*")
+    for call in (fit_idle, lambda folder: training.restore(folder, IDLE)):
+        with pytest.raises(
+            ValueError, match=r"that can be read.*steps \[2, 3\] are damaged"
+        ) as error:
+            call(tmp_path)
+        assert str(tmp_path) in str(error.value)
+    assert steps_in(tmp_path) == [2, 3]
+
+
+def test_a_training_that_is_refused_deletes_nothing(tmp_path):
+    evaluated = {"evaluate": scored([3, 2, 1]), "evaluate_every": 1, "score": "score"}
+    fit_idle(tmp_path, **evaluated)
+    for step in ("2", "3"):
+        cut(tmp_path / step, "*")
+    with pytest.raises(ValueError, match="states like the one given"):
+        fit_idle(tmp_path, state=training.State.create({"network": KERNEL}, SGD))
+    assert steps_in(tmp_path) == [1, 2, 3]
+    assert fit_idle(tmp_path, **evaluated).best_step == 1
+    assert training.restore(tmp_path, IDLE, best=True).step == 1
+
+
+def test_it_says_what_it_resumes_from_and_writes_no_row(tmp_path, caplog):
+    notes = []
+    log = training.CsvLog(tmp_path / "log.csv")
+    log_too = lambda step, numbers: None
+    log_too.note = lambda step, text: notes.append((step, text))
+    options = {"loggers": [log, log_too], "log_every": 1}
+    fit_idle(tmp_path / "a", **options)
+    assert not notes and not told(caplog)
+    table = (tmp_path / "log.csv").read_text()
+    fit_idle(tmp_path / "a", **options)
+    ((step, text),) = notes
+    assert step == 3 and "has nothing left to do after step 3 of 3" in text
+    assert str(tmp_path / "a") in text and told(caplog) == [text]
+    assert (tmp_path / "log.csv").read_text() == table
+    with pytest.raises(ValueError, match="`steps` must be at least 3.*got 2") as error:
+        fit_idle(tmp_path / "a", steps=2)
+    assert str(tmp_path / "a") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "complaint"),
+    [
+        ({"about": {"lr": 0.1, "loss": "a"}}, {"about": {"lr": 0.2, "loss": "a"}},
+         r"about\['lr'\] was 0.1, now 0.2. Give"),
+        ({"about": {"lr": 0.1}}, {}, r"about\['lr'\] was 0.1, now missing"),
+        ({"score": "a"}, {"score": "b"}, "score was 'a', now 'b'"),
+        ({"score": "a"}, {"score": "a", "mode": "min"}, "mode was 'max', now 'min'"),
+    ],
+    ids=["changed", "missing", "score", "mode"],
+)  # fmt: skip
+def test_another_recipe_is_refused_unless_it_is_asked_for(before, now, complaint, tmp_path, caplog):
+    evaluate = {"evaluate": lambda state: {"a": 1.0, "b": 2.0}}
+    run = lambda **options: fit_idle(tmp_path, save_every=1, **evaluate | options)
+    run(**before, steps=1)
+    run(**before, steps=2)
+    with pytest.raises(ValueError, match="must hold the same training.*" + complaint) as error:
+        run(**now)
+    assert str(tmp_path) in str(error.value) and len(str(error.value)) <= 400 + len(str(tmp_path))
+    done = run(**now, allow_changes=True)
+    assert re.search("Changed: .*" + complaint.removesuffix(" Give"), told(caplog)[-1])
+    assert done.state.step == 3 and done.best_score == {"a": 1, "b": 2}.get(now.get("score"))
+    assert run(**now).state.step == 3  # it is the recipe now
+
+
+def test_another_optimizer_with_the_same_arrays_is_refused(tmp_path):
+    adam, adamw = (training.State.create(KERNEL, f(0.1)) for f in (optax.adam, optax.adamw))
+    fit_idle(tmp_path, state=adam, steps=1)
+    kinds = r"ScaleByAdamState\+EmptyState\+EmptyState'}, got .*'ScaleByAdamState\+EmptyState'}"
+    with pytest.raises(ValueError, match=kinds):
+        fit_idle(tmp_path, state=adamw)
+
+
+@pytest.mark.parametrize("about", [{"loss": linear}, ["lr"], {"x": X}])
+def test_about_must_be_what_json_can_hold(about):
+    with pytest.raises(TypeError, match="`about` must be a dict"):
+        fit_idle(None, about=about)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "complaint"),
+    [
+        ([(X, Y)], ValueError, "for each of 6 steps, got a list of 1. Give"),
+        ((X, Y), ValueError, "got a tuple of 2"),
+        (iter([(X, Y)]), TypeError, "got list_iterator. An iterator cannot resume"),
+        ({"x": X}, ValueError, "got dict without batch 0"),
+        (lambda i: {"x": X, "y": Y}, ValueError, r"must be \(inputs, labels\), got dict of 2"),
+        (lambda i: X, ValueError, r"must be \(inputs, labels\), got .* of 12"),
+    ],
+)
+def test_wrong_batches_are_named(batches, error, complaint):
+    with pytest.raises(error, match="^training.*" + complaint):
+        fit_small(batches=batches)
+
+
 # --- fit: loggers ------------------------------------------------------------------------------
 
 
@@ -596,10 +928,13 @@ def test_scalars_for_tensorboard_hide_what_is_done_again(tmp_path):
     fit_small(steps=2, log_every=1, loggers=[log])
     log(2, {"loss": 0.5})
     log.close()
+    log.note(2, "resumes")
+    log.close()
     written = list(events(tmp_path))
     assert [x[0] for x in written if x[1] == "loss"] == [1, 2, 2]
-    assert [x for x in written if x[0] == "purge"] == [("purge", 1), ("purge", 2)]
+    assert [x for x in written if x[0] == "purge"] == [("purge", 1), ("purge", 2), ("purge", 3)]
     assert (2, "loss", 0.5) in written
+    assert any(step == 2 and name.startswith("fit") for step, name, *_ in written)
 
 
 # --- packages and arguments --------------------------------------------------------------------
@@ -633,6 +968,7 @@ def test_importing_metricjax_imports_none_of_them():
         ({"save_every": 0}, "`save_every`"),
         ({"patience": -1}, "`patience`"),
         ({"patience": 1}, "`patience` needs `score`"),
+        ({"mode": "least"}, "`mode` must be one of 'max', 'min'"),
         ({"score": "a"}, "`score` needs `evaluate`"),
         ({"evaluate": lambda state: {"b": 1.0}, "score": "a"}, "got 'a'; it gives b"),
         ({"step": lambda s, b: (s._replace(step=s.step + 1), {"x": X})}, "'x' of shape"),

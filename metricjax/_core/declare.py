@@ -108,9 +108,11 @@ def _check_options(record, embeddings, args, options):
     options = {p.name: x for p, x in zip(parameters, args, strict=False)} | options
     for p in parameters:
         if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and p.name not in options:
+            where = 'params["loss"]` of the state in `metricjax.training'
+            advice = f" `metricjax.nn` has modules that keep them; they are `{where}`."
             raise TypeError(
-                f"losses.{record.name}: `{p.name}` must be given, after `embeddings` and `labels`. "
-                f"Class weights can be kept by a module of metricjax.nn."
+                f"losses.{record.name}: `{p.name}` must be given, got none."
+                f"{advice if p.name == 'weights' else ''}"
             )
     if record.options is not None:
         record.options.check(f"losses.{record.name}", options, jnp.shape(embeddings)[0])

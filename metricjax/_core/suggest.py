@@ -3,7 +3,6 @@
 import difflib
 import re
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
 KIND = re.compile(r"(loss|miner|sampler|reducer|regularizer|distance)$")
@@ -11,26 +10,31 @@ ELSEWHERE = {
     "crossbatchmemory": "metricjax.nn.CrossBatchMemory",
     "multiplelosses": "metricjax.merge",
     "selfsupervised": "metricjax.self_supervised",
-    "donothing": "metricjax.LossDict (terms that nothing has reduced)",
-    "sum": "metricjax.reducers.sum",
 }
-"""Classes of PyTorch Metric Learning whose counterpart has another name or another place."""
+"""Classes of PyTorch Metric Learning whose counterpart has another name in another module."""
 
 
-def suggest(module: str) -> Callable[[str], NoReturn]:
-    """The ``__getattr__`` of a module: an error with the name that is meant.
+def plain(name: str) -> str:
+    """A name without case and underscores, and without what kind of thing it is.
 
-    Classes of PyTorch Metric Learning are functions here: ``TripletMarginLoss``, without what kind
-    of thing it is, and without case and underscores, is ``triplet_margin``.
+    Classes of PyTorch Metric Learning are functions here; ``TripletMarginLoss`` and
+    ``triplet_margin`` become the same.
     """
-    plain = lambda name: KIND.sub("", name.replace("_", "").lower())
+    return KIND.sub("", name.replace("_", "").lower())
 
-    def missing(name: str) -> NoReturn:
-        public = {plain(x): x for x in vars(sys.modules[module]) if not x.startswith("_")}
-        error = f"module {module!r} has no attribute {name!r}"
+
+class Missing:
+    """The ``__getattr__`` of a module."""
+
+    def __init__(self, module: str):
+        self.module = module
+
+    def __call__(self, name: str) -> NoReturn:
+        public = {plain(x): x for x in vars(sys.modules[self.module]) if not x.startswith("_")}
+        error = f"module {self.module!r} has no attribute {name!r}"
         if not name.startswith("_"):
             if same := public.get(plain(name)):
-                error += f"; it is {module}.{same}"
+                error += f"; it is {self.module}.{same}"
             elif plain(name) in ELSEWHERE:
                 error += f"; it is {ELSEWHERE[plain(name)]}"
             elif near := difflib.get_close_matches(plain(name), public, 3, 0.7):
@@ -38,4 +42,8 @@ def suggest(module: str) -> Callable[[str], NoReturn]:
             error += ". docs/migration.md lists the names of other libraries."
         raise AttributeError(error)
 
-    return missing
+
+def for_missing_names(module: str) -> None:
+    """From now on, the error for a name that `module` does not have says which one is meant."""
+    # not written as a function in the module: type checkers would then allow any name there
+    sys.modules[module].__getattr__ = Missing(module)  # type: ignore[method-assign]

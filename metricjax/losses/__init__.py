@@ -1,8 +1,6 @@
 """Losses: ``(embeddings, labels, *params) -> {name: LossTerm}``. One file each."""
 
-from typing import TYPE_CHECKING
-
-from metricjax._core.suggest import suggest
+from metricjax._core import suggest as _suggest
 from metricjax.losses.classes._arcface import arcface as arcface
 from metricjax.losses.classes._center import center as center
 from metricjax.losses.classes._cosface import cosface as cosface
@@ -53,5 +51,4 @@ from metricjax.losses.views._barlow_twins import barlow_twins as barlow_twins
 from metricjax.losses.views._infonce import infonce as infonce
 from metricjax.losses.views._vicreg import vicreg as vicreg
 
-if not TYPE_CHECKING:
-    __getattr__ = suggest(__name__)
+_suggest.for_missing_names(__name__)

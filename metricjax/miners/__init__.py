@@ -1,8 +1,6 @@
 """Miners: ``(embeddings, labels) -> mined``, which pairs or triplets count. No gradient flows."""
 
-from typing import TYPE_CHECKING
-
-from metricjax._core.suggest import suggest
+from metricjax._core import suggest as _suggest
 from metricjax.miners._angular import angular as angular
 from metricjax.miners._batch_easy_hard import batch_easy_hard as batch_easy_hard
 from metricjax.miners._batch_hard import batch_hard as batch_hard
@@ -13,5 +11,4 @@ from metricjax.miners._pair_margin import pair_margin as pair_margin
 from metricjax.miners._triplet_margin import triplet_margin as triplet_margin
 from metricjax.miners._uniform_histogram import uniform_histogram as uniform_histogram
 
-if not TYPE_CHECKING:
-    __getattr__ = suggest(__name__)
+_suggest.for_missing_names(__name__)

@@ -4,14 +4,11 @@ All of it is NumPy on the host. The numbers come from a hash of their position (
 that any step can be had without those before it, and the same on every machine.
 """
 
-from typing import TYPE_CHECKING
-
-from metricjax._core.suggest import suggest
+from metricjax._core import suggest as _suggest
 from metricjax.samplers._batches import Batches as Batches
 from metricjax.samplers._by_weight import by_weight as by_weight
 from metricjax.samplers._fixed_triplets import fixed_triplets as fixed_triplets
 from metricjax.samplers._hierarchical import hierarchical as hierarchical
 from metricjax.samplers._m_per_class import m_per_class as m_per_class
 
-if not TYPE_CHECKING:
-    __getattr__ = suggest(__name__)
+_suggest.for_missing_names(__name__)

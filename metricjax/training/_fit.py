@@ -4,16 +4,16 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
-from metricjax._core.check import check_at_least
-from metricjax._optional import needed
+from metricjax._core.check import check_at_least, check_choice
 from metricjax.training._checkpoints import Checkpoints, Progress
-from metricjax.training._step import Metrics, State, Step, is_key, settled
+from metricjax.training._finite import Done, compiled, unsound
+from metricjax.training._loggers import joined
+from metricjax.training._resume import begin, recipe_of
+from metricjax.training._step import State, Step, settled
 
 
 class Fitted(NamedTuple):
@@ -43,16 +43,20 @@ def fit(
     evaluate: Callable[[State], dict[str, float]] | None = None,
     evaluate_every: int = 1000,
     score: str | None = None,
+    mode: Literal["max", "min"] = "max",
     patience: int | None = None,
+    about: dict[str, Any] | None = None,
+    allow_changes: bool = False,
     loggers: Sequence[Callable[[int, dict[str, float]], None]] = (),
     log_every: int = 100,
     progress: bool = False,
 ) -> Fitted:
-    """Trains, evaluates, logs and saves; started again, it goes on where it was.
+    """Trains, evaluates, logs and saves; started again, it resumes where it was.
 
-    The last state in `folder` is restored, with the best score so far. As batches and random
-    numbers depend on the number of the step alone, a training that was killed ends with the same
-    parameters as one that was not.
+    The last state in `folder` is restored, with the best score so far, and a warning of Python's
+    logger ``metricjax`` says so. As batches and random numbers depend on the number of the step
+    alone, a training that was killed ends with the same parameters as one that was not. A damaged
+    state is renamed to ``STEP.damaged``, and the one before is restored.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj, optax
@@ -73,128 +77,150 @@ def fit(
         state: where to begin, if there is nothing in `folder`. It stays as it is; the states of
             later steps are donated, so copy what `evaluate` is to keep of them. On several devices,
             place it on the mesh: shardings are kept.
-        batches: ``batches(i)`` or ``batches[i]`` is the batch of step i, counted from 0.
-        steps: how many are to be done in all, with those of runs before.
-        folder: for checkpoints, by Orbax: the last one and the one with the best score. None are
-            written by default.
+        batches: ``batches(i)`` or ``batches[i]`` is the batch of step i, counted from 0. Iterators
+            are refused, as they cannot resume.
+        steps: how many are to be done in all, with those of earlier runs.
+        folder: for checkpoints, by Orbax: the last two states, and the ones with the best score.
+            None are written by default.
         save_every: after how many steps a checkpoint is written; one is after each evaluation and
             at the end, too. It takes place in the background.
         evaluate: ``state -> {name: number}``.
         evaluate_every: after how many steps; also at the end.
-        score: the name in what `evaluate` gives that says which state is best: the larger the
-            better; a NaN never is.
+        score: the name in what `evaluate` gives that says which state is best; a NaN never is.
+        mode: ``"max"`` if a larger score is better, ``"min"`` if it is an error.
         patience: how many evaluations in a row may fail to be the best; the next one that does ends
             the training.
+        about: what makes this training what it is, as JSON can hold it, such as the names of the
+            loss and of the data set, and learning rates. It is kept with each state.
+        allow_changes: resume even if `about`, `score` or `mode` are not those of the state. Without
+            it that is an error. After another `score` or `mode` there is no best state until the
+            next evaluation. Another model or kind of optimizer is always an error.
         loggers: called with the number of steps done and a dict of numbers, those of `evaluate` as
             ``eval/...``: `print_metrics`, `CsvLog`, `TensorBoardLog` or your own function. What has
-            a method ``close`` is closed at the end. Of many processes, the first one logs.
+            a method ``close`` is closed at the end. What has a method ``note`` is called with the
+            number of steps and a line of text: what is resumed from, and which steps were skipped.
+            Of many processes, the first one logs.
         log_every: after how many steps; also with each evaluation.
         progress: show a progress bar; needs tqdm.
 
     Raises:
         FloatingPointError: the loss, another metric or the state is not finite. It says in which
-            step, and where the last good checkpoint is. A bad state is never saved.
+            step, and where the last good checkpoint is. A bad state is never saved. If only the
+            gradient was bad and the new state is not, the optimizer skipped the step, as
+            `optax.apply_if_finite` does: the training continues.
+        ValueError: `folder` holds another model, another recipe, more than `steps` steps, or no
+            state that can be read.
     """
     for name, value, low in (
         ("steps", steps, 1), ("save_every", save_every, 1), ("evaluate_every", evaluate_every, 1),
         ("log_every", log_every, 1), ("patience", 0 if patience is None else patience, 0),
     ):  # fmt: skip
         check_at_least("training.fit", name, value, low)
+    check_choice("training.fit", "mode", mode, ("max", "min"))
     if (score is not None and evaluate is None) or (patience is not None and score is None):
         raise ValueError("training.fit: `patience` needs `score`, and `score` needs `evaluate`.")
-    batch_of = batches if callable(batches) else batches.__getitem__
+    batch_of = _batch_of(batches, steps)
     due = lambda done, every: done % every == 0 or done == steps
     state = jax.tree.map(settled, state)
-    advance = _compiled(step, state)
+    recipe = recipe_of(score, mode, about)
+    advance = compiled(step, state)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = None if folder is None else Checkpoints("training.fit", folder)
+        checkpoints = None if folder is None else Checkpoints("training.fit", folder, recipe=recipe)
         if checkpoints is not None:
             stack.callback(checkpoints.close)
-        found = checkpoints and checkpoints.restore(state)
-        state, reached = found or (jax.tree.map(jnp.copy, state), Progress())
+        state, reached, text = begin(checkpoints, state, recipe, steps, patience, allow_changes)
         start = int(state.step)
-        waiting: tuple[int, Metrics, jax.Array] | None = None
-        log = _joined(stack, loggers, progress, start, steps)
+        waiting: Done | None = None
+        log, note = joined(stack, loggers, progress, start, steps)
+        if text:
+            note(start, text)
 
-        def check(done, metrics, finite):
-            if not finite:
-                bad = [f"{n} is {x}" for n, x in _numbers(metrics).items() if not math.isfinite(x)]
-                raise _not_finite(f"in step {done}, with batch {done - 1}", bad, checkpoints)
+        def check(done, state):
+            """`state` may be that after the next step: a bad one stays bad."""
+            if done.finite:
+                return
+            numbers = _numbers(done.metrics).items()
+            bad = [f"{name} is {x}" for name, x in numbers if not math.isfinite(x)]
+            where = f"in step {done.step}, with batch {done.step - 1}"
+            if not done.may_be_skipped() or unsound(state):
+                raise _not_finite(where, bad, checkpoints)
+            text = f"training.fit: not finite {where}: {', '.join(bad)}. The optimizer skipped it."
+            note(done.step, text)
 
-        def settle(done, metrics, finite, scores=None):
-            check(done, metrics, finite)
-            if scores or due(done, log_every):
-                log(done, _numbers(metrics) | (scores or {}))
+        def record(done, scores):
+            if scores or due(done.step, log_every):
+                log(done.step, _numbers(done.metrics) | scores)
 
         for i in range(start, steps):
-            if patience is not None and reached.since_best > patience:
+            if reached.impatient(patience):
                 break
-            state, metrics, finite = advance(state, batch_of(i))
+            state, *outcome = advance(state, batch_of(i))
             if waiting is not None:  # one step late: the device is never waited for
-                settle(*waiting)
-            waiting = i + 1, metrics, finite
+                check(waiting, state)
+                record(waiting, {})
+            waiting = Done(i + 1, *outcome)
+            evaluating = evaluate is not None and due(i + 1, evaluate_every)
+            if not evaluating and (checkpoints is None or not due(i + 1, save_every)):
+                continue
+            check(waiting, state)  # before it is evaluated or saved
             scores = {}
-            if evaluate is not None and due(i + 1, evaluate_every):
-                check(*waiting)
+            if evaluate is not None and evaluating:
                 scores = {f"eval/{name}": float(x) for name, x in evaluate(state).items()}
                 if score is not None:
-                    reached = _judged(reached, i + 1, score, scores)
-            if scores or (checkpoints is not None and due(i + 1, save_every)):
-                settle(*waiting, scores)
-                waiting = None
-                if checkpoints is not None:
-                    if bad := _unsound(state):
-                        raise _not_finite(f"after step {i + 1}", bad, checkpoints)
-                    checkpoints.save(state, reached)
+                    reached = _judged(reached, i + 1, score, mode, scores)
+            record(waiting, scores)
+            waiting = None
+            if checkpoints is not None:
+                if bad := unsound(state):
+                    raise _not_finite(f"after step {i + 1}", bad, checkpoints)
+                checkpoints.save(state, reached)
         if waiting is not None:
-            settle(*waiting)
+            check(waiting, state)
+            record(waiting, {})
     early = int(state.step) < steps
     return Fitted(state, reached.best_step, reached.best_score, early)
 
 
-def _compiled(step, state):
-    """The step, and whether all its metrics are finite."""
+def _batch_of(batches, steps):
+    """`batches` as a function of the step."""
+    if callable(batches):
+        return batches
+    kind = type(batches).__name__
+    wanted = f"`batches` must be a function of the step, or hold a batch for each of {steps} steps"
+    if not hasattr(batches, "__getitem__"):
+        raise TypeError(
+            f"training.fit: {wanted}, got {kind}. An iterator cannot resume where it was. Give "
+            f"`lambda i: ...` that makes the batch of step i, with rows from "
+            f"`metricjax.samplers.Batches` for instance."
+        )
+    if isinstance(batches, list | tuple) and len(batches) < steps:
+        raise ValueError(
+            f"training.fit: {wanted}, got a {kind} of {len(batches)}. Give `lambda i: batch` for a "
+            f"batch that stays the same, `lambda i: batches[i % len(batches)]` to repeat some."
+        )
 
-    def advance(state, batch):
-        state, metrics = step(state, batch)
-        finite = jnp.array(True)
-        for name, x in metrics.items():
-            if jnp.shape(x):
-                raise ValueError(
-                    f"training.fit: metrics must be scalars, got {name!r} of shape {jnp.shape(x)}."
-                )
-            finite &= jnp.isfinite(x)
-        return jax.tree.map(settled, state), metrics, finite
+    def batch_of(i):
+        try:
+            return batches[i]
+        except LookupError as error:
+            raise ValueError(
+                f"training.fit: {wanted}, got {kind} without batch {i}: {error!r}."
+            ) from error
 
-    on_mesh = lambda x: x.sharding if isinstance(x.sharding, NamedSharding) else None
-    shardings = jax.tree.map(on_mesh, state), None, None
-    return jax.jit(advance, donate_argnums=0, out_shardings=shardings)
+    return batch_of
 
 
-def _judged(reached, done, score, scores):
+def _judged(reached, done, score, mode, scores):
     if (value := scores.get(f"eval/{score}")) is None:
         raise ValueError(
             f"training.fit: `score` must be in what `evaluate` gives, got {score!r}; it gives "
             f"{', '.join(name.removeprefix('eval/') for name in scores)}."
         )
-    if value > (-math.inf if reached.best_score is None else reached.best_score):
+    sign = 1 if mode == "max" else -1
+    if sign * value > (-math.inf if reached.best_score is None else sign * reached.best_score):
         return Progress(done, value)
     return reached._replace(since_best=reached.since_best + 1)
-
-
-def _unsound(state):
-    """Leaves that must not be saved: not finite parameters, and NaN anywhere."""
-    leaves = jax.tree.leaves_with_path(jax.device_get(_sound(state)))
-    return [jax.tree_util.keystr(p, simple=True, separator="/") for p, good in leaves if not good]
-
-
-@jax.jit
-def _sound(state):
-    finite = lambda x: jnp.all(jnp.isfinite(x))
-    no_nan = lambda x: jnp.array(True) if is_key(x) else ~jnp.any(jnp.isnan(x))
-    good = jax.tree.map(no_nan, state)
-    return good._replace(params=jax.tree.map(finite, state.params))
 
 
 def _not_finite(where, what, checkpoints):
@@ -209,26 +235,3 @@ def _not_finite(where, what, checkpoints):
 
 def _numbers(metrics):
     return {name: float(x) for name, x in jax.device_get(metrics).items()}
-
-
-def _joined(stack, loggers, progress, start, steps):
-    """All loggers and the bar as one function, which does nothing in all processes but one."""
-    if jax.process_index():
-        return lambda done, numbers: None
-    for logger in loggers:
-        if hasattr(logger, "close"):
-            stack.callback(logger.close)
-    bar = None
-    if progress:
-        advice = "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
-        tqdm = needed("tqdm", advice).tqdm
-        bar = stack.enter_context(tqdm(desc="training", initial=start, total=steps))
-
-    def log(done, numbers):
-        for logger in loggers:
-            logger(done, numbers)
-        if bar is not None:
-            bar.set_postfix({name: f"{x:.3g}" for name, x in numbers.items()}, refresh=False)
-            bar.update(done - bar.n)
-
-    return log

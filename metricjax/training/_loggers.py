@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from metricjax._optional import needed
 from metricjax.inference._file import replacing
+from metricjax.training._checkpoints import LOG
 
 
 def print_metrics(step: int, metrics: dict[str, float]) -> None:
@@ -81,14 +84,56 @@ class TensorBoardLog:
         self._writer: Any = None
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        self._begin(step)
+        for name, x in metrics.items():
+            self._writer.add_scalar(name, x, step)
+
+    def note(self, step: int, text: str) -> None:
+        """Writes a line of text, as what `fit` resumes from."""
+        self._begin(step + 1)  # numbers of this step were written before
+        self._writer.add_text("fit", text, step)
+
+    def _begin(self, step):
+        """Hides what other runs have written of this step and of later ones."""
         if self._writer is None:
             own = f".{step}.{os.getpid()}"  # files of the same second have the same name
             self._writer = self._create(self.folder, purge_step=step, filename_suffix=own)
-        for name, x in metrics.items():
-            self._writer.add_scalar(name, x, step)
 
     def close(self) -> None:
         """Writes what is still waiting."""
         if self._writer is not None:
             self._writer.close()
         self._writer = None
+
+
+def joined(stack, loggers, progress, start, steps):
+    """All loggers and the bar as two functions, ``log(step, numbers)`` and ``note(step, text)``.
+
+    They do nothing in all processes but one. Notes also go to Python's logger: who gives no loggers
+    is to see them, too.
+    """
+    if jax.process_index():
+        return (lambda step, numbers: None), (lambda step, text: None)
+    for logger in loggers:
+        if hasattr(logger, "close"):
+            stack.callback(logger.close)
+    bar = None
+    if progress:
+        advice = "training.fit: `progress` needs tqdm: pip install 'metricjax[train]'"
+        tqdm = needed("tqdm", advice).tqdm
+        bar = stack.enter_context(tqdm(desc="training", initial=start, total=steps))
+
+    def log(step, numbers):
+        for logger in loggers:
+            logger(step, numbers)
+        if bar is not None:
+            bar.set_postfix({name: f"{x:.3g}" for name, x in numbers.items()}, refresh=False)
+            bar.update(step - bar.n)
+
+    def note(step, text):
+        LOG.warning(text)
+        for logger in loggers:
+            if hasattr(logger, "note"):
+                logger.note(step, text)
+
+    return log, note

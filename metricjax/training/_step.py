@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from metricjax._core.masked import upcast
@@ -100,7 +101,10 @@ def make_step(
         objective: ``(params, state, batch, key) -> (loss, (metrics, variables))``: what is
             minimized by `params`, a dict of scalars to log, and the state's next ``variables``.
             `state` is the one before the step. `key` is that of the step, or ``None``.
-        optimizer: of Optax; it is given the loss as ``value``, if it wants it.
+        optimizer: of Optax. It is given what it asks for of ``value``, the loss, ``grad``, and the
+            functions ``value_fn`` and ``grad_fn`` of this batch, so `optax.lbfgs` and
+            `optax.contrib.sam` work. For `optax.lookahead`, ``state.params`` are
+            `optax.LookaheadParams`, and `params` of the objective the fast ones.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: loss, metrics
             and gradients are averaged over it, and every device has a key of its own. If the loss
             is that of the whole batch (see `metricjax.objective`), so is the gradient. Variables
@@ -110,7 +114,6 @@ def make_step(
         ``step(state, batch) -> (state, metrics)``, pure and not yet compiled. Besides those of the
         objective the metrics have ``loss`` and ``grad_norm``.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
     mean = lambda x: x if axis_name is None else jax.lax.pmean(x, axis_name)
 
     def step(state: State, batch) -> tuple[State, Metrics]:
@@ -124,11 +127,22 @@ def make_step(
             loss, aux = objective(params, state, batch, key)
             return mean(loss), aux
 
-        grad = jax.value_and_grad(total, has_aux=True)
-        with on_mesh_of(batch):
-            (loss, (metrics, variables)), grads = grad(state.params)
-        grads, metrics = mean((grads, metrics))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        def value(params):
+            with on_mesh_of(batch):
+                return total(params)[0]
+
+        def gradient(params):
+            with on_mesh_of(batch):
+                out, grads = jax.value_and_grad(total, has_aux=True)(params)
+            return out, mean(grads)
+
+        ahead = isinstance(state.params, optax.LookaheadParams)
+        (loss, (metrics, variables)), grads = gradient(state.params.fast if ahead else state.params)
+        metrics = mean(metrics)
+        extra = {"value": loss, "grad": grads}
+        if axis_name is None:  # a search along a line must take the same steps on all devices
+            extra |= {"value_fn": value, "grad_fn": lambda params, i: gradient(params)[1]}
+        updates, opt_state = _updated(optimizer, grads, state, extra)
         params = optax.apply_updates(state.params, updates)
         metrics = metrics | {"loss": loss, "grad_norm": _norm(grads)}
         return State(state.step + 1, params, opt_state, variables, state.key), metrics
@@ -136,8 +150,37 @@ def make_step(
     return step
 
 
+def _updated(optimizer, grads, state, extra):
+    """Updates, by an optimizer that is given what it asks for by name, or all but `grad_fn`.
+
+    That one is for `optax.contrib.sam` alone: line searches refuse what they cannot use.
+    """
+    parameters = inspect.signature(optimizer.update).parameters
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    given = {n: x for n, x in extra.items() if n in parameters or (takes_any and n != "grad_fn")}
+    try:
+        return optimizer.update(grads, state.opt_state, state.params, **given)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        advice = "In a chain, hide them from a part by `optax.GradientTransformation(*part)`."
+        if "value_fn" not in extra:
+            advice = "There are no `value_fn` and `grad_fn` with `axis_name`; use `jax.jit` alone."
+        raise TypeError(
+            f"training.make_step: `optimizer` must work with {', '.join(given) or 'nothing'} as "
+            f"extra arguments, got one that does not: {str(error)[:150]}. {advice}"
+        ) from error
+
+
 def _norm(tree):
-    return jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(upcast(x)))) for x in jax.tree.leaves(tree)))
+    """The norm of all leaves together; not finite only if one of them is not, or the norm itself.
+
+    `fit` takes a norm that is not finite for a gradient that is not, but squares overflow from 2e19
+    on in float32. So there are two sums, in one pass: in units of 2^70 no square overflows.
+    """
+    leaves = [jnp.abs(upcast(x)) for x in jax.tree.leaves(tree)]
+    norm = lambda unit: unit * jnp.sqrt(sum(jnp.sum(jnp.square(x / unit)) for x in leaves))
+    return jnp.where(jnp.isinf(norm(1)), norm(2.0**70), norm(1))
 
 
 class Run:
@@ -166,6 +209,12 @@ class Run:
 
     def network(self, name: str, apply: Callable, inputs):
         """What a network gives. It is told the key and the variables if it has such arguments."""
+        if isinstance(apply, nnx.Module) or hasattr(apply, "apply"):  # of Linen, Haiku
+            raise TypeError(
+                f"training.{self.scheme}: `{name}` must be a function of parameters and inputs, "
+                f"got the module {type(apply).__name__}. Of a Linen module give `module.apply`; "
+                f"split an NNX module by `nnx.split`, and merge it in a function."
+            )
         options = list(inspect.signature(apply).parameters)[2:]  # Linen calls the first variables
         given: dict[str, Any] = {"key": self.new_key()} if "key" in options else {}
         if "variables" not in options:
@@ -179,7 +228,13 @@ class Run:
             data["key"] = self.new_key()
         key = name.replace("metric_", "")
         weights = (self.params[key],) if key in self.params else ()
-        value, parts = loss(embeddings, labels, *weights, **data)
+        out = loss(embeddings, labels, *weights, **data)
+        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
+            raise TypeError(
+                f"training.{self.scheme}: `loss` must return a number and a dict of numbers, got "
+                f"{type(out).__name__}. Give `metricjax.objective(loss)`."
+            )
+        value, parts = out
         self.add(name, value, factor)
         self.metrics |= {f"{name}/{part}": x for part, x in parts.items()}
 
@@ -222,7 +277,15 @@ def make_scheme(
             f"training.{name}: `weights` must be for {', '.join(known)}, got {sorted(unknown)}."
         )
 
+    parts = list(inspect.signature(add_losses).parameters)[1:]
+
     def objective(params, state, batch, key):
+        if not isinstance(batch, tuple | list) or len(batch) != len(parts):
+            many = f" of {len(batch)}" if hasattr(batch, "__len__") else ""
+            raise ValueError(
+                f"training.{name}: a batch must be ({', '.join(parts)}), got "
+                f"{type(batch).__name__}{many}."
+            )
         run = Run(name, params, state, key, weights or {}, needed, optional)
         add_losses(run, *batch)
         return run.total, (run.metrics, run.variables)
