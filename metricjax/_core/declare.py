@@ -17,7 +17,6 @@ The last run is a stream of terms, which reducers add up. `visits` treats refere
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
 
@@ -26,14 +25,19 @@ import jax.numpy as jnp
 
 from metricjax._core.blocks import Cut, cut_mined
 from metricjax._core.check import options_of
-from metricjax._core.jax_internals import varying
 from metricjax._core.masked import upcast
 from metricjax._core.record import Record
-from metricjax._core.refs import admit, gather_refs, replicated
+from metricjax._core.refs import (
+    admit,
+    check_not_gathered,
+    gather_refs,
+    replicated,
+    somebody,
+)
 from metricjax._core.stream import Stream, sum_over
 from metricjax._core.sums import sent
 from metricjax._core.tuning import block_sizes
-from metricjax._core.types import LossTerm, Mined, Pairs, Refs
+from metricjax._core.types import LossTerm, Mined, Refs
 from metricjax._core.visits import InTurn, over_refs
 from metricjax.tuples import sample_weights
 
@@ -70,7 +74,7 @@ def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
 
             @functools.wraps(body)
             def checked(embeddings, *args, **options):
-                _check_options(record, embeddings, args, options)
+                record.check(embeddings, args, options)
                 n = jnp.shape(embeddings)[0]
                 if not isinstance(n, int):
                     raise TypeError(
@@ -78,7 +82,7 @@ def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
                         f"the symbolic {n}: it is computed in blocks. Export it for one size."
                     )
                 if isinstance(options.get("refs"), Refs):
-                    refs, mined = _somebody(options["refs"], options.get("mined"), n)
+                    refs, mined = somebody(options["refs"], options.get("mined"), n)
                     options |= {"refs": refs, "mined": mined}
                 return body(embeddings, *args, **options)
 
@@ -101,21 +105,6 @@ def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
         return fn
 
     return mark  # type: ignore[return-value]
-
-
-def _check_options(record, embeddings, args, options):
-    parameters = [*record.signature.parameters.values()][1:]
-    options = {p.name: x for p, x in zip(parameters, args, strict=False)} | options
-    for p in parameters:
-        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and p.name not in options:
-            where = 'params["loss"]` of the state in `metricjax.training'
-            advice = f" `metricjax.nn` has modules that keep them; they are `{where}`."
-            raise TypeError(
-                f"losses.{record.name}: `{p.name}` must be given, got none."
-                f"{advice if p.name == 'weights' else ''}"
-            )
-    if record.options is not None:
-        record.options.check(f"losses.{record.name}", options, jnp.shape(embeddings)[0])
 
 
 def _rows_at_once(record, size, n, m, mined=None):
@@ -155,9 +144,9 @@ def by_anchor(
     """
     totals, of_all = [], lambda total: total
     embeddings, labels, refs = admit(f"losses.{record.name}", embeddings, labels, refs, where)
-    _check_options(record, embeddings, (labels, *params), options)
+    record.check(embeddings, (labels, *params), options)
     n = embeddings.shape[0]
-    refs, mined = _somebody(refs, mined, n)
+    refs, mined = somebody(refs, mined, n)
     if record.sums_over_anchors:
         if record.refs_first and isinstance(refs, Refs) and mined is None:
             totals.append(_first_total(record, size, refs, *params, **options))
@@ -168,7 +157,7 @@ def by_anchor(
             if refs is None:
                 refs = gather_refs(embeddings, labels, axis_name, where=where)
         elif refs is not None and refs.self_index is not None:
-            _check_not_gathered(record, embeddings, refs)
+            check_not_gathered(f"losses.{record.name}", embeddings, refs)
     if labels is not None or mined is not None:
         m = n if refs is None else refs.embeddings.shape[0]
         size = _rows_at_once(record, size, n, m, mined)
@@ -202,31 +191,6 @@ def by_anchor(
         return terms
 
     return Stream(slab, cut.count, cut.rows, cut.join_stacked).terms()
-
-
-def _somebody(refs, mined, n):
-    """One reference of weight 0 where there are none: a gather needs a row to take."""
-    if refs is None or jnp.shape(refs.embeddings)[0] != 0:
-        return refs, mined
-    one = lambda x: jnp.zeros((1, *jnp.shape(x)[1:]), x.dtype)
-    rows = jax.tree.map(one, (refs.embeddings, refs.labels))
-    mined = None if mined is None else Pairs(jnp.zeros((n, 1)), jnp.zeros((n, 1)))
-    return Refs(*rows, refs.self_index, jnp.zeros(1)), mined
-
-
-def _check_not_gathered(record, embeddings, refs):
-    """Without `axis_name` the sums over anchors would be those of one device, its references not.
-
-    The type of the embeddings says along which axes devices differ, under `jax.shard_map`.
-    """
-    axes = varying(jax.typeof(embeddings))
-    devices = math.prod(map(jax.lax.axis_size, axes))
-    if devices > 1 and refs.embeddings.shape[0] == devices * embeddings.shape[0]:
-        raise ValueError(
-            f"losses.{record.name}: `axis_name` must be given with references that were gathered "
-            f"over {', '.join(sorted(axes))}: the loss sums over all anchors first. Give the "
-            f"axis, or use `metricjax.objective(axis_name=...)`."
-        )
 
 
 def _is_number(term):

@@ -13,6 +13,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax.numpy as jnp
+
 from metricjax._core.check import Options
 
 
@@ -51,6 +53,21 @@ class Record:
     sums_over_anchors: bool = False
     opaque: bool = False
     options: Options | None = None
+
+    def check(self, embeddings, args: tuple, options: dict[str, Any]) -> None:
+        """What follows the embeddings must be there, and options of their kind."""
+        parameters = [*self.signature.parameters.values()][1:]
+        options = {p.name: x for p, x in zip(parameters, args, strict=False)} | options
+        for p in parameters:
+            if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and p.name not in options:
+                state = 'params["loss"]` of the state in `metricjax.training'
+                advice = f" `metricjax.nn` has modules that keep them; they are `{state}`."
+                raise TypeError(
+                    f"losses.{self.name}: `{p.name}` must be given, got none."
+                    f"{advice if p.name == 'weights' else ''}"
+                )
+        if self.options is not None:
+            self.options.check(f"losses.{self.name}", options, jnp.shape(embeddings)[0])
 
     def has(self, name: str) -> bool:
         """Whether it has an argument of that very name."""

@@ -1,6 +1,7 @@
 """References: the other side of every pair."""
 
 import contextlib
+import math
 from typing import NamedTuple
 
 import jax
@@ -8,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import as_indices, as_labels, check_embeddings, check_weights
+from metricjax._core.jax_internals import varying
 from metricjax._core.masked import upcast
-from metricjax._core.types import AxisName, Labels, Refs
+from metricjax._core.types import AxisName, Labels, Pairs, Refs
 
 
 def replicated(x):
@@ -152,6 +154,31 @@ def admit(function, embeddings, labels, refs=None, where=None):
     own = None if own is None else as_indices(function, "refs.self_index", own, "embeddings", n)
     check_weights(function, "refs.where", refs.where, "refs.embeddings", m)
     return embeddings, labels, Refs(others, ref_labels, own, refs.where)
+
+
+def somebody(refs, mined, n):
+    """One reference of weight 0 where there are none: a gather needs a row to take."""
+    if refs is None or jnp.shape(refs.embeddings)[0] != 0:
+        return refs, mined
+    one = lambda x: jnp.zeros_like(x, shape=(1, *jnp.shape(x)[1:]))
+    rows = jax.tree.map(lambda x: one(jnp.asarray(x)), (refs.embeddings, refs.labels))
+    mined = None if mined is None else Pairs(jnp.zeros((n, 1)), jnp.zeros((n, 1)))
+    return Refs(*rows, refs.self_index, jnp.zeros(1)), mined
+
+
+def check_not_gathered(function, embeddings, refs):
+    """Without `axis_name` the sums over anchors would be those of one device, its references not.
+
+    The type of the embeddings says along which axes devices differ, under `jax.shard_map`.
+    """
+    axes = varying(jax.typeof(embeddings))
+    devices = math.prod(map(jax.lax.axis_size, axes))
+    if devices > 1 and refs.embeddings.shape[0] == devices * embeddings.shape[0]:
+        raise ValueError(
+            f"{function}: `axis_name` must be given with references that were gathered over "
+            f"{', '.join(sorted(axes))}: the loss sums over all anchors first. Give the axis, or "
+            f"use `metricjax.objective(axis_name=...)`."
+        )
 
 
 def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:

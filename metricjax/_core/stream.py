@@ -96,7 +96,7 @@ def _refuse(term):
     )
 
 
-jax.tree_util.register_pytree_node(StreamedTerm, _refuse, lambda *_: None)
+jax.tree_util.register_pytree_node(StreamedTerm, _refuse, lambda *_: None)  # type: ignore
 """Only to say so where it would leave: what it closes over is of no use outside."""
 
 

@@ -22,14 +22,15 @@ def check(function, distance):
 def build(embeddings, distance):
     faiss = _library("inference.Index")
     kind = faiss.IndexFlatIP if distance.is_similarity else faiss.IndexFlatL2
-    index = kind(embeddings.shape[1])
-    index.add(_prepared(embeddings, distance))
+    rows = _prepared(embeddings, distance, 0)
+    index = kind(rows.shape[1])
+    index.add(rows)
     return index
 
 
 def search(index, query, k, distance):
     """Distances and rows; row -1 where FAISS found none, as the distance is not finite."""
-    distances, rows = index.search(_prepared(query, distance), k)
+    distances, rows = index.search(_prepared(query, distance, 1), k)
     if not distance.is_similarity:
         distances = np.maximum(distances, 0) ** (distance.power / 2)
     elif _unit(distance):
@@ -37,9 +38,17 @@ def search(index, query, k, distance):
     return distances, rows
 
 
-def _prepared(x, distance):
+def _prepared(x, distance, side):
+    """Rows as FAISS is to have them.
+
+    A zero row becomes a unit vector in a dimension of its side's own, for it is orthogonal to all.
+    """
     x = normalize(jnp.asarray(x)) if _unit(distance) else x
-    return np.ascontiguousarray(x, np.float32)
+    x = np.asarray(x, np.float32)
+    if _unit(distance) and not distance.is_similarity:
+        x = np.pad(x, ((0, 0), (0, 2)))
+        x[:, side - 2] = ~x.any(1)
+    return np.ascontiguousarray(x)
 
 
 def _unit(distance):

@@ -55,8 +55,8 @@ def from_triplets(
     check_weights(function, "where", where, "a", count)
     weights = jnp.ones(count, jnp.float32) if where is None else jnp.asarray(where)
     sides = ("a", a), ("p", p), ("n", n)
-    indices = (as_indices(function, name, x, "a", count) for name, x in sides)
-    return Triplets(*indices, weights.astype(jnp.float32))
+    a, p, n = (as_indices(function, name, x, "a", count) for name, x in sides)
+    return Triplets(a, p, n, weights.astype(jnp.float32))
 
 
 def there(triplets: Triplets, n: int, m: int) -> Triplets:
@@ -65,7 +65,7 @@ def there(triplets: Triplets, n: int, m: int) -> Triplets:
     A gather would take the last row for an index that is too large, and count a negative one from
     the end.
     """
-    *indices, weights = triplets
-    inside = [(i >= 0) & (i < size) for i, size in zip(indices, (n, m, m), strict=True)]
-    real = inside[0] & inside[1] & inside[2]
-    return Triplets(*(jnp.where(real, i, 0) for i in indices), jnp.where(real, weights, 0))
+    inside = lambda index, size: (index >= 0) & (index < size)
+    anchor, positive, negative, _ = triplets
+    real = inside(anchor, n) & inside(positive, m) & inside(negative, m)
+    return Triplets(*(jnp.where(real, x, 0) for x in triplets))

@@ -1,0 +1,449 @@
+"""What comes in wrong is refused or left out, by every public function, and never in silence."""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import cases
+import jax
+import jax.numpy as jnp
+import miner_cases
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType
+
+import metricjax as mj
+from metricjax._core import check
+from metricjax._core.check import on_host
+from metricjax._core.record import record_of
+
+N, D = 8, 5
+X = jnp.asarray(np.random.default_rng(0).normal(size=(N, D)), jnp.float32)
+Y = np.arange(N) // 2
+HUGE = Y.astype(np.int64) * 2**32 + 1  # four classes still, and one of their lower halves
+every_loss = pytest.mark.parametrize("case", cases.CASES, ids=str)
+every_miner = pytest.mark.parametrize("case", miner_cases.CASES, ids=str)
+loss_of = lambda terms: mj.reduce(terms[0] if isinstance(terms, tuple) else terms)[0]
+triplets = lambda a, p, n: mj.tuples.from_triplets(*map(np.array, (a, p, n)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def value(loss, *args, **data):
+    return loss_of(loss(*args, **data))
+
+
+def params(case):
+    return case.params(jax.random.key(1))
+
+
+def batch_of(case):
+    return jax.random.normal(jax.random.key(0), (cases.N, cases.D)), np.arange(cases.N) % cases.C
+
+
+# --- labels ------------------------------------------------------------------------------------
+
+NO_LABELS = "barlow_twins vicreg infonce manifold".split()
+
+
+@every_loss
+def test_losses_take_lists_of_labels_and_refuse_what_would_collide(case):
+    if str(case) in NO_LABELS:
+        return
+    e, y = batch_of(case)
+    run = lambda y: jax.eval_shape(lambda e: loss_of(case.fn(e, y, *params(case))), e)
+    assert run(y.tolist()) == run(y)
+    for labels, error, words in (
+        (y.astype(np.int64) * 2**32, ValueError, "must fit int32"),
+        (y.astype(np.uint64) + 2**63, ValueError, "must fit int32"),
+        ([f"class {i}" for i in y], TypeError, r"must be numbers.*np\.unique"),
+        (y[:-1].tolist(), ValueError, rf"`labels` must have shape \[{cases.N}\]"),
+    ):
+        with pytest.raises(error, match=rf"losses\.{case}: `labels` .*{words}|{words}"):
+            run(labels)
+
+
+@every_miner
+def test_miners_take_lists_of_labels_and_refuse_what_would_collide(case):
+    run = lambda y: jax.eval_shape(lambda x: case(x, y, key=jax.random.key(0))[:2], X)
+    assert run(Y.tolist()) == run(Y)
+    with pytest.raises(ValueError, match=rf"miners\.{case}: `labels` must fit int32"):
+        run(HUGE)
+
+
+def test_wide_labels_are_themselves_where_jax_has_64_bits():
+    with jax.enable_x64(True):
+        x = X.astype(jnp.float64)
+        np.testing.assert_allclose(
+            value(mj.losses.ntxent, x, HUGE), value(mj.losses.ntxent, x, Y), rtol=1e-12
+        )
+        outside = jax.jit(lambda y: loss_of(mj.losses.arcface(x, y, jnp.eye(4, D))))
+        assert outside(jnp.asarray(HUGE + 2**40)) == 0  # and not those of their lower halves
+        memory = mj.nn.CrossBatchMemory(mj.losses.contrastive, 16, D)
+        assert jnp.isfinite(loss_of(memory(X, jnp.asarray(HUGE))))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint32", "int64"])
+def test_any_integers_are_labels(dtype):
+    y = Y.astype(dtype)
+    for loss in (mj.losses.instance, functools.partial(mj.losses.margin, beta=jnp.ones(200))):
+        assert value(loss, X, y) == value(loss, X, Y)
+        assert value(loss, X, jnp.asarray(y)) == value(loss, X, Y)
+
+
+def test_labels_of_no_class_raise_where_they_are_known():
+    head = mj.nn.ArcFace(4, D, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"losses.arcface: `labels` must be from 0 to 3.*got 4"):
+        head(X, Y + 1)
+    with pytest.raises(ValueError, match="manifold: `proxy_ids` must be from 0 to 2"):
+        mj.losses.manifold(X, jnp.eye(3, D), proxy_ids=Y)
+    padded = mj.losses.arcface(X, Y - 1, head.weights[...], where=Y > 0)  # no class, no weight
+    assert jnp.isfinite(loss_of(padded))
+    under_jit = jax.jit(lambda y: loss_of(mj.losses.arcface(X, y, head.weights[...])))
+    np.testing.assert_allclose(under_jit(jnp.asarray(Y - 1)), loss_of(padded), rtol=1e-6)
+
+
+def test_only_what_is_in_the_memory_of_the_host_is_looked_at(monkeypatch):
+    assert on_host([1, 2]) is not None and on_host(jnp.arange(2)) is not None
+    seen = []
+    jax.eval_shape(lambda x: seen.append(on_host(x)), jnp.arange(2))
+    assert seen == [None]
+
+    class Remote:
+        is_fully_addressable = True
+
+        def devices(self):
+            return [SimpleNamespace(platform="gpu")]
+
+        def __array__(self, *_):
+            raise AssertionError("copied from the accelerator")
+
+    monkeypatch.setattr(check, "jax", SimpleNamespace(Array=Remote, core=jax.core))
+    assert on_host(Remote()) is None
+
+
+# --- rows that are not there -------------------------------------------------------------------
+
+LISTED = [case for case in cases.CASES if case.takes("mined", "refs") and not case.whole]
+
+
+@pytest.mark.parametrize("case", LISTED, ids=str)
+def test_tuples_with_a_row_that_is_not_there_are_left_out(case):
+    e, y = batch_of(case)
+    there = triplets([0, 2], [5, 7], [1, 1])
+    more = triplets([0, 2, -1, 99, 0, 1], [5, 7, 6, 6, 99, 6], [1, 1, 0, 0, 1, -2])
+    both = jax.jit(lambda e: [loss_of(case.fn(e, y, mined=m)) for m in (there, more)])
+    np.testing.assert_allclose(*both(e), rtol=1e-6)
+
+
+def test_an_index_beyond_32_bits_is_nowhere():
+    assert triplets([2**32], [1], [2]).anchor.tolist() == [-1]
+    pairs = mj.tuples.from_pairs([2**40, 0], [1, 1], [], [], shape=(2, 2))
+    assert pairs.positive.tolist() == [[0, 1], [0, 0]]
+    with pytest.raises(TypeError, match="from_triplets: `p` must be integer row numbers"):
+        triplets([0], [0.5], [1])
+
+
+def test_no_references_give_zero():
+    """Where a gather would have no row to take."""
+    none = mj.Refs(X[:0], Y[:0])
+    for loss in (mj.losses.angular, mj.losses.instance, mj.losses.n_pairs):
+        total, grad = jax.value_and_grad(lambda x, f=loss: loss_of(f(x, Y, refs=none)))(X)
+        assert total == 0 and not grad.any()
+    assert loss_of(mj.losses.triplet_margin(X, refs=none, mined=triplets([0], [1], [2]))) == 0
+
+
+# --- options and weights -----------------------------------------------------------------------
+
+
+@every_loss
+def test_numbers_are_numbers(case):
+    e, y = batch_of(case)
+    options = record_of(case.loss).options
+    for name in options.numbers:
+        run = lambda x, name=name: jax.eval_shape(
+            lambda e: loss_of(case.loss(e, y, *params(case), **{name: x})), e
+        )
+        several = jnp.full(cases.N + 1 if name in options.per_sample else cases.N, 0.5)
+        with pytest.raises(ValueError, match=rf"losses\.{case}: `{name}` must be one number"):
+            run(several)
+        with pytest.raises(TypeError, match=rf"losses\.{case}: `{name}` must be a number"):
+            run("0.1")
+
+
+@every_miner
+def test_numbers_of_miners_are_numbers(case):
+    for name in case.numbers:
+        with pytest.raises(ValueError, match=rf"miners\.{case}: `{name}` must be one number"):
+            jax.eval_shape(lambda x, name=name: case(x, Y, **{name: jnp.ones(N)})[:2], X)
+
+
+@pytest.mark.parametrize("loss", [mj.losses.arcface, mj.losses.cosface])
+def test_a_margin_for_each_sample_goes_along_with_it(loss):
+    weights, margins = jnp.eye(4, D), jnp.linspace(0.1, 0.5, N)
+    one = lambda i: value(loss, X[i : i + 1], Y[i : i + 1], weights, margin=margins[i])
+    want = np.mean([one(i) for i in range(N)])
+    for fn in (loss, mj.chunked(loss, 3)):
+        np.testing.assert_allclose(value(fn, X, Y, weights, margin=margins), want, rtol=1e-5)
+
+
+def test_weights_are_no_less_than_zero():
+    bad = np.ones(N)
+    for worst in (-1, np.nan):
+        bad[3] = worst
+        for fn in (mj.losses.contrastive, mj.miners.batch_hard):
+            with pytest.raises(ValueError, match="`where` must be weights of at least 0, got"):
+                fn(X, Y, where=bad)
+        with pytest.raises(ValueError, match="regularizers.lp: `where` must be weights"):
+            mj.regularizers.lp(X, where=bad)
+        with pytest.raises(ValueError, match="vicreg: `where` must be weights"):
+            mj.losses.vicreg(X, X, where=bad)
+
+
+# --- zero vectors ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_a_vector_without_a_direction_is_as_far_as_an_orthogonal_one(p):
+    distance = mj.distances.LpDistance(p=p)
+    x = jnp.eye(3).at[2].set(0)
+    np.testing.assert_allclose(distance(x)[2, :2], distance(x)[0, 1], rtol=1e-6)
+    np.testing.assert_allclose(distance(x, x + 0)[2, 2], distance(x)[0, 1], rtol=1e-6)
+    grad = jax.grad(lambda x: jnp.sum(distance(x, jnp.eye(3)[::-1])))(x)
+    assert jnp.isfinite(grad).all() and not grad[2].any()
+
+
+@pytest.mark.parametrize("backend", [None, "faiss"])
+def test_a_zero_vector_is_nobodys_nearest_neighbor(backend):
+    rng = np.random.default_rng(4)
+    gallery, queries = (rng.normal(size=(n, 16)).astype(np.float32) for n in (60, 20))
+    gallery[17] = queries[5] = 0
+    index = mj.inference.Index(gallery, **({"backend": backend} if backend else {}))
+    distances, rows = index.nearest(queries, 3)[:2]
+    assert not (np.delete(np.asarray(rows), 5, 0) == 17).any()
+    np.testing.assert_allclose(distances[5], np.sqrt(2), rtol=1e-5)
+    found = mj.evaluation.knn(queries, gallery, 60)
+    np.testing.assert_allclose(found.distances[np.asarray(found.indices) == 17], np.sqrt(2), 1e-6)
+
+
+# --- devices -----------------------------------------------------------------------------------
+
+AUTO = (AxisType.Auto, AxisType.Auto)
+
+
+def on_mesh(fn, specs, out=jax.P()):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=AUTO)
+    return jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=out))
+
+
+@pytest.mark.parametrize(
+    "axis_name, class_axis", [(("data", "model"), "model"), ("data", ("data",))]
+)
+def test_axes_are_compared_by_their_names(axis_name, class_axis):
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, D)), jnp.float32)
+    recipe = mj.objective(mj.losses.arcface, axis_name=axis_name, class_axis=class_axis)
+    specs = jax.P(axis_name), jax.P(axis_name), jax.P(class_axis)
+    got = on_mesh(lambda *args: recipe(*args)[0], specs)(X, jnp.asarray(Y), weights)
+    np.testing.assert_allclose(got, value(mj.losses.arcface, X, Y, weights), rtol=1e-5)
+
+
+def test_gathered_references_without_an_axis_for_the_sums_raise():
+    def local(x, y):
+        terms = mj.losses.intra_pair_variance(x, y, refs=mj.gather_refs(x, y, "data"))
+        return mj.reduce(terms, axis_name="data")[0]
+
+    with pytest.raises(ValueError, match="intra_pair_variance: `axis_name` must be given"):
+        on_mesh(local, jax.P("data"))(X, jnp.asarray(Y))
+
+
+def test_a_memory_takes_a_batch_that_is_mapped_over():
+    def local(x, y):
+        bank = mj.memory.MemoryBank.create(2 * N, D)
+        return bank.enqueue(x, y, axis_name="batch").embeddings[:N]
+
+    halves = X.reshape(2, N // 2, D), jnp.asarray(Y).reshape(2, N // 2)
+    for got in jax.vmap(local, axis_name="batch")(*halves):
+        np.testing.assert_array_equal(got, X)
+
+
+# --- transformations ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["angular", "dynamic_soft_margin", "pnp", "smooth_ap"])
+def test_nothing_leaks(name):
+    with jax.checking_leaks():
+        assert jnp.isfinite(jax.jit(lambda x: loss_of(getattr(mj.losses, name)(x, Y)))(X))
+
+
+def test_terms_in_blocks_say_that_they_cannot_leave():
+    fn = mj.chunked(mj.losses.ntxent, 3)
+    with pytest.raises(TypeError, match=r"'loss' is computed in blocks.*Call `metricjax.reduce`"):
+        jax.jit(fn)(X, jnp.asarray(Y))
+    both = lambda x: (loss_of(fn(x, Y)), fn(x, Y))
+    with pytest.raises(TypeError, match="cannot leave a transformed function"):
+        jax.value_and_grad(both, has_aux=True)(X)
+
+
+@pytest.mark.parametrize("name", ["ntxent", "contrastive", "triplet_margin", "sup_con"])
+def test_losses_export_with_a_symbolic_batch_size(name):
+    (n,) = jax.export.symbolic_shape("n")
+    like = jax.ShapeDtypeStruct((n, D), "float32"), jax.ShapeDtypeStruct((n,), "int32")
+    run = jax.jit(lambda x, y: loss_of(getattr(mj.losses, name)(x, y)))
+    exported = jax.export.export(run)(*like)
+    y = jnp.asarray(Y, jnp.int32)
+    np.testing.assert_allclose(exported.call(X, y), run(X, y), rtol=1e-6)
+    with pytest.raises(TypeError, match="losses.vicreg: `embeddings` must have a known number"):
+        jax.eval_shape(lambda x: jax.export.export(jax.jit(mj.losses.vicreg))(x, x), like[0])
+
+
+# --- forty mistakes ----------------------------------------------------------------------------
+
+WEIGHTS = jnp.eye(4, D)
+losses, miners, distances = mj.losses, mj.miners, mj.distances
+MISTAKES = {  # what is called wrongly: a part of the message
+    lambda: losses.ntxent(X[0], Y): "losses.ntxent: `embeddings` .*got (5,).*x[None]",
+    lambda: losses.ntxent(X[None], Y): "losses.ntxent: `embeddings` .*got (1, 8, 5).*vmap",
+    lambda: losses.ntxent(X.astype(int), Y): "losses.ntxent: `embeddings` .*got int32",
+    lambda: losses.ntxent(X, Y[1:]): "losses.ntxent: `labels` .*[8].*got (7,)",
+    lambda: losses.ntxent(X, [[0, 1], [2]] * 4): "losses.ntxent: `labels` .*ragged",
+    lambda: losses.ntxent(X, list("aabbccdd")): "losses.ntxent: `labels` .*np.unique",
+    lambda: losses.ntxent(X, HUGE): "losses.ntxent: `labels` .*int32.*np.unique",
+    lambda: losses.ntxent(X, Y / 2): "losses.ntxent: `labels` .*integer.*float32",
+    lambda: losses.ntxent(X, Y, where=-np.ones(N)): "losses.ntxent: `where` .*at least 0, got -1.0",
+    lambda: losses.ntxent(X, Y, where=np.ones(3)): "losses.ntxent: `where` .*[8].*got (3,)",
+    lambda: losses.ntxent(X, Y, refs=X): "losses.ntxent: `refs` .*metricjax.Refs.*got",
+    lambda: losses.ntxent(X, Y, refs=mj.Refs(X[:, 1:], Y)): "`refs.embeddings` .*5 features.*4)",
+    lambda: losses.ntxent(X, Y, refs=mj.Refs(X, Y[1:])): "losses.ntxent: `refs.labels` .*got (7,)",
+    lambda: losses.ntxent(X, Y, mined=Y): "losses.ntxent: `mined` .*miner.*got ndarray",
+    lambda: losses.ntxent(X, Y, temperature=0.0): "ntxent: `temperature` .*(0, inf), got 0.0",
+    lambda: losses.ntxent(X, Y, temperature="0.1"): "losses.ntxent: `temperature` .*got '0.1'",
+    lambda: losses.ntxent(X, Y, temperature=np.ones(N)): "`temperature` .*one number, got shape",
+    lambda: losses.ntxent(X, Y, distance="cosine"): "losses.ntxent: `distance` .*got 'cosine'",
+    lambda: losses.ntxent(X, Y, distance=distances.LpDistance): "`distance` .*the class LpDistance",
+    lambda: losses.histogram(X, Y, distance=distances.LpDistance()): "histogram: `distance` .*sim",
+    lambda: losses.ranked_list(X, Y, imbalance=2.0): "ranked_list: `imbalance` .*[0, 1], got 2.0",
+    lambda: losses.pnp(X, Y, variant="X"): "losses.pnp: `variant` .*'Ds'.*got 'X'",
+    lambda: losses.arcface(X, Y): "losses.arcface: `weights` must be given.*metricjax.nn",
+    lambda: losses.arcface(X, Y, WEIGHTS[:, 1:]): "losses.arcface: `weights` .*[C, 5].*(4, 4)",
+    lambda: losses.arcface(X, Y + 1, WEIGHTS): "losses.arcface: `labels` .*0 to 3.*got 4",
+    lambda: losses.arcface(X, Y, WEIGHTS, margin=200.0): "arcface: `margin` .*[0, 180], got 200.0",
+    lambda: losses.manifold(X, WEIGHTS): "losses.manifold: .*`proxy_ids` or `key`",
+    lambda: losses.vicreg(X, X[1:]): "losses.vicreg: `ref_embeddings` .*(8, 5).*got (7, 5)",
+    lambda: losses.TripletMarginLoss: "'TripletMarginLoss'; it is metricjax.losses.triplet_margin",
+    lambda: miners.MultiSimilarityMiner: "it is metricjax.miners.multi_similarity",
+    lambda: mj.samplers.MPerClassSampler: "it is metricjax.samplers.m_per_class",
+    lambda: mj.reducers.AvgNonZeroReducer: "it is metricjax.reducers.avg_non_zero",
+    lambda: miners.batch_hard(X, HUGE): "miners.batch_hard: `labels` .*int32",
+    lambda: miners.hdc(X, Y, filter_percentage=2.0): "miners.hdc: `filter_percentage` .*got 2.0",
+    lambda: miners.pair_margin(X, Y, distance="cosine"): "pair_margin: `distance` .*'cosine'",
+    lambda: mj.nn.ArcFace(4, D): "nn.ArcFace: `rngs` must be given.*nnx.Rngs(0)",
+    lambda: mj.nn.ArcFace(4, D, rngs=nnx.Rngs(0), size=3): "nn.ArcFace: no option 'size'",
+    lambda: mj.objective("ntxent"): "objective: `loss` .*metricjax.losses.ntxent, got 'ntxent'",
+    lambda: mj.objective(losses.ntxent, miner="hard"): "objective: `miner` .*got 'hard'",
+    lambda: mj.objective(losses.ntxent, reducer="mean"): "objective: `reducer` .*got 'mean'",
+    lambda: mj.objective(losses.ntxent, margin=1.0): "objective: ntxent has no option 'margin'",
+    lambda: mj.objective(miners.batch_hard)(X, Y): "reduce: `terms` .*a loss returns, got Triplets",
+    lambda: mj.reduce(losses.ntxent(X, Y), "mean"): "reduce: `reducer` .*got 'mean'",
+    lambda: jax.grad(lambda x: losses.ntxent(x, Y))(X): "`metricjax.reduce` makes one number",
+    lambda: mj.chunked(losses.ntxent, 0): "chunked: `chunk_size` .*at least 1, got 0",
+    lambda: mj.ring(losses.triplet_margin): "ring: `loss` .*gather_refs",
+    lambda: mj.tuples.from_triplets([0], [0.5], [1]): "from_triplets: `p` .*integer.*float64",
+    lambda: mj.evaluation.knn(X, X, 9): "evaluation.knn: `k` .*at most 8.*got 9",
+    lambda: mj.memory.MemoryBank.create(8, 4).enqueue(X, Y): "enqueue: `embeddings` .*4 features",
+    lambda: mj.training.fit(lambda s, b: s, None, 3, steps=0): "training.fit: `steps` .*got 0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda fn: "")
+def test_messages_help(mistake):
+    assert len(MISTAKES) >= 40
+    with pytest.raises((ValueError, TypeError, AttributeError)) as error:
+        mistake()
+    message = str(error.value)
+    parts = map(re.escape, MISTAKES[mistake].split(".*"))
+    assert re.search(".*".join(parts), message, re.S), message
+    assert len(message) <= 400
+
+
+# --- anything ----------------------------------------------------------------------------------
+
+
+INTEGERS = ["bool", "int8", "uint8", "int32", "uint32", "int64", "uint64"]
+
+
+@st.composite
+def calls(draw):
+    """A public function and arguments that it may or may not take."""
+    n, d = draw(st.sampled_from([0, 1, 2, 5])), draw(st.sampled_from([1, 3]))
+    m = draw(st.sampled_from([None, 0, 1, 4]))
+    values = st.sampled_from([0, 1, 1, 2, -1, 2**31 - 1, -(2**31), 2**40, 2**63 - 1])
+    labels = lambda size: np.array(
+        draw(st.lists(values, min_size=size, max_size=size)), np.int64
+    ).astype(draw(st.sampled_from(INTEGERS)))
+    rows = lambda size: np.array(
+        draw(st.lists(st.sampled_from([-2, 0, 1, 0.5, 2.0]), min_size=size * d, max_size=size * d)),
+        np.float32,
+    ).reshape(size, d)
+    weights = lambda size: np.array(
+        draw(st.lists(st.sampled_from([0, 1, 0.5, 2, np.nan, -1]), min_size=size, max_size=size)),
+        np.float32,
+    )
+    data = {}
+    if draw(st.booleans()):
+        data["where"] = weights(n)
+    name = draw(st.sampled_from(sorted(FUNCTIONS)))
+    takes = FUNCTIONS[name]
+    if m is not None and takes("refs"):
+        own = np.array(draw(st.lists(st.integers(-2, 6), min_size=n, max_size=n)), int)
+        data["refs"] = mj.Refs(rows(m), labels(m), own if draw(st.booleans()) else None)
+    if takes("mined") and draw(st.booleans()):
+        shape = draw(st.sampled_from([(n, n if m is None else m), (n + 1, 2)]))
+        data["mined"] = mj.Pairs(np.ones(shape, np.float32), np.ones(shape, np.float32))
+    return name, rows(n), labels(n), data
+
+
+def functions():
+    for case in cases.CASES:
+        yield f"losses.{case}", case.takes
+    for case in miner_cases.CASES:
+        yield f"miners.{case}", case.takes
+
+
+FUNCTIONS = dict(functions())
+
+
+def anything(call):
+    """A finite result, or an error that names function and argument."""
+    name, x, y, data = call
+    kind, _, own = name.partition(".")
+    case = next(c for c in (cases if kind == "losses" else miner_cases).CASES if str(c) == own)
+    try:
+        if kind == "losses":
+            p = (jnp.ones((3 * case.centers, x.shape[1])),) if case.centers else ()
+            total = lambda x: loss_of(case.fn(x, y, *p, **data))
+            out = jax.jit(jax.value_and_grad(total))(jnp.asarray(x))
+        else:
+            fn = lambda x: case(x, y, key=jax.random.key(0), **data)[:2]
+            out = jax.jit(fn)(jnp.asarray(x))
+    except (ValueError, TypeError) as error:
+        assert re.search(rf"{name}: .*`\w", str(error)) or "`match`" in str(error), str(error)
+        return
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(out)), name
+
+
+ANYTHING = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+@settings(max_examples=25, **ANYTHING)
+@given(calls())
+def test_anything_is_right_or_refused(call):
+    anything(call)
+
+
+@pytest.mark.slow
+@settings(max_examples=250, **ANYTHING)
+@given(calls())
+def test_very_much_is_right_or_refused(call):
+    anything(call)
