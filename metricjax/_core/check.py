@@ -161,12 +161,8 @@ class Options:
         for name, value in options.items():
             if name in self.numbers and not (value is None and self.numbers[name] is None):
                 self._check_number(function, name, value, n)
-            if name == "distance" and (isinstance(value, type) or not callable(value)):
-                got = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-                raise TypeError(
-                    f"{function}: `distance` must be a distance such as "
-                    f"metricjax.distances.LpDistance(), got {got}."
-                )
+            if name == "distance":
+                check_is_distance(function, value)
 
     def _check_number(self, function, name, value, n):
         if not isinstance(value, int | float) and not hasattr(value, "shape"):
@@ -192,6 +188,16 @@ def options_of(signature: inspect.Signature, within: Mapping[str, str] | None = 
     one = (Scalar, Scalar | None)
     numbers = {p.name: p.default for p in parameters if p.annotation in one or p.name in each}
     return Options(numbers, each, within or {})
+
+
+def check_is_distance(function, distance):
+    """A class can be called, too, and would give instances; a name cannot."""
+    if isinstance(distance, type) or not callable(distance):
+        got = f"the class {distance.__name__}" if isinstance(distance, type) else repr(distance)
+        raise TypeError(
+            f"{function}: `distance` must be a distance such as "
+            f"metricjax.distances.LpDistance(), got {got}."
+        )
 
 
 def check_distance(function, distance, allowed):

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num
 
-from metricjax._core.check import check_choice, check_rows
+from metricjax._core.check import as_labels, check_choice, check_is_distance
 from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
 from metricjax.evaluation._clusters import CLUSTERING, k_means
-from metricjax.evaluation._knn import check_at_least_1, check_is_distance, check_search, in_space_of
-from metricjax.evaluation._labels import check_fits, code_sets, host_labels, listed
+from metricjax.evaluation._knn import check_at_least_1, check_search, in_space_of
+from metricjax.evaluation._labels import code_sets, host_labels
 from metricjax.evaluation._metrics import CUT, MOST, RANKED
 from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, score
 
@@ -248,10 +248,7 @@ class AccuracyCalculator:
         """Labels on the host; with `match` whatever it takes, as far as JAX can hold it."""
         if self.match is None:
             return host_labels(function, name, labels, of, n)
-        labels = jax.tree.map(np.asarray, listed(labels))
-        check_fits(function, name, labels)
-        check_rows(function, name, labels, of, n)
-        return labels
+        return jax.tree.map(np.asarray, as_labels(function, name, labels, of, n))
 
     def _points(self, names, sets):
         """What is clustered, on the host: the queries in the space of the distance."""

@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_embeddings, check_rows
+from metricjax._core.check import check_embeddings, check_is_distance, check_rows
 from metricjax._optional import needed
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation._knn import check_is_distance, in_space_of
+from metricjax.evaluation._knn import in_space_of
 from metricjax.evaluation._labels import host_labels
 
 

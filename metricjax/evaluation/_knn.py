@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from metricjax._core.check import check_embeddings, check_rows
+from metricjax._core.check import (
+    as_indices,
+    check_embeddings,
+    check_is_distance,
+    check_weights,
+)
 from metricjax.distances import (
     CosineSimilarity,
     Distance,
@@ -96,8 +101,9 @@ def knn(
     """
     query, reference = check_search("evaluation.knn", query, reference)
     check_is_distance("evaluation.knn", distance)
-    check_rows("evaluation.knn", "self_index", self_index, "query", len(query))
-    check_rows("evaluation.knn", "where", where, "reference", len(reference))
+    if self_index is not None:
+        self_index = as_indices("evaluation.knn", "self_index", self_index, "query", len(query))
+    check_weights("evaluation.knn", "where", where, "reference", len(reference))
     check_k("evaluation.knn", k, len(reference) - (self_index is not None))
     check_at_least_1("evaluation.knn", "block_size", block_size)
     check_at_least_1("evaluation.knn", "ref_block_size", ref_block_size)
@@ -297,16 +303,6 @@ def check_search(function, query, reference):
             f"got {reference.shape}."
         )
     return query, reference
-
-
-def check_is_distance(function, distance):
-    """A class can be called, too, and would give instances; a name cannot."""
-    if isinstance(distance, type) or not callable(distance):
-        got = f"the class {distance.__name__}" if isinstance(distance, type) else repr(distance)
-        raise TypeError(
-            f"{function}: `distance` must be a distance such as "
-            f"metricjax.distances.LpDistance(), got {got}."
-        )
 
 
 def check_k(function, k, available):

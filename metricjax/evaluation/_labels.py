@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metricjax._core.check import check_rows
+from metricjax._core.check import as_labels
 
 
 def listed(labels):
@@ -78,17 +78,6 @@ def fits(array):
     return not array.size or bool(limits.min <= array.min() and array.max() <= limits.max)
 
 
-def check_fits(function, name, labels):
-    """Every array of a pytree of labels must be one that JAX can hold."""
-    for array in jax.tree.leaves(labels):
-        if not fits(array):
-            raise ValueError(
-                f"{function}: `{name}` must be numbers that JAX can hold, got {array.dtype} beyond "
-                f"{jax.dtypes.canonicalize_dtype(np.int64)}. Code the labels of queries and "
-                f"references together: `np.unique(labels, return_inverse=True)[1]`."
-            )
-
-
 def for_search(function, sides):
     """Labels as JAX can compare them: codes, unless one side is a `jax.Array`, which stays.
 
@@ -103,6 +92,4 @@ def for_search(function, sides):
 def _beside_jax(function, name, labels, of, n):
     if not isinstance(labels, jax.Array):
         labels = host_labels(function, name, labels, of, n)
-        check_fits(function, name, labels)
-    check_rows(function, name, labels, of, n, class_ids=True)
-    return jnp.asarray(labels)
+    return as_labels(function, name, labels, of, n, class_ids=True)

@@ -5,11 +5,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from metricjax._core.check import check_is_distance
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import (
     check_at_least_1,
-    check_is_distance,
     check_k,
     check_search,
     found,
