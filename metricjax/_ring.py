@@ -66,6 +66,8 @@ def ring(loss):
         axis_name = given.pop("axis_name")
         embeddings, labels, refs, where = map(given.pop, ("embeddings", "labels", "refs", "where"))
         batch = prepare(f"losses.{record.name}", embeddings, labels, refs, where)
+        record.check(embeddings, (labels,), given)
+        given = record.columns(given)
         block, self_index = batch.refs._replace(self_index=None), batch.refs.self_index
 
         def body(own, block):

@@ -131,6 +131,7 @@ def test_what_blocks_of_references_cannot_do_says_so():
         mj.chunked(losses.ntxent, 3, 4)(jnp.eye(N), Y, mined=mj.tuples.all_pairs(jnp.asarray(Y)))
 
 
+@pytest.mark.slow
 @pytest.mark.optimized
 def test_a_million_references_take_no_matrix_and_no_gradient():
     """Temporaries are those of a chunk and a copy of the references, not their gradient."""

@@ -542,7 +542,7 @@ def by_grade(labels, others):
     return labels[:, others[:, 0].astype(int)]
 
 
-@pytest.mark.parametrize("gain", ["linear", "exponential"])
+@pytest.mark.parametrize("gain", [pytest.param("linear", marks=pytest.mark.slow), "exponential"])
 def test_ndcg_of_grades_by_the_calculator(gain):
     calculator = AccuracyCalculator(
         ("ndcg_at_2", "ndcg_at_k"), match=by_grade, gain=gain, distance=EUCLIDEAN
@@ -674,12 +674,12 @@ equal = grades_of(1)
         (
             lambda x: retrieval_metrics(x, ALIKE[0], x, jnp.asarray(CODES)),
             ValueError,
-            "`query_labels` must be numbers that JAX can hold, .* Code the labels of queries",
+            "`query_labels` must fit int32, got 1 to .* Code them",
         ),
         (
             lambda x: retrieval_metrics(x, jnp.asarray(CODES), x, ALIKE[3]),
-            ValueError,
-            "`reference_labels` must be numbers that JAX can hold, got <U3",
+            TypeError,
+            "`reference_labels` must be numbers, got <U3",
         ),
         (
             lambda x: retrieval_metrics(x, CODES, x, ALIKE[3]),
@@ -699,12 +699,12 @@ equal = grades_of(1)
         (
             lambda x: AccuracyCalculator(match=equal).get_accuracy(x, ALIKE[0]),
             ValueError,
-            "get_accuracy: `query_labels` must be numbers .* hold, got int64 beyond int32",
+            "get_accuracy: `query_labels` must fit int32, got 1 to",
         ),
         (
             lambda x: AccuracyCalculator(match=equal).get_accuracy(x, {"a": CODES, "b": ALIKE[3]}),
-            ValueError,
-            "`query_labels` must be numbers that JAX can hold, got <U3",
+            TypeError,
+            "`query_labels` must be numbers, got <U3",
         ),
     ],
 )

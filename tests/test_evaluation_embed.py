@@ -134,7 +134,9 @@ def test_splits_in_the_whole_space():
 @pytest.mark.parametrize(
     "k", [None, *(pytest.param(k, marks=pytest.mark.slow) for k in ("max_bin_count", 3))]
 )
-@pytest.mark.parametrize("pair", [("test", ["test"]), ("test", ["train"])])
+@pytest.mark.parametrize(
+    "pair", [("test", ["test"]), pytest.param(("test", ["train"]), marks=pytest.mark.slow)]
+)
 def test_within_parents_equals_the_parents_one_by_one(pair, k):
     calculator = AccuracyCalculator(k=k, bootstrap=3)
     query, (reference,) = pair

@@ -192,6 +192,7 @@ def test_what_is_not_finite_stays_visible(bad):
         assert not np.isfinite(value) or name == "lp_0", name
 
 
+@pytest.mark.slow
 def test_double_precision():
     with jax.enable_x64(True):
         x = np.random.default_rng(0).normal(size=(4, 3))

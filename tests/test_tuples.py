@@ -323,6 +323,7 @@ def test_rules_of_a_batch_join_as_a_rule(positive, negative, one, two):
         is_list_of(*as_triplets(joined, ALL), sorted(expected))
 
 
+@pytest.mark.slow
 @many
 @given(some_rules, some_rules)
 def test_rules_of_different_pairs_join_their_triplets(one, two):

@@ -41,6 +41,15 @@ def check_embeddings(function, name, x):
         raise TypeError(f"{function}: `{name}` must be floating, got {x.dtype}.")
 
 
+def check_known_size(function, n):
+    """Not the symbolic size of `jax.export`, for what is computed in blocks, or sorted."""
+    if not isinstance(n, int):
+        raise TypeError(
+            f"{function}: `embeddings` must have a known number of rows, got the symbolic {n}. "
+            f"Export it for one size of the batch."
+        )
+
+
 def check_row_by_row(function, x, y):
     check_embeddings(function, "x", x)
     check_embeddings(function, "y", y)

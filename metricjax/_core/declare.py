@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from metricjax._core.blocks import Cut, cut_mined
-from metricjax._core.check import options_of
+from metricjax._core.check import check_known_size, options_of
 from metricjax._core.masked import upcast
 from metricjax._core.record import Record
 from metricjax._core.refs import (
@@ -76,11 +76,7 @@ def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
             def checked(embeddings, *args, **options):
                 record.check(embeddings, args, options)
                 n = jnp.shape(embeddings)[0]
-                if not isinstance(n, int):
-                    raise TypeError(
-                        f"losses.{record.name}: `embeddings` must have a known number of rows, got "
-                        f"the symbolic {n}: it is computed in blocks. Export it for one size."
-                    )
+                check_known_size(f"losses.{record.name}", n)
                 if isinstance(options.get("refs"), Refs):
                     refs, mined = somebody(options["refs"], options.get("mined"), n)
                     options |= {"refs": refs, "mined": mined}
@@ -147,6 +143,8 @@ def by_anchor(
     record.check(embeddings, (labels, *params), options)
     n = embeddings.shape[0]
     refs, mined = somebody(refs, mined, n)
+    if record.has("refs"):
+        options = record.columns(options)
     if record.sums_over_anchors:
         if record.refs_first and isinstance(refs, Refs) and mined is None:
             totals.append(_first_total(record, size, refs, *params, **options))
@@ -235,8 +233,9 @@ def _blocks(
     each = {k: jnp.asarray(x) for k, x in options.items() if k in per_sample}
     each = {k: x for k, x in each.items() if x.ndim}
     # at least float32, or gradients would be added up in half precision
-    rows = upcast(embeddings), labels, where, refs and refs.self_index, each
+    rows = upcast(embeddings), labels, where, refs and refs.self_index
     parts = cut(replicated(rows))
+    each = cut(replicated(each), "edge")  # padding must not divide by a temperature of 0
     if isinstance(mined, Mined) and (record.mined != "tuples" or not paired):
         own_refs &= record.mined != "anchors"
         mined = sample_weights(mined, n, self_refs=own_refs)
@@ -249,9 +248,11 @@ def _blocks(
     mined_at = None if mined is None else cut_mined(cut, mined)
 
     def block(k):
-        x, y, w, self_index, each = cut.at(parts, k)
+        x, y, w, self_index = cut.at(parts, k)
         real = cut.rows(k) < n
-        own = each | {"where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))}
+        own = cut.at(each, k) | {
+            "where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))
+        }
         if mined_at is not None:
             own["mined"] = mined_at(k)
         meet = functools.partial(record.body, x.astype(embeddings.dtype), y, *params)

@@ -106,14 +106,16 @@ def _outputs(eqn, inputs):
 def split(jaxpr: Any) -> tuple[Jaxpr, Jaxpr]:
     """What the constants alone decide, and the rest, with the results of the first as constants.
 
-    A result that is larger than all the constants it is made of is left to the rest.
+    A result that is larger than all the constants it is made of is left to the rest, and so is
+    everything where sizes are symbolic, as `jax.export` has them, and cannot be compared.
     """
+    known = all(isinstance(v.aval.size, int) for e in jaxpr.eqns for v in [*e.invars, *e.outvars])
     variables_of = lambda atoms: {v for v in atoms if not isinstance(v, Literal)}
     size = {v: v.aval.size for v in jaxpr.constvars}  # of the largest constant in what is known
     early, late = [], []
     for eqn in jaxpr.eqns:
         variables = variables_of(eqn.invars)
-        if eqn.effects or not variables <= size.keys():
+        if eqn.effects or not known or not variables <= size.keys():
             late.append(eqn)
         else:
             early.append(eqn)

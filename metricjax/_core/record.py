@@ -69,6 +69,12 @@ class Record:
         if self.options is not None:
             self.options.check(f"losses.{self.name}", options, jnp.shape(embeddings)[0])
 
+    def columns(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options with numbers of anchors as columns ``[N, 1]``, which meet ``[N, M]``."""
+        each = self.options.per_sample if self.options is not None else ()
+        column = lambda x: jnp.asarray(x)[:, None] if jnp.ndim(x) == 1 else x
+        return {name: column(x) if name in each else x for name, x in options.items()}
+
     def has(self, name: str) -> bool:
         """Whether it has an argument of that very name."""
         return name in self.signature.parameters

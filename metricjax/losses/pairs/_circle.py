@@ -8,7 +8,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
@@ -23,8 +23,8 @@ def circle(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    m: Scalar = 0.4,
-    gamma: Scalar = 80.0,
+    m: PerSample = 0.4,
+    gamma: PerSample = 80.0,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> Passes[LossDict]:
     r"""Pulls and pushes each pair as hard as it is far from where it should be.
@@ -50,8 +50,10 @@ def circle(
         mined: the pairs that count; all of them by default. Repeats count once.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        m: relaxation; the paper uses 0.25 for faces, 0.4 for retrieval.
-        gamma: scale; the paper uses 256 for faces, 80 for retrieval.
+        m: relaxation; the paper uses 0.25 for faces, 0.4 for retrieval; or ``[N]``, one for each
+            anchor.
+        gamma: scale; the paper uses 256 for faces, 80 for retrieval; or ``[N]``, one for each
+            anchor.
         distance: the cosine, at another matrix precision if need be.
 
     Returns:

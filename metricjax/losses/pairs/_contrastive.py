@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import declare
 from metricjax._core.refs import Batch, prepare
-from metricjax._core.types import Labels, LossDict, Match, Mined, Pairs, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, Pairs, PerSample, Refs
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term, pair_term
@@ -20,8 +20,8 @@ def contrastive(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    pos_margin: Scalar = 0.0,
-    neg_margin: Scalar = 1.0,
+    pos_margin: PerSample = 0.0,
+    neg_margin: PerSample = 1.0,
     distance: Distance = LpDistance(),
 ) -> LossDict:
     r"""Pulls positive pairs together and pushes negative pairs past a margin.
@@ -45,8 +45,8 @@ def contrastive(
         mined: the pairs that count; all of them by default. Repeats count repeatedly.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        pos_margin: positives closer than this are free.
-        neg_margin: negatives farther than this are free.
+        pos_margin: positives closer than this are free; or ``[N]``, one for each anchor.
+        neg_margin: negatives farther than this are free; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
     Returns:

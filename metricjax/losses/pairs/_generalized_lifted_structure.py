@@ -7,7 +7,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
@@ -22,8 +22,8 @@ def generalized_lifted_structure(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    neg_margin: Scalar = 1.0,
-    pos_margin: Scalar = 0.0,
+    neg_margin: PerSample = 1.0,
+    pos_margin: PerSample = 0.0,
     distance: Distance = LpDistance(),
 ) -> Passes[LossDict]:
     r"""Compares a soft maximum over an anchor's positives with a soft minimum over its negatives.
@@ -48,8 +48,9 @@ def generalized_lifted_structure(
         mined: the pairs that count; all of them by default. Repeats count once.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        neg_margin: in the unit of `distance`; the paper uses 0.1 to 1.
-        pos_margin: in the unit of `distance`.
+        neg_margin: in the unit of `distance`; the paper uses 0.1 to 1; or ``[N]``, one for each
+            anchor.
+        pos_margin: in the unit of `distance`; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
     Returns:

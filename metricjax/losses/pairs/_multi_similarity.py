@@ -6,7 +6,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
@@ -23,7 +23,7 @@ def multi_similarity(
     match: Match | None = None,
     alpha: Scalar = 2.0,
     beta: Scalar = 50.0,
-    base: Scalar = 0.5,
+    base: PerSample = 0.5,
     distance: Distance = CosineSimilarity(),
 ) -> Passes[LossDict]:
     r"""Weighs each pair by how it compares with the other pairs of its anchor.
@@ -50,7 +50,8 @@ def multi_similarity(
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         alpha: sharpness for positives, > 0.
         beta: sharpness for negatives, > 0.
-        base: the similarity (lambda) at which a pair starts to matter.
+        base: the similarity (lambda) at which a pair starts to matter; or ``[N]``, one for each
+            anchor.
         distance: pairwise distance or similarity.
 
     Returns:

@@ -7,7 +7,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import mined_weights, pairs_of
 from metricjax.losses._terms import row_term
@@ -22,7 +22,7 @@ def nca(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    softmax_scale: Scalar = 1.0,
+    softmax_scale: PerSample = 1.0,
     distance: Distance = LpDistance(power=2),
 ) -> Passes[LossDict]:
     r"""How improbably an anchor picks a neighbour of its own class, the near ones being likelier.
@@ -47,7 +47,7 @@ def nca(
         mined: weighs each anchor by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        softmax_scale: sigma, the factor of the distances.
+        softmax_scale: sigma, the factor of the distances; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
     Returns:

@@ -6,7 +6,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import pair_term, term
@@ -21,7 +21,7 @@ def ntxent(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    temperature: Scalar = 0.07,
+    temperature: PerSample = 0.07,
     distance: Distance = CosineSimilarity(),
 ) -> Passes[LossDict]:
     r"""Picks each positive out among the negatives of its anchor: the loss of SimCLR and MoCo.
@@ -47,7 +47,7 @@ def ntxent(
             the denominator too.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        temperature: divides the similarities, > 0.
+        temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
     Returns:

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_distance
 from metricjax._core.declare import declare
 from metricjax._core.refs import prepare
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import SNRDistance
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses.pairs._contrastive import contrast
@@ -20,8 +20,8 @@ def signal_to_noise_ratio_contrastive(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    pos_margin: Scalar = 0.0,
-    neg_margin: Scalar = 1.0,
+    pos_margin: PerSample = 0.0,
+    neg_margin: PerSample = 1.0,
     distance: SNRDistance = SNRDistance(),
 ) -> LossDict:
     r"""The contrastive loss of the noise-to-signal ratio of anchor and reference.
@@ -47,8 +47,8 @@ def signal_to_noise_ratio_contrastive(
         mined: the pairs that count; all of them by default. Repeats count repeatedly.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        pos_margin: positives closer than this are free.
-        neg_margin: negatives farther than this are free.
+        pos_margin: positives closer than this are free; or ``[N]``, one for each anchor.
+        neg_margin: negatives farther than this are free; or ``[N]``, one for each anchor.
         distance: normalizing or not, at another matrix precision if need be.
 
     Returns:

@@ -7,7 +7,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, safe_divide
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
@@ -22,7 +22,7 @@ def sup_con(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    temperature: Scalar = 0.1,
+    temperature: PerSample = 0.1,
     distance: Distance = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
@@ -49,7 +49,7 @@ def sup_con(
         mined: the pairs that count; all of them by default. Repeats count once.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        temperature: divides the similarities, > 0.
+        temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
         axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
             over all anchors are taken over it, and all batches along it are the references, if

@@ -8,7 +8,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._classes import turned
 from metricjax.losses._pairs import pairs_of
@@ -24,8 +24,8 @@ def tuplet_margin(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    margin: Scalar = 5.73,
-    scale: Scalar = 64.0,
+    margin: PerSample = 5.73,
+    scale: PerSample = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> Passes[LossDict]:
     r"""Picks each positive out among the negatives, with a slack of some degrees.
@@ -51,8 +51,8 @@ def tuplet_margin(
             the sum too.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        margin: beta, degrees.
-        scale: factor of the cosines.
+        margin: beta, degrees; or ``[N]``, one for each anchor.
+        scale: factor of the cosines; or ``[N]``, one for each anchor.
         distance: the cosine, at another matrix precision if need be.
 
     Returns:

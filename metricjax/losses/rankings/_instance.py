@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import check_distance, check_rows
+from metricjax._core.check import check_distance, check_known_size, check_rows
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, softplus
 from metricjax._core.refs import prepare, replicated
@@ -62,6 +62,7 @@ def instance(
         <https://arxiv.org/abs/1711.05535>`_, 2017.
     """
     check_distance("losses.instance", distance, CosineSimilarity)
+    check_known_size("losses.instance", jnp.shape(embeddings)[0])
     batch = prepare("losses.instance", embeddings, labels, refs, where)
     labels, others = batch.labels, batch.refs
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):

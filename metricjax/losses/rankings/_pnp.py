@@ -9,7 +9,7 @@ from metricjax._core.declare import declare
 from metricjax._core.masked import exists, safe_divide
 from metricjax._core.refs import prepare
 from metricjax._core.triplets import pick, sum_over_positives
-from metricjax._core.types import Labels, LossDict, Match, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, PerSample, Refs, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import pairs_of, with_itself
 from metricjax.losses._terms import reduced_term
@@ -25,7 +25,7 @@ def pnp(
     match: Match | None = None,
     b: Scalar = 2.0,
     alpha: Scalar = 1.0,
-    anneal: Scalar = 0.01,
+    anneal: PerSample = 0.01,
     variant: str = "O",
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> LossDict:
@@ -53,7 +53,7 @@ def pnp(
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         b: for variant ``"Ib"``, > 0.
         alpha: for variant ``"Dq"``; the paper uses 8.
-        anneal: tau, the softness of the ranks, > 0.
+        anneal: tau, the softness of the ranks, > 0; or ``[N]``, one for each anchor.
         variant: :math:`f(R)`, static. ``"O"``: :math:`R`; ``"Ds"``: :math:`\log(1 + R)`; ``"Dq"``:
             :math:`1 - (1 + R)^{-\alpha}`; ``"Iu"``: :math:`(1 + R) \log(1 + R)`; ``"Ib"``:
             :math:`(b R - \log(1 + b R)) / b^2`.

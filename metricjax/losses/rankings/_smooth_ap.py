@@ -9,7 +9,7 @@ from metricjax._core.declare import declare
 from metricjax._core.masked import exists, safe_divide
 from metricjax._core.refs import prepare
 from metricjax._core.triplets import pick, sum_over_positives
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._pairs import mined_weights, pairs_of, with_itself
 from metricjax.losses._terms import row_term
@@ -24,7 +24,7 @@ def smooth_ap(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    temperature: Scalar = 0.01,
+    temperature: PerSample = 0.01,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> LossDict:
     r"""One minus the average precision of each anchor's ranking, with soft ranks.
@@ -51,7 +51,7 @@ def smooth_ap(
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        temperature: tau, the softness of the ranks, > 0.
+        temperature: tau, the softness of the ranks, > 0; or ``[N]``, one for each anchor.
         distance: the cosine, at another matrix precision if need be.
 
     Returns:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.declare import declare
 from metricjax._core.masked import softplus
 from metricjax._core.refs import prepare, take
-from metricjax._core.types import Labels, LossDict, Match, Mined, Refs, Scalar
+from metricjax._core.types import Labels, LossDict, Match, Mined, PerSample, Refs
 from metricjax.distances import Distance, LpDistance, farther
 from metricjax.losses._pairs import TripletSlab, each_triplet, triplets_of
 from metricjax.losses._terms import active_term
@@ -22,7 +22,7 @@ def triplet_margin(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
-    margin: Scalar = 0.05,
+    margin: PerSample = 0.05,
     swap: bool = False,
     smooth_loss: bool = False,
     distance: Distance = LpDistance(),
@@ -50,7 +50,7 @@ def triplet_margin(
             triplets of some `Pairs`. All by default. Repeats count repeatedly.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        margin: how much closer the positive has to be.
+        margin: how much closer the positive has to be; or ``[N]``, one for each anchor.
         swap: take the closer of anchor and positive as the one to push the negative away from;
             one more matrix product for each step; static.
         smooth_loss: softplus in place of the hinge; static.
@@ -87,7 +87,8 @@ def triplet_margin(
 
     def terms(slab: TripletSlab) -> LossDict:
         an = closer(slab.an, from_positive(slab)) if swap else slab.an
-        values = hinge(farther(distance, slab.ap, an) + margin)
+        m = slab.of_anchor(margin[:, 0]) if jnp.ndim(margin) else margin
+        values = hinge(farther(distance, slab.ap, an) + m)
         return {"loss": active_term(values, slab.weights, anchor=slab.anchor)}
 
     return each_triplet(mined, mat, terms)
