@@ -49,9 +49,13 @@ def reduce(
         )
     if not terms:
         raise ValueError("reduce: there are no terms.")
-    _check_functions("reduce", "metricjax.reducers.avg_non_zero", reducer=reducer)
-    _check_names("reduce", "weights", weights, terms)
-    ratios = fold(terms, chosen_reducers("reduce", terms, reducer))
+    if weights is not None:
+        _check_names("reduce", "weights", weights, terms)
+    chosen: dict[str, Reducer] = dict.fromkeys(terms, _reducers.divisor)
+    if reducer is not None:
+        _check_functions("reduce", "metricjax.reducers.avg_non_zero", reducer=reducer)
+        chosen = chosen_reducers("reduce", terms, reducer)
+    ratios = fold(terms, chosen)
     if axis_name is not None:
         ratios = jax.lax.psum(ratios, axis_name)
     parts = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metricjax import losses
 from metricjax._core.record import record_of
-from metricjax._core.refs import prepare
+from metricjax._core.refs import admit, prepare
 from metricjax._core.sums import sent
 from metricjax._core.visits import Around, over_refs
 
@@ -65,9 +65,8 @@ def ring(loss):
         given = bound.arguments
         axis_name = given.pop("axis_name")
         embeddings, labels, refs, where = map(given.pop, ("embeddings", "labels", "refs", "where"))
-        batch = prepare(f"losses.{record.name}", embeddings, labels, refs, where)
-        record.check(embeddings, (labels,), given)
-        given = record.columns(given)
+        batch = prepare(*admit(f"losses.{record.name}", embeddings, labels, refs, where), where)
+        given = record.options.check(f"losses.{record.name}", len(embeddings), (labels,), given)
         block, self_index = batch.refs._replace(self_index=None), batch.refs.self_index
 
         def body(own, block):

@@ -19,7 +19,14 @@ from jaxtyping import Array, Float
 
 from metricjax._core import suggest as _suggest
 from metricjax._core.check import check_embeddings, check_row_by_row
-from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, upcast
+from metricjax._core.masked import (
+    safe_abs,
+    safe_divide,
+    safe_norm,
+    safe_power,
+    safe_sqrt,
+    upcast,
+)
 from metricjax._core.stream import sum_over
 
 
@@ -47,7 +54,8 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
     zero = top < jnp.finfo(x.dtype).tiny
     top = jnp.where(zero | (p == 0), 1, top)  # a count has no scale
     x = x / top
-    norm = jnp.maximum(safe_norm(x, p)[:, None], floor / top)
+    length = safe_sqrt(jnp.sum(x * x, -1)) if p == 2 else safe_norm(x, p)
+    norm = jnp.maximum(length[:, None], floor / top)
     zero |= norm == 0  # 1 / top, of the largest floats, may be flushed to 0
     return jnp.where(zero, 0, x / jnp.where(zero, 1, norm))
 

@@ -31,7 +31,7 @@ def _prepare(function, x, where):
     """`x` checked and in at least float32, with a weight for each row; rows of weight 0 are 0."""
     check_embeddings(f"regularizers.{function}", "x", x)
     check_weights(f"regularizers.{function}", "where", where, "x", len(x))
-    rows, x = weighed(where, x)
+    rows, x = weighed(jnp.ones(len(x)) if where is None else where, x)
     return upcast(x), rows
 
 

@@ -35,6 +35,7 @@ class Cut:
         self.runs = runs or math.gcd(n, self.size, jax.device_count())
         self.part, self.run = n // self.runs, self.size // self.runs
         self.count = -(-self.part // self.run)
+        self.missing = self.count * self.run - self.part  # rows of padding in each run
 
     def __call__(self, tree: Any, padding: str = "constant") -> Any:
         """Arrays ``[n, ...]`` as ``[runs, count, run, ...]``, with zeros for what is missing.
@@ -42,13 +43,11 @@ class Cut:
         With "edge" as `padding`, with copies of a row.
         """
 
-        def one(x):
-            x = reshape_rows(x, 1, self.runs, self.part)
-            if missing := self.count * self.run - self.part:
-                x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2), padding)
-            return reshape_rows(x, 2, self.runs, self.count, self.run)
-
-        return jax.tree.map(one, tree)
+        in_runs = lambda x: reshape_rows(x, 1, self.runs, self.part)
+        fill = lambda x: jnp.pad(x, [(0, 0), (0, self.missing), *[(0, 0)] * (x.ndim - 2)], padding)
+        in_blocks = lambda x: reshape_rows(x, 2, self.runs, self.count, self.run)
+        dealt = lambda x: in_blocks(fill(in_runs(x)) if self.missing else in_runs(x))
+        return jax.tree.map(dealt, tree)
 
     def at(self, parts: Any, k: Array | int) -> Any:
         """Block k ``[size, ...]`` of what was dealt out."""

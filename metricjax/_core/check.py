@@ -88,28 +88,27 @@ def as_labels(function, name, labels, of, n, *, class_ids=False):
             raise ValueError(
                 f"{function}: `{name}` must have rows of equal length, got a ragged list."
             ) from None
-    labels = jax.tree.map(lambda x: _codes(function, name, x), labels)
-    n = jnp.shape(jax.tree.leaves(labels)[0])[0] if n is None else n
-    check_rows(function, name, labels, of, n, class_ids=class_ids)
-    return labels
+    integer = jnp.iinfo(jax.dtypes.canonicalize_dtype(int))
 
-
-def _codes(function, name, x):
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
-        if x.dtype.kind not in "biuf":
+    def coded(x):
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        if isinstance(x, np.ndarray) and x.dtype.kind not in "biuf":
             raise TypeError(
                 f"{function}: `{name}` must be numbers, got {x.dtype}. Code them: {CODES}."
             )
-    integer = jnp.iinfo(jax.dtypes.canonicalize_dtype(int))
-    if not jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == integer.dtype:
-        return jnp.asarray(x)
-    if not isinstance(x, jax.Array) and np.any((x < integer.min) | (x > integer.max)):
-        raise ValueError(
-            f"{function}: `{name}` must fit {integer.dtype}, got {x.min()} to {x.max()}; different "
-            f"classes would become one. Code them: {CODES}."
-        )
-    return jnp.asarray(x.astype(integer.dtype))
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            return jnp.asarray(x)
+        if isinstance(x, np.ndarray) and np.any((x < integer.min) | (x > integer.max)):
+            raise ValueError(
+                f"{function}: `{name}` must fit {integer.dtype}, got {x.min()} to {x.max()}; "
+                f"different classes would become one. Code them: {CODES}."
+            )
+        return jnp.asarray(x.astype(integer.dtype))
+
+    labels = jax.tree.map(coded, labels)
+    n = jnp.shape(jax.tree.leaves(labels)[0])[0] if n is None else n
+    check_rows(function, name, labels, of, n, class_ids=class_ids)
+    return labels
 
 
 def as_indices(function, name, x, of, n):
@@ -126,9 +125,11 @@ def as_indices(function, name, x, of, n):
 
 
 def check_weights(function, name, where, of, n):
-    """Weights, one for each row of `of`, must not be negative or NaN where they are known."""
+    """Weights, if any, one for each row of `of`, must be at least 0 where they are known."""
+    if where is None:
+        return
     check_rows(function, name, where, of, n)
-    known = None if where is None else on_host(where)
+    known = on_host(where)
     if known is not None and not (known >= 0).all():
         raise ValueError(
             f"{function}: `{name}` must be weights of at least 0, got "
@@ -154,24 +155,40 @@ def check_range(function, name, ids, weights, count, of):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the options of a public function must be, read off its signature.
+    """What must follow the embeddings in a call, read off the signature of a public function.
 
     Attributes:
+        positional: the names of arguments that may come by position.
+        required: those that have no default.
         numbers: options that are one number, by name, with their defaults.
         per_sample: those that may be one number for each sample instead.
+        paired: samples are anchors that meet references.
         within: intervals such as ``"(0, 1]"``, for numbers whose values are known.
     """
 
-    numbers: Mapping[str, Any]
-    per_sample: frozenset[str]
-    within: Mapping[str, str]
+    positional: tuple[str, ...] = ()
+    required: frozenset[str] = frozenset()
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    per_sample: frozenset[str] = frozenset()
+    paired: bool = False
+    within: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def check(self, function: str, options: Mapping[str, Any], n: int) -> None:
-        for name, value in options.items():
+    def check(self, function: str, n: int, args: tuple, options: dict[str, Any]) -> dict[str, Any]:
+        """The options, with numbers of N anchors as columns ``[N, 1]``, which meet ``[N, M]``."""
+        given = dict(zip(self.positional, args, strict=False)) | options
+        for name in self.required - given.keys():
+            state = 'params["loss"]` of the state in `metricjax.training'
+            advice = f" `metricjax.nn` has modules that keep them; they are `{state}`."
+            advice = advice if name == "weights" else ""
+            raise TypeError(f"{function}: `{name}` must be given, got none.{advice}")
+        for name, value in given.items():
             if name in self.numbers and not (value is None and self.numbers[name] is None):
                 self._check_number(function, name, value, n)
+                if name in options and self.paired and jnp.ndim(value):
+                    options = options | {name: jnp.asarray(value)[:, None]}
             if name == "distance":
                 check_is_distance(function, value)
+        return options
 
     def _check_number(self, function, name, value, n):
         if not isinstance(value, int | float) and not hasattr(value, "shape"):
@@ -193,10 +210,17 @@ class Options:
 def options_of(signature: inspect.Signature, within: Mapping[str, str] | None = None) -> Options:
     """The options of a function: numbers are those annotated as `Scalar` or `PerSample`."""
     parameters = signature.parameters.values()
+    others = [p for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD][1:]
     each = frozenset(p.name for p in parameters if p.annotation == PerSample)
     one = (Scalar, Scalar | None)
-    numbers = {p.name: p.default for p in parameters if p.annotation in one or p.name in each}
-    return Options(numbers, each, within or {})
+    return Options(
+        positional=tuple(p.name for p in others),
+        required=frozenset(p.name for p in others if p.default is p.empty),
+        numbers={p.name: p.default for p in parameters if p.annotation in one or p.name in each},
+        per_sample=each,
+        paired="refs" in signature.parameters,
+        within=within or {},
+    )
 
 
 def check_is_distance(function, distance):

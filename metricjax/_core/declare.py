@@ -74,11 +74,12 @@ def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
 
             @functools.wraps(body)
             def checked(embeddings, *args, **options):
-                record.check(embeddings, args, options)
                 n = jnp.shape(embeddings)[0]
+                record.options.check(f"losses.{record.name}", n, args, options)
                 check_known_size(f"losses.{record.name}", n)
-                if isinstance(options.get("refs"), Refs):
-                    refs, mined = somebody(options["refs"], options.get("mined"), n)
+                refs = options.get("refs")
+                if isinstance(refs, Refs) and jnp.shape(refs.embeddings)[0] == 0:
+                    refs, mined = somebody(refs, options.get("mined"), n)
                     options |= {"refs": refs, "mined": mined}
                 return body(embeddings, *args, **options)
 
@@ -140,11 +141,10 @@ def by_anchor(
     """
     totals, of_all = [], lambda total: total
     embeddings, labels, refs = admit(f"losses.{record.name}", embeddings, labels, refs, where)
-    record.check(embeddings, (labels, *params), options)
     n = embeddings.shape[0]
-    refs, mined = somebody(refs, mined, n)
-    if record.has("refs"):
-        options = record.columns(options)
+    options = record.options.check(f"losses.{record.name}", n, (labels, *params), options)
+    if refs is not None and refs.embeddings.shape[0] == 0:
+        refs, mined = somebody(refs, mined, n)
     if record.sums_over_anchors:
         if record.refs_first and isinstance(refs, Refs) and mined is None:
             totals.append(_first_total(record, size, refs, *params, **options))
@@ -229,9 +229,8 @@ def _blocks(
         own = Refs(embeddings, labels, jnp.arange(n), where)
         refs = replicated(own if refs is None else refs)
     cut = Cut(n, size)
-    per_sample = record.options.per_sample if record.options is not None else ()
-    each = {k: jnp.asarray(x) for k, x in options.items() if k in per_sample}
-    each = {k: x for k, x in each.items() if x.ndim}
+    some = record.options.per_sample
+    each = {k: jnp.asarray(x) for k, x in options.items() if k in some and jnp.ndim(x)}
     # at least float32, or gradients would be added up in half precision
     rows = upcast(embeddings), labels, where, refs and refs.self_index
     parts = cut(replicated(rows))
@@ -249,10 +248,10 @@ def _blocks(
 
     def block(k):
         x, y, w, self_index = cut.at(parts, k)
-        real = cut.rows(k) < n
-        own = cut.at(each, k) | {
-            "where": real if w is None else jnp.where(real, w, jnp.zeros_like(w))
-        }
+        own = cut.at(each, k) | {"where": w}
+        if cut.missing:
+            real = cut.rows(k) < n
+            own["where"] = real if w is None else jnp.where(real, w, jnp.zeros_like(w))
         if mined_at is not None:
             own["mined"] = mined_at(k)
         meet = functools.partial(record.body, x.astype(embeddings.dtype), y, *params)

@@ -13,8 +13,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax.numpy as jnp
-
 from metricjax._core.check import Options
 
 
@@ -52,28 +50,7 @@ class Record:
     by_itself: bool = False
     sums_over_anchors: bool = False
     opaque: bool = False
-    options: Options | None = None
-
-    def check(self, embeddings, args: tuple, options: dict[str, Any]) -> None:
-        """What follows the embeddings must be there, and options of their kind."""
-        parameters = [*self.signature.parameters.values()][1:]
-        options = {p.name: x for p, x in zip(parameters, args, strict=False)} | options
-        for p in parameters:
-            if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD and p.name not in options:
-                state = 'params["loss"]` of the state in `metricjax.training'
-                advice = f" `metricjax.nn` has modules that keep them; they are `{state}`."
-                raise TypeError(
-                    f"losses.{self.name}: `{p.name}` must be given, got none."
-                    f"{advice if p.name == 'weights' else ''}"
-                )
-        if self.options is not None:
-            self.options.check(f"losses.{self.name}", options, jnp.shape(embeddings)[0])
-
-    def columns(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options with numbers of anchors as columns ``[N, 1]``, which meet ``[N, M]``."""
-        each = self.options.per_sample if self.options is not None else ()
-        column = lambda x: jnp.asarray(x)[:, None] if jnp.ndim(x) == 1 else x
-        return {name: column(x) if name in each else x for name, x in options.items()}
+    options: Options = Options()
 
     def has(self, name: str) -> bool:
         """Whether it has an argument of that very name."""
@@ -94,9 +71,13 @@ def record_of(loss) -> Record:
     if isinstance(loss, functools.partial):
         record = record_of(loss.func)
         body = functools.partial(record.body, *loss.args, **loss.keywords)
-        return dataclasses.replace(record, body=body)
-    if hasattr(loss, "loss"):
-        return dataclasses.replace(record_of(loss.loss), body=loss, opaque=True)
+        required = record.options.required - loss.keywords.keys()
+        options = dataclasses.replace(record.options, required=required)
+        return dataclasses.replace(record, body=body, options=options)
+    if hasattr(loss, "loss"):  # a module gives the loss what it requires
+        record = record_of(loss.loss)
+        options = dataclasses.replace(record.options, required=frozenset())
+        return dataclasses.replace(record, body=loss, opaque=True, options=options)
     if hasattr(loss, "record"):
         return loss.record
     return Record(getattr(loss, "__name__", type(loss).__name__), inspect.signature(loss), loss)

@@ -135,8 +135,11 @@ def admit(function, embeddings, labels, refs=None, where=None):
     embeddings = jnp.asarray(embeddings)
     check_embeddings(function, "embeddings", embeddings)
     n = embeddings.shape[0]  # `len` takes no symbolic size, as `jax.export` has them
-    labels = as_labels(function, "labels", labels, "embeddings", n)
-    check_weights(function, "where", where, "embeddings", n)
+    ready = isinstance(labels, jax.Array) and labels.dtype == jnp.result_type(int)
+    if not ready or labels.shape != (n,):
+        labels = as_labels(function, "labels", labels, "embeddings", n)
+    if where is not None:
+        check_weights(function, "where", where, "embeddings", n)
     if refs is None:
         return embeddings, labels, None
     if not isinstance(refs, Refs):
@@ -158,8 +161,6 @@ def admit(function, embeddings, labels, refs=None, where=None):
 
 def somebody(refs, mined, n):
     """One reference of weight 0 where there are none: a gather needs a row to take."""
-    if refs is None or jnp.shape(refs.embeddings)[0] != 0:
-        return refs, mined
     one = lambda x: jnp.zeros_like(x, shape=(1, *jnp.shape(x)[1:]))
     rows = jax.tree.map(lambda x: one(jnp.asarray(x)), (refs.embeddings, refs.labels))
     mined = None if mined is None else Pairs(jnp.zeros((n, 1)), jnp.zeros((n, 1)))
@@ -181,23 +182,23 @@ def check_not_gathered(function, embeddings, refs):
         )
 
 
-def prepare(function, embeddings, labels, refs=None, where=None) -> Batch:
-    """Checks the arguments of the public `function`, fills in defaults, empties padding rows."""
-    embeddings, labels, refs = admit(function, embeddings, labels, refs, where)
-    weights, embeddings = weighed(where, embeddings)
+def prepare(embeddings, labels, refs=None, where=None) -> Batch:
+    """What `admit` let in, with defaults filled in and padding rows emptied."""
+    weights = jnp.ones(embeddings.shape[0], upcast(embeddings[:0]).dtype)
+    if where is not None:
+        weights, embeddings = weighed(where, embeddings)
     if refs is None:
         refs = replicated(Refs(embeddings, labels, jnp.arange(embeddings.shape[0]), weights))
     else:
-        everyone = replicated(refs._replace(self_index=None))
-        ref_weights, others = weighed(everyone.where, everyone.embeddings)
-        refs = Refs(others, everyone.labels, refs.self_index, ref_weights)
+        others, ref_labels, _, there = replicated(refs._replace(self_index=None))
+        ref_weights = jnp.ones(others.shape[0], upcast(others[:0]).dtype)
+        if there is not None:
+            ref_weights, others = weighed(there, others)
+        refs = Refs(others, ref_labels, refs.self_index, ref_weights)
     return Batch(embeddings, labels, weights, refs)
 
 
 def weighed(where, embeddings):
     """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
-    dtype = upcast(embeddings[:0]).dtype
-    if where is None:
-        return jnp.ones(embeddings.shape[0], dtype), embeddings
-    weights = jnp.asarray(where).astype(dtype)
+    weights = jnp.asarray(where).astype(upcast(embeddings[:0]).dtype)
     return weights, jnp.where(weights[:, None] > 0, embeddings, 0)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from metricjax._core.check import check_embeddings, check_range, check_rows
 from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
-from metricjax._core.refs import prepare
+from metricjax._core.refs import admit, prepare
 from metricjax._core.types import AxisName, LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
@@ -53,7 +53,8 @@ def prepare_classes(
     Labels outside ``[0, C)`` become 0 with weight 0, unless `any_label` is fine. With
     `anchors_only` samples are weighed by how often they were mined as anchors.
     """
-    batch = prepare(function, embeddings, labels, None, where)
+    embeddings, labels, _ = admit(function, embeddings, labels, None, where)
+    batch = prepare(embeddings, labels, None, where)
     n, d = batch.embeddings.shape
     check_rows(function, "labels", batch.labels, "embeddings", n, class_ids=True)
     check_embeddings(function, "weights", weights)

@@ -19,6 +19,7 @@ def prepare_views(function, embeddings, ref_embeddings, where):
             f"`embeddings`, got {others.shape}."
         )
     check_weights(function, "where", where, "embeddings", len(embeddings))
+    where = jnp.ones(len(embeddings)) if where is None else where
     weights, embeddings = weighed(where, embeddings)
     others = jnp.where(weights[:, None] > 0, others, 0)
     return replicated((upcast(embeddings), upcast(others), weights))

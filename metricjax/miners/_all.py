@@ -25,7 +25,7 @@ def miner(**within: str):
 
         @functools.wraps(fn)
         def checked(*args, **given):
-            options.check(f"miners.{fn.__name__}", given, len(args[0]) if args else 0)
+            options.check(f"miners.{fn.__name__}", 0, args[1:], given)
             return fn(*args, **given)
 
         return checked  # type: ignore[return-value]
@@ -41,7 +41,7 @@ def existing(function, embeddings, labels, refs, where, match, mined=None):
     embeddings, labels, refs = admit(function, embeddings, labels, refs, where)
     data = embeddings, labels, refs, where, mined
     embeddings, labels, refs, where, mined = jax.lax.stop_gradient(data)
-    batch = prepare(function, embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     exists = (batch.ref_weights > 0).astype(batch.weights.dtype)
     batch = batch._replace(refs=batch.refs._replace(where=exists))
     pairs = pairs_of(function, batch, mined, match)

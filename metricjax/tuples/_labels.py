@@ -45,6 +45,12 @@ def all_pairs(
     check_weights(name, "where", where, "labels", len(one))
     if refs is None:
         refs = self_refs(one, labels, where)
+    elif refs.labels is not None:
+        theirs = as_labels(name, "refs.labels", refs.labels, "refs.labels", None)
+        check_weights(
+            name, "refs.where", refs.where, "refs.labels", len(jax.tree.leaves(theirs)[0])
+        )
+        refs = refs._replace(labels=theirs)
     pairs = label_pairs(name, labels, refs, match, jnp.float32)
     if where is None:
         return pairs
@@ -113,11 +119,10 @@ def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pai
     """All pairs of the public `function`'s labels, times the references' weights."""
     if labels is None or refs.labels is None:
         raise ValueError(f"{function}: labels are needed on both sides when `mined` is not given.")
-    sides = ("labels", labels), ("refs.labels", refs.labels)
-    labels, others = (
-        as_labels(function, name, y, name, None, class_ids=match is None) for name, y in sides
-    )
+    others = refs.labels
     if match is None:
+        for name, y in ("labels", labels), ("refs.labels", others):
+            check_rows(function, name, y, name, y.shape[0], class_ids=True)
         same = labels[:, None] == others[None, :]
     else:
         same = match(labels, others)
@@ -125,7 +130,7 @@ def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pai
         if same.shape != shape:
             raise ValueError(f"{function}: `match` must give shape {shape}, got {same.shape}.")
     check_rows(function, "refs.self_index", refs.self_index, "labels", same.shape[0])
-    check_weights(function, "refs.where", refs.where, "refs.labels", same.shape[1])
+    check_rows(function, "refs.where", refs.where, "refs.labels", same.shape[1])
     exists = jnp.ones(same.shape[1:], dtype) if refs.where is None else refs.where.astype(dtype)
     exists = jnp.broadcast_to(exists[None, :], same.shape)
     if refs.self_index is not None:

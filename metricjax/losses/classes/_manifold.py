@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 from metricjax._core.check import as_labels, check_embeddings, check_range, check_similarity
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, safe_divide, safe_sqrt
-from metricjax._core.refs import prepare, replicated
+from metricjax._core.refs import admit, prepare, replicated
 from metricjax._core.triplets import pick
 from metricjax._core.types import LossDict, Scalar
 from metricjax.distances import CosineSimilarity, Distance
@@ -79,7 +79,8 @@ def manifold(
     """
     name = "losses.manifold"
     check_similarity(name, distance)
-    batch = prepare(name, embeddings, None, None, where)
+    embeddings, _, _ = admit(name, embeddings, None, None, where)
+    batch = prepare(embeddings, None, None, where)
     check_embeddings(name, "proxies", proxies)
     proxies = jnp.asarray(proxies)
     x, weights = replicated((batch.embeddings, batch.weights))

@@ -68,7 +68,7 @@ def angular(
         2017.
     """
     check_euclidean("losses.angular", distance)
-    batch = prepare("losses.angular", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     positive = pairs_of("losses.angular", batch, mined, match).positive
     dtype = batch.weights.dtype
     negative = label_pairs("losses.angular", batch.labels, batch.refs, match, dtype).negative

@@ -71,7 +71,7 @@ def circle(
         <https://arxiv.org/abs/2002.10857>`_, 2020.
     """
     check_distance("losses.circle", distance, CosineSimilarity)
-    batch = prepare("losses.circle", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.circle", batch, mined, match, repeats=False)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     now = jax.lax.stop_gradient(mat)

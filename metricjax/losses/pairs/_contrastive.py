@@ -62,7 +62,7 @@ def contrastive(
         Hadsell et al., `Dimensionality Reduction by Learning an Invariant Mapping
         <http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf>`_, 2006.
     """
-    batch = prepare("losses.contrastive", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.contrastive", batch, mined, match)
     return contrast(batch, pairs, distance, pos_margin, neg_margin)
 

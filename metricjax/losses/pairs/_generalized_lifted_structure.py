@@ -67,7 +67,7 @@ def generalized_lifted_structure(
         <https://arxiv.org/abs/1703.07737>`_, 2017.
     """
     name = "losses.generalized_lifted_structure"
-    batch = prepare(name, embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match, repeats=False)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     pos = LogSum(logsumexp(farther(distance, mat, pos_margin), pairs.positive))

@@ -71,7 +71,7 @@ def intra_pair_variance(
         Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019,
         https://openaccess.thecvf.com/content_ICCV_2019/html/Yu_Deep_Metric_Learning_With_Tuplet_Margin_Loss_ICCV_2019_paper.html
     """
-    batch = prepare("losses.intra_pair_variance", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.intra_pair_variance", batch, mined, match)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     mat = mat if distance.is_similarity else -mat

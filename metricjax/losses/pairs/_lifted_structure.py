@@ -73,7 +73,7 @@ def lifted_structure(
         Song et al., `Deep Metric Learning via Lifted Structured Feature Embedding
         <https://arxiv.org/abs/1511.06452>`_, 2015.
     """
-    batch = prepare("losses.lifted_structure", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.lifted_structure", batch, mined, match)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     closeness = farther(distance, neg_margin, mat)

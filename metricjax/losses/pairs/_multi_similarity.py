@@ -67,7 +67,7 @@ def multi_similarity(
         Wang et al., `Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning
         <https://arxiv.org/abs/1904.06627>`_, 2019.
     """
-    batch = prepare("losses.multi_similarity", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.multi_similarity", batch, mined, match, repeats=False)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     pos = LogSum(logsumexp(alpha * farther(distance, mat, base), pairs.positive))

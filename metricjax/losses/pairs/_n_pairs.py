@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._core.check import check_rows
 from metricjax._core.declare import declare
 from metricjax._core.masked import logsumexp, softplus
-from metricjax._core.refs import prepare, replicated
+from metricjax._core.refs import admit, prepare, replicated
 from metricjax._core.types import LossDict, Mined, Refs
 from metricjax.distances import Distance, DotProductSimilarity
 from metricjax.losses._classes import similarities
@@ -61,7 +61,8 @@ def n_pairs(
         <https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective>`_,
         2016.
     """
-    batch = prepare("losses.n_pairs", embeddings, labels, refs, where)
+    embeddings, labels, refs = admit("losses.n_pairs", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     n = len(batch.embeddings)
     check_rows("losses.n_pairs", "labels", batch.labels, "embeddings", n, class_ids=True)
     positive = pairs_of("losses.n_pairs", batch, mined, None).positive

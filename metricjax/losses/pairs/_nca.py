@@ -63,7 +63,7 @@ def nca(
         Goldberger et al., `Neighbourhood Components Analysis
         <https://www.cs.toronto.edu/~hinton/absps/nca.pdf>`_, 2004.
     """
-    batch = prepare("losses.nca", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.nca", batch, None, match)
     weight = mined_weights("losses.nca", mined, batch, self_refs=refs is None)
     mat = distance(batch.embeddings, batch.refs.embeddings)

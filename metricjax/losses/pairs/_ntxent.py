@@ -64,7 +64,7 @@ def ntxent(
         <https://arxiv.org/abs/1807.03748>`_, 2018; Chen et al., `A Simple Framework for
         Contrastive Learning of Visual Representations <https://arxiv.org/abs/2002.05709>`_, 2020.
     """
-    batch = prepare("losses.ntxent", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.ntxent", batch, mined, match)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     logits = farther(distance, 0, mat) / temperature

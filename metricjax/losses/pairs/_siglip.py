@@ -67,7 +67,7 @@ def siglip(
         Zhai et al., `Sigmoid Loss for Language Image Pre-Training
         <https://arxiv.org/abs/2303.15343>`_, 2023.
     """
-    batch = prepare("losses.siglip", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.siglip", batch, mined, match)
     logits = scale * farther(distance, 0, distance(batch.embeddings, batch.refs.embeddings)) + bias
     anchors = yield OfAnchors(jnp.sum(batch.weights))

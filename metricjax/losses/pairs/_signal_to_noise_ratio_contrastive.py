@@ -66,6 +66,6 @@ def signal_to_noise_ratio_contrastive(
     """
     name = "losses.signal_to_noise_ratio_contrastive"
     check_distance(name, distance, SNRDistance)
-    batch = prepare(name, embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match)
     return contrast(batch, pairs, distance, pos_margin, neg_margin)

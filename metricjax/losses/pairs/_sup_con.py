@@ -68,7 +68,7 @@ def sup_con(
     References:
         Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
     """
-    batch = prepare("losses.sup_con", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     logits = farther(distance, 0, mat) / temperature

@@ -73,7 +73,7 @@ def threshold_consistent_margin(
     """
     name = "losses.threshold_consistent_margin"
     check_distance(name, distance, CosineSimilarity)
-    batch = prepare(name, embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of(name, batch, mined, match)
     mat = distance(batch.embeddings, batch.refs.embeddings)
 

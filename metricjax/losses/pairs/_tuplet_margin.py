@@ -69,7 +69,7 @@ def tuplet_margin(
         https://openaccess.thecvf.com/content_ICCV_2019/html/Yu_Deep_Metric_Learning_With_Tuplet_Margin_Loss_ICCV_2019_paper.html
     """
     check_distance("losses.tuplet_margin", distance, CosineSimilarity)
-    batch = prepare("losses.tuplet_margin", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.tuplet_margin", batch, mined, match)
     cosine = distance(batch.embeddings, batch.refs.embeddings)
     beta = jnp.deg2rad(jnp.asarray(margin, cosine.dtype))

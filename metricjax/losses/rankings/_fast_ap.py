@@ -67,7 +67,7 @@ def fast_ap(
     """
     check_euclidean("losses.fast_ap", distance, any_power=True)
     check_at_least("losses.fast_ap", "num_bins", num_bins, 1)
-    batch = prepare("losses.fast_ap", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.fast_ap", batch, None, match)
     weight = mined_weights("losses.fast_ap", mined, batch, self_refs=refs is None)
     mat = distance(batch.embeddings, batch.refs.embeddings)

@@ -92,7 +92,7 @@ def histogram(
     """
     check_similarity("losses.histogram", distance)
     bins = _number_of_bins(n_bins, delta)
-    batch = prepare("losses.histogram", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.histogram", batch, mined, match, repeats=False)
     both = exists(pairs.positive) & exists(pairs.negative)
     counted = both[:, None] | ((yield at_refs(batch, both)) > 0)[None, :]

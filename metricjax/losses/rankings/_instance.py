@@ -63,7 +63,7 @@ def instance(
     """
     check_distance("losses.instance", distance, CosineSimilarity)
     check_known_size("losses.instance", jnp.shape(embeddings)[0])
-    batch = prepare("losses.instance", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     labels, others = batch.labels, batch.refs
     for name, y, of in (("labels", labels, batch), ("refs.labels", others.labels, others)):
         check_rows("losses.instance", name, y, "embeddings", of.embeddings.shape[0], class_ids=True)

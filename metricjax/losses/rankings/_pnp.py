@@ -75,7 +75,7 @@ def pnp(
     """
     check_distance("losses.pnp", distance, CosineSimilarity)
     check_choice("losses.pnp", "variant", variant, ("Ds", "Dq", "Iu", "Ib", "O"))
-    batch = prepare("losses.pnp", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.pnp", batch, None, match)
     counted = jnp.where(exists(positive), batch.weights, 0)
     positive = with_itself(positive, batch.refs)

@@ -74,7 +74,7 @@ def ranked_list(
     """
     if distance.is_similarity:
         raise TypeError("losses.ranked_list: `distance` must be a distance, not a similarity.")
-    batch = prepare("losses.ranked_list", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     pairs = pairs_of("losses.ranked_list", batch, None, match)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     outer = 1 + margin / 2 if alpha is None else alpha

@@ -68,7 +68,7 @@ def smooth_ap(
         <https://arxiv.org/abs/2007.12163>`_, 2020.
     """
     check_distance("losses.smooth_ap", distance, CosineSimilarity)
-    batch = prepare("losses.smooth_ap", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.smooth_ap", batch, None, match)
     weight = mined_weights("losses.smooth_ap", mined, batch, self_refs=refs is None)
     counted = jnp.where(exists(positive), batch.weights, 0)

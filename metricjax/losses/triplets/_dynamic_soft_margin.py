@@ -83,7 +83,7 @@ def dynamic_soft_margin(
     name = "losses.dynamic_soft_margin"
     check_euclidean(name, distance, any_power=True)
     check_at_least(name, "num_bins", num_bins, 2)
-    batch = prepare(name, embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     if labels is None and mined is None and refs is not None:
         over = _aligned(name, batch, mat)

@@ -71,7 +71,7 @@ def margin(
         Wu et al., `Sampling Matters in Deep Embedding Learning <https://arxiv.org/abs/1706.07567>`_,
         2017.
     """
-    batch = prepare("losses.margin", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     beta = jnp.asarray(beta, batch.weights.dtype)
     by_class = beta.ndim > 0 and beta.size > 1
     if by_class:

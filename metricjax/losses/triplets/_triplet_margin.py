@@ -72,7 +72,7 @@ def triplet_margin(
         descriptors with triplets and shallow convolutional neural networks
         <http://www.bmva.org/bmvc/2016/papers/paper119/index.html>`_, 2016 (swap).
     """
-    batch = prepare("losses.triplet_margin", embeddings, labels, refs, where)
+    batch = prepare(embeddings, labels, refs, where)
     mined = triplets_of("losses.triplet_margin", batch, mined, match)
     others = batch.refs.embeddings
     mat = distance(batch.embeddings, batch.refs.embeddings)
@@ -87,7 +87,7 @@ def triplet_margin(
 
     def terms(slab: TripletSlab) -> LossDict:
         an = closer(slab.an, from_positive(slab)) if swap else slab.an
-        m = slab.of_anchor(margin[:, 0]) if jnp.ndim(margin) else margin
+        m = slab.of_anchor(jnp.asarray(margin)[:, 0]) if jnp.ndim(margin) else margin
         values = hinge(farther(distance, slab.ap, an) + m)
         return {"loss": active_term(values, slab.weights, anchor=slab.anchor)}
 
