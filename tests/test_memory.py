@@ -384,6 +384,19 @@ def test_tuples_of_the_batch_are_found_in_the_memory():
 
 
 @pytest.mark.slow
+def test_tuples_of_the_batch_are_added_to_triplets_of_a_miner_as_pairs():
+    x, y = batch(5)
+    memory = CrossBatchMemory(LOSSES.contrastive, Q, D, miner=mj.miners.triplet_margin)
+    memory.bank.set_value(filled(2))
+    refs = enqueue(filled(2), x, y, None).refs(self_index=(np.arange(N) + 12) % Q)
+    rule = jax.jit(lambda: mj.tuples.as_pairs(mj.miners.triplet_margin(x, y, refs=refs)))()
+    more = mj.tuples.from_pairs([0, 2], [13, 15], [0], [14], shape=(N, Q))
+    want, _ = against(LOSSES.contrastive, x, y, refs, mined=jax.tree.map(np.add, rule, more))
+    got = jitted(memory, x, y, mined=mj.tuples.from_pairs([0, 2], [1, 3], [0], [2], shape=(N, N)))
+    chex.assert_trees_all_close(got, want, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_a_module_with_parameters_trains_on_the_memory():
     memory = CrossBatchMemory(mj.nn.Margin(3, nu=0.01), Q, D)
     model = nnx.Linear(D, D, rngs=nnx.Rngs(0))
@@ -550,16 +563,12 @@ def test_wrong_arguments_say_so():
     }.items():
         with pytest.raises(ValueError, match=says):
             wrong()
-    rule = CrossBatchMemory(LOSSES.triplet_margin, Q, D, miner=mj.miners.triplet_margin)
     for says, wrong in {
         r"`labels` must be int32\[N\], .* got float32\[N\]": lambda: bank.enqueue(x, x[:, 0]),
         r"`labels` must be int32\[N\], .* got None": lambda: bank.refs(x),
         r"got int32\[N, 1\]; give some": lambda: bank.enqueue(x, y[:, None]),
         "`dtype` must be floating, got int32": lambda: MemoryBank.create(Q, D, dtype=jnp.int32),
         "arcface does not compare with references": lambda: CrossBatchMemory(LOSSES.arcface, Q, D),
-        "can be added to pairs only, the miner gave TripletRule": lambda: rule(
-            x, y, mined=mj.tuples.all_pairs(y)
-        ),
     }.items():
         with pytest.raises(TypeError, match=says):
             wrong()

@@ -505,6 +505,15 @@ def test_random_triplets_have_the_stated_distribution():
         assert chisquare(counts[cells > 0], k * cells[cells > 0]).pvalue > 1e-4
 
 
+def test_by_default_there_are_as_many_random_triplets_as_the_class_has_members():
+    a, p, n, weights = (
+        np.asarray(x) for x in draw(jax.random.key(0), jnp.array([0, 0, 0, 1, 1, 2]))
+    )
+    real = weights > 0
+    assert np.bincount(a[real], minlength=6).tolist() == [3, 3, 3, 2, 2, 0]
+    assert len(weights) == 36 and (a[real] != p[real]).all()
+
+
 def test_random_negatives_may_be_weighed():
     labels, k = np.array([0, 0, 1, 1, 2]), 3000
     weights = np.random.default_rng(0).random((5, 5)).astype(np.float32)

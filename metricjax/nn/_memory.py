@@ -84,7 +84,8 @@ class CrossBatchMemory(nnx.Module):
             where: ``[N]`` sample weights; rows of weight 0 are neither enqueued nor anchors.
             enqueue_mask: ``[N]``: these rows are enqueued, and the others are the anchors; by
                 default, all are both.
-            mined: pairs or triplets within the batch, added to those of the miner, or to all pairs.
+            mined: pairs or triplets within the batch, added as pairs to those of the miner, or to
+                all pairs.
                 They are looked up in the memory; rows that were not enqueued are not found.
             key: for random miners.
             axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: all devices
@@ -122,20 +123,19 @@ class CrossBatchMemory(nnx.Module):
             if chosen is None:
                 there = refs._replace(where=bank.where > 0)  # the loss multiplies by the weights
                 chosen = all_pairs(labels, there, **relation)
-            chosen = _with_tuples_of_batch(chosen, mined, slots)
+            chosen = _with_tuples_of_batch(chosen, mined, slots, bank)
         if chosen is not None:
             shared["mined"] = chosen
         return self.inner(embeddings, labels, *params, **shared, **options)
 
 
-def _with_tuples_of_batch(chosen: Mined, mined: Mined, slots) -> Pairs:
-    """Pairs of a batch and the memory, and those within the batch, which sits in some slots."""
-    if not isinstance(chosen, Pairs):
-        raise TypeError(
-            f"nn.CrossBatchMemory: `mined` can be added to pairs only, the miner gave "
-            f"{type(chosen).__name__}."
-        )
-    n, size = chosen.positive.shape
+def _with_tuples_of_batch(chosen: Mined, mined: Mined, slots, bank: MemoryBank) -> Pairs:
+    """Pairs of a batch and the memory, and those within the batch, which sits in some slots.
+
+    Triplets of a miner become pairs, see `as_pairs`, as PyTorch Metric Learning has it.
+    """
+    size, n = len(bank.where), len(slots)
+    chosen = as_pairs(chosen, (n, size))
     own = as_pairs(mined, (n, n))
     if own.positive.shape != (n, n):
         raise ValueError(

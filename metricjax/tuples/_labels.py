@@ -60,7 +60,7 @@ def all_pairs(
 def random_triplets(
     key: PRNGKeyArray,
     labels: Labels,
-    per_anchor: int,
+    per_anchor: int | None = None,
     *,
     refs: Refs | None = None,
     where: Num[Array, " n"] | None = None,
@@ -83,13 +83,15 @@ def random_triplets(
     Args:
         key: a `jax.random.key`.
         labels, refs, where, match: as in `all_pairs`.
-        per_anchor: how many; static.
+        per_anchor: how many; static. By default as many as there are samples of its class among
+            the references, itself included; then the list has M places for each anchor, and the
+            unused ones have weight 0.
         negative_weights: ``[N, M]``, at least 0: factors of the negatives' probabilities, such as a
             function of the distance. Uniform by default.
 
     Returns:
-        ``N * per_anchor`` `Triplets`, an anchor's next to each other; weight 0 for anchors that
-        lack a positive or a negative.
+        ``N * per_anchor`` `Triplets` (or ``N * M``), an anchor's next to each other; weight 0 for
+        anchors that lack a positive or a negative.
     """
     pairs = replicated(all_pairs(labels, refs, where, match))
     if negative_weights is not None:
@@ -101,18 +103,24 @@ def random_triplets(
             )
         negative = jnp.where(pairs.negative > 0, pairs.negative * weights.astype(jnp.float32), 0)
         pairs = pairs._replace(negative=negative)
-    n = len(pairs.positive)
+    n, m = pairs.positive.shape
+    size = m if per_anchor is None else per_anchor
 
     def draw(key, weights):
         if not weights.size:
-            return jnp.zeros(n * per_anchor, jnp.int32)
+            return jnp.zeros(n * size, jnp.int32)
         one_each = lambda key: jax.random.categorical(key, jnp.log(weights))
-        return jax.lax.map(one_each, jax.random.split(key, per_anchor)).T.ravel()
+        return jax.lax.map(one_each, jax.random.split(key, size)).T.ravel()
 
     exists = jnp.any(pairs.positive > 0, 1) & jnp.any(pairs.negative > 0, 1)
+    places = jnp.broadcast_to(exists[:, None], (n, size))
+    if per_anchor is None:
+        among_refs = refs is None or refs.self_index is not None
+        members = jnp.sum(pairs.positive > 0, 1) + int(among_refs)
+        places &= jnp.arange(m)[None, :] < members[:, None]
     positive, negative = (draw(jax.random.fold_in(key, i), x) for i, x in enumerate(pairs))
-    anchor, exists = (jnp.repeat(x, per_anchor) for x in (jnp.arange(n), exists))
-    return Triplets(anchor, positive, negative, exists.astype(jnp.float32))
+    anchor = jnp.repeat(jnp.arange(n), size)
+    return Triplets(anchor, positive, negative, places.ravel().astype(jnp.float32))
 
 
 def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pairs:
