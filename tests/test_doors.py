@@ -492,7 +492,7 @@ def test_anything_is_right_or_refused(call):
 
 
 @pytest.mark.slow
-@settings(max_examples=250, **ANYTHING)
+@settings(max_examples=80, **ANYTHING)
 @given(calls())
 def test_very_much_is_right_or_refused(call):
     anything(call)
