@@ -11,6 +11,7 @@ from metricjax._core.refs import replicated
 from metricjax._core.types import Labels, Match, Refs, Scalar, Triplets
 from metricjax.distances import LpDistance
 from metricjax.miners._all import candidates, miner
+from metricjax.tuples._lists import places
 
 
 @miner()
@@ -89,16 +90,12 @@ def distance_weighted(
     negative = jnp.where(drawn, pairs.negative * jnp.exp(log_w - top), 0)
     size = m if triplets_per_anchor is None else triplets_per_anchor
     exists = jnp.any(pairs.positive > 0, 1) & jnp.any(drawn, 1)
-    places = jnp.broadcast_to(exists[:, None], (n, size))
-    if triplets_per_anchor is None:
-        among_refs = refs is None or refs.self_index is not None
-        members = jnp.sum(pairs.positive > 0, 1) + int(among_refs)
-        places &= jnp.arange(m)[None, :] < members[:, None]
+    used = places(exists, pairs.positive, triplets_per_anchor, refs)
     return Triplets(
         anchor=jnp.repeat(jnp.arange(n), size),
         positive=_draw(jax.random.fold_in(key, 0), pairs.positive, size).ravel(),
         negative=_draw(jax.random.fold_in(key, 1), negative, size).ravel(),
-        weights=places.ravel().astype(mat.dtype),
+        weights=used.ravel().astype(mat.dtype),
     )
 
 

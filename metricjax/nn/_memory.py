@@ -85,8 +85,8 @@ class CrossBatchMemory(nnx.Module):
             enqueue_mask: ``[N]``: these rows are enqueued, and the others are the anchors; by
                 default, all are both.
             mined: pairs or triplets within the batch, added as pairs to those of the miner, or to
-                all pairs.
-                They are looked up in the memory; rows that were not enqueued are not found.
+                all pairs. They are looked up in the memory; rows that were not enqueued are not
+                found.
             key: for random miners.
             axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: all devices
                 enqueue all of it. Then `reduce` with the same, or leave both to `objective`.

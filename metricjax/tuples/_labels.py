@@ -7,6 +7,7 @@ from jaxtyping import Array, Num, PRNGKeyArray
 from metricjax._core.check import as_labels, check_rows, check_weights
 from metricjax._core.refs import replicated, self_refs
 from metricjax._core.types import Labels, Match, Pairs, Refs, Triplets
+from metricjax.tuples._lists import places
 
 
 def all_pairs(
@@ -113,14 +114,10 @@ def random_triplets(
         return jax.lax.map(one_each, jax.random.split(key, size)).T.ravel()
 
     exists = jnp.any(pairs.positive > 0, 1) & jnp.any(pairs.negative > 0, 1)
-    places = jnp.broadcast_to(exists[:, None], (n, size))
-    if per_anchor is None:
-        among_refs = refs is None or refs.self_index is not None
-        members = jnp.sum(pairs.positive > 0, 1) + int(among_refs)
-        places &= jnp.arange(m)[None, :] < members[:, None]
+    used = places(exists, pairs.positive, per_anchor, refs)
     positive, negative = (draw(jax.random.fold_in(key, i), x) for i, x in enumerate(pairs))
     anchor = jnp.repeat(jnp.arange(n), size)
-    return Triplets(anchor, positive, negative, places.ravel().astype(jnp.float32))
+    return Triplets(anchor, positive, negative, used.ravel().astype(jnp.float32))
 
 
 def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pairs:

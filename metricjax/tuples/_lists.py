@@ -59,6 +59,21 @@ def from_triplets(
     return Triplets(a, p, n, weights.astype(jnp.float32))
 
 
+def places(exists, positive, size: int | None, refs) -> Num[Array, "n s"]:
+    """Which of the places for each anchor's triplets are used: all `size`, if the anchor has any.
+
+    Without a `size` there are M, and as many are used as there are samples of the anchor's class
+    among the references, itself included.
+    """
+    n, m = positive.shape
+    used = jnp.broadcast_to(exists[:, None], (n, m if size is None else size))
+    if size is not None:
+        return used
+    among_refs = refs is None or refs.self_index is not None
+    members = jnp.sum(positive > 0, 1) + int(among_refs)
+    return used & (jnp.arange(m)[None, :] < members[:, None])
+
+
 def there(triplets: Triplets, n: int, m: int) -> Triplets:
     """Triplets of N anchors and M references: weight 0, and row 0, where a sample is none of them.
 
