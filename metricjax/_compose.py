@@ -2,14 +2,14 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax import reducers as _reducers
+from metricjax._core.linear import sum_along
 from metricjax._core.masked import safe_divide
 from metricjax._core.record import bound, record_of
-from metricjax._core.refs import axis_names, gather_refs, numbered
+from metricjax._core.refs import axis_names, gather_refs, gather_same, numbered
 from metricjax._core.stream import fold
 from metricjax._core.types import AxisName, LossDict, Reducer, Refs, Scalar
 
@@ -57,7 +57,7 @@ def reduce(
         chosen = chosen_reducers("reduce", terms, reducer)
     ratios = fold(terms, chosen)
     if axis_name is not None:
-        ratios = jax.lax.psum(ratios, axis_name)
+        ratios = sum_along(ratios, axis_name)
     parts = {
         name: total if count is None else safe_divide(total, count)
         for name, (total, count) in ratios.items()
@@ -238,8 +238,7 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: AxisName | None 
         if axis_name is not None:
             refs = gather_refs(*refs[:2], axis_name, where=weights)._replace(self_index=None)
             if record.needs_whole_batch():
-                anchors = gather_refs(embeddings, ids, axis_name, where=where)
-                embeddings, ids, where = anchors.embeddings, anchors.labels, anchors.where
+                embeddings, ids, where = gather_same((embeddings, ids, where), axis_name)
             elif record.has("axis_name"):
                 options |= {"axis_name": axis_name}
         return loss(embeddings, ids, refs=refs, where=where, **options)
@@ -260,14 +259,15 @@ def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     class_axis = data.get("class_axis") or bound(loss, "class_axis")
     shared = tuple(name for name in axis_names(axis_name) if name in axis_names(class_axis))
     whole = record.needs_whole_batch(mined=mined)
-    everything = gather_refs(
-        embeddings, labels, axis_name if whole else shared or axis_name, where=data.get("where")
-    )
     if whole or shared:  # devices that share out the classes must see the same samples
+        batch = embeddings, labels, data.get("where")
+        embeddings, labels, where = gather_same(batch, axis_name if whole else shared)
         data = {n: x for n, x in data.items() if n != "axis_name"}
-        return everything.embeddings, everything.labels, data | {"where": everything.where}
-    refs = {"refs": everything} if record.accepts("refs") else {}
-    return embeddings, labels, data | refs
+        return embeddings, labels, data | {"where": where}
+    if not record.accepts("refs"):
+        return embeddings, labels, data
+    refs = gather_refs(embeddings, labels, axis_name, where=data.get("where"))
+    return embeddings, labels, data | {"refs": refs}
 
 
 def _check_functions(caller, example, **functions):

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Num
 
+from metricjax._core.check import as_labels
+from metricjax._core.linear import sum_along, vary_along
 from metricjax._core.masked import safe_divide, upcast
 from metricjax._core.refs import spread_as
 from metricjax._core.stream import fold
@@ -18,6 +20,10 @@ def statistics(
     mined: Mined | None = None,
     distances: Float[Array, "n m"] | None = None,
     *,
+    embeddings: Float[Array, "n d"] | None = None,
+    labels: Int[Array, " n"] | None = None,
+    num_classes: int | None = None,
+    where: Num[Array, " n"] | None = None,
     axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
     """What a loss and a miner did with a batch, as a flat dict of scalars without gradient.
@@ -49,16 +55,24 @@ def statistics(
         terms: what a loss returned. Streamed terms take one more forward pass over their parts.
         mined: what a miner returned, or `tuples.all_pairs`.
         distances: ``[N, M]``, any distance or similarity of anchors and references; needs `mined`.
+        embeddings: ``[N, D]``, whose Euclidean norms are to be shown.
+        labels: ``[N]`` integers, to be counted where no class has them; needs `num_classes`.
+        num_classes: how many classes a loss has weights for.
+        where: ``[N]`` weights of the samples in `embeddings` and `labels`.
         axis_name: counts are summed, and extremes taken, over this `jax.shard_map` or `pmap` axis.
 
     Returns:
         By term, ``_count``: how many elements it has, and ``_non_zero``: the share of those that
         are not 0. Terms that are one number already have neither. Then ``positive_pairs`` and
         ``negative_pairs``, or ``triplets``: how many were mined; and of the distances of the mined
-        pairs (of a triplet, both), ``positive_`` and ``negative_distance_min, _mean, _max``.
+        pairs (of a triplet, both), ``positive_`` and ``negative_distance_min, _mean, _max``. Of
+        the embeddings ``norm_min, _mean, _max``. Of the labels ``num_unknown``: how many samples
+        are outside of ``[0, num_classes)``, and so have no part in a loss with class weights.
     """
-    add = (lambda x: x) if axis_name is None else lambda x: jax.lax.psum(x, axis_name)
-    top = (lambda x: x) if axis_name is None else lambda x: jax.lax.pmax(x, axis_name)
+    add = top = lambda x: x
+    if axis_name is not None:
+        add = lambda x: sum_along(x, axis_name)
+        top = lambda x: jax.lax.pmax(vary_along(x, axis_name), axis_name)
     out: dict[str, Array] = {}
     for name, ratio in fold(terms, dict.fromkeys(terms, _count)).items():
         if isinstance(ratio, _Counted):
@@ -73,13 +87,17 @@ def statistics(
     if distances is not None:
         mat = jax.lax.stop_gradient(upcast(distances))
         for kind, weights in pairs._asdict().items():
-            weights = spread_as(weights, mat).astype(mat.dtype)
-            count, exists = add(_total(weights)), weights > 0
-            low, high = top([jnp.max(x, where=exists, initial=-jnp.inf) for x in (-mat, mat)])
-            low, high = (jnp.where(count > 0, x, 0) for x in (-low, high))
-            mean = safe_divide(add(_total(jnp.where(exists, mat * weights, 0))), count)
-            found = {"min": low, "mean": mean, "max": high}
-            out |= {f"{kind}_distance_{name}": x for name, x in found.items()}
+            out |= _spread_of(f"{kind}_distance", mat, spread_as(weights, mat), add, top)
+    if embeddings is not None:
+        norms = jnp.linalg.norm(upcast(embeddings), axis=1)
+        weights = jnp.ones_like(norms) if where is None else where
+        out |= _spread_of("norm", norms, spread_as(weights, norms), add, top)
+    if (labels is None) != (num_classes is None):
+        raise ValueError("statistics: `labels` and `num_classes` go together, got one of them.")
+    if labels is not None and num_classes is not None:
+        labels = as_labels("statistics", "labels", labels, "labels", None, class_ids=True)
+        unknown = (labels < 0) | (labels >= num_classes)
+        out["num_unknown"] = add(_total(unknown if where is None else jnp.where(unknown, where, 0)))
     return {name: jax.lax.stop_gradient(x) for name, x in out.items()}
 
 
@@ -88,6 +106,16 @@ class _Counted(NamedTuple):
 
     non_zero: Array
     every: Array
+
+
+def _spread_of(what, x, weights, add, top):
+    """Smallest, mean and largest of what weighs something."""
+    weights = weights.astype(x.dtype)
+    count, exists = add(_total(weights)), weights > 0
+    low, high = top([jnp.max(x, where=exists, initial=-jnp.inf) for x in (-x, x)])
+    low, high = (jnp.where(count > 0, x, 0) for x in (-low, high))
+    mean = safe_divide(add(_total(jnp.where(exists, x * weights, 0))), count)
+    return {f"{what}_min": low, f"{what}_mean": mean, f"{what}_max": high}
 
 
 def _count(term: LossTerm) -> _Counted:

@@ -38,7 +38,7 @@ def step(total, axis_name=None, own_params=None):
     """Value, and gradients of encoder and parameters, of ``total(x, y, where, params)``.
 
     Each device has its part of the batch along `axis_name`, and all of the parameters, unless
-    `own_params` says by what to divide the gradients of its own.
+    `own_params` says what to make of the gradients of its own.
     """
 
     def run(kernel, params, e, y, where):
@@ -49,7 +49,7 @@ def step(total, axis_name=None, own_params=None):
             if own_params is None:
                 to_params = jax.lax.pmean(to_params, axis_name)
             else:
-                to_params = jax.tree.map(lambda x: x / own_params, to_params)
+                to_params = jax.tree.map(own_params, to_params)
         return value, to_kernel, to_params
 
     return run
@@ -151,7 +151,13 @@ everything = lambda case: True
 rings = lambda case: str(case) in RING
 apart = lambda case: not case.whole
 classes = lambda case: case.takes("class_axis") or case.takes("class_ids")
+as_it_is = lambda x: x
 over_the_batch = {"mapped": True, "params": jax.P("batch")}
+over_their_axis = {
+    "mapped": True,
+    "axes": (("batch", 4), ("classes", 2)),
+    "params": jax.P("classes"),
+}
 
 LAYOUTS = {
     "auto": Layout(everything, whole),
@@ -163,17 +169,27 @@ LAYOUTS = {
     "ring": Layout(rings, lambda c: step(local(c, ring=True), "batch"), mapped=True),
     "classes over their axis": Layout(
         classes,
-        lambda c: step(classes_on_devices(c, "classes"), "batch", 1),
-        mapped=True,
-        axes=(("batch", 4), ("classes", 2)),
-        params=jax.P("classes"),
+        lambda c: step(classes_on_devices(c, "classes"), "batch", as_it_is),
+        **over_their_axis,
+    ),
+    "classes over their axis, types unchecked": Layout(
+        classes,
+        lambda c: step(
+            classes_on_devices(c, "classes"),
+            ("batch", "classes"),
+            lambda x: jax.lax.psum(x, "batch") / 8,
+        ),
+        checked=False,
+        **over_their_axis,
     ),
     "classes over the batch's axis": Layout(
-        classes, lambda c: step(classes_on_devices(c, "batch"), "batch", 1), **over_the_batch
+        classes,
+        lambda c: step(classes_on_devices(c, "batch"), "batch", as_it_is),
+        **over_the_batch,
     ),
     "classes, types unchecked": Layout(
         classes,
-        lambda c: step(classes_on_devices(c, "batch"), "batch", 8),
+        lambda c: step(classes_on_devices(c, "batch"), "batch", lambda x: x / 8),
         checked=False,
         **over_the_batch,
     ),
@@ -202,7 +218,8 @@ def by_pmap(own_classes, cases, dtype):
     split = lambda x: x.reshape(8, -1, *x.shape[1:])
     join = (lambda x: x.reshape(-1, D)) if own_classes else (lambda x: x[0])
     total = (lambda c: classes_on_devices(c, "batch")) if own_classes else local
-    runs = {str(c): step(total(c), "batch", 8 if own_classes else None) for c in cases}
+    own_params = (lambda x: x / 8) if own_classes else None
+    runs = {str(c): step(total(c), "batch", own_params) for c in cases}
     shared, own = {}, {}
     for c in cases:
         kernel, params, *samples = batch(c, dtype)

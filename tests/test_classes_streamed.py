@@ -163,8 +163,8 @@ def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
 
     def local(e, w, y):
         def total(e, w):
-            all_of = mj.gather_refs(e, y, "batch")
-            terms = case.loss(all_of.embeddings, all_of.labels, w, class_axis="batch", **floats)
+            all_of = jax.lax.all_gather((e, y), "batch", tiled=True, to="invarying")
+            terms = case.loss(*all_of, w, class_axis="batch", **floats)
             return mj.reduce(terms, axis_name="batch")[0]
 
         return jax.value_and_grad(total, (0, 1))(e, w)
@@ -173,6 +173,17 @@ def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
     specs = {"in_specs": spread, "out_specs": (jax.P(), (spread, spread))}
     got = jax.jit(jax.shard_map(local, mesh=mesh, **specs))(e, w, y)
     close(got, (value, (to_e, to_w)))
+
+
+def test_devices_that_share_out_the_classes_must_have_the_same_samples():
+    e, y, w = batch(CASES[1])
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))
+    own = lambda e, y, w: mj.reduce(mj.losses.arcface(e, y, w, class_axis="batch"))[0]
+    gathered = lambda e, y, w: own(*mj.gather_refs(e, y, "batch")[:2], w)
+    for total in own, gathered:  # types do not tell that all have gathered the same
+        run = jax.shard_map(total, mesh=mesh, in_specs=jax.P("batch"), out_specs=jax.P("batch"))
+        with pytest.raises(ValueError, match="`embeddings` must be the same on all devices"):
+            jax.eval_shape(run, e, y, w)
 
 
 @pytest.mark.slow

@@ -209,3 +209,19 @@ PAIRS = mj.tuples.all_pairs(Y)
 def test_errors_name_the_argument(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_norms_and_labels_of_no_class():
+    norms = np.linalg.norm(X, axis=1)
+    where = np.where(np.arange(16) == norms.argmax(), 0, np.arange(16) % 3 + 1)
+    some = norms[where > 0]
+    got = statistics({}, embeddings=X, labels=Y, num_classes=jnp.int32(3), where=where)
+    mean = np.average(norms, weights=where)
+    same(
+        got,
+        {"norm_min": some.min(), "norm_mean": mean, "norm_max": some.max()}
+        | {"num_unknown": where[np.asarray(Y) >= 3].sum()},
+    )
+    same(mj.statistics({}, labels=[-1, 0, 2, 3], num_classes=3), {"num_unknown": 2})
+    with pytest.raises(ValueError, match="statistics: `labels` and `num_classes` go together"):
+        mj.statistics({}, labels=Y)

@@ -889,6 +889,26 @@ def test_wrong_batches_are_named(batches, error, complaint):
 # --- fit: loggers ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "labels, complaint",
+    [
+        (Y + 1, r"losses.arcface: `labels` must be from 0 to 2, .* got 3"),
+        (np.asarray(Y, np.int64) << 40, r"losses.arcface: `labels` must fit int32"),
+    ],
+)
+def test_labels_of_the_first_batch_are_checked(labels, complaint):
+    step = training.metric_loss_only(linear, mj.objective(mj.losses.arcface), SGD)
+    state = training.State.create({"network": KERNEL, "loss": jnp.eye(3, 4)}, SGD)
+    with pytest.raises(ValueError, match=complaint):
+        training.fit(step, state, lambda i: (X, labels), steps=1)
+    padded = lambda params, state, batch, key: (
+        mj.reduce(mj.losses.arcface(X @ params, batch["y"], jnp.eye(3, 4), where=batch["real"]))[0],
+        ({}, None),
+    )
+    step, batch = training.make_step(padded, SGD), {"y": Y.at[0].set(-1), "real": np.arange(12) > 0}
+    assert training.fit(step, training.State.create(KERNEL, SGD), lambda i: batch, steps=1)
+
+
 def test_a_table_replaces_later_rows_and_half_rows_and_takes_new_names(tmp_path):
     path = tmp_path / "new" / "log.csv"
     log = training.CsvLog(path)

@@ -137,12 +137,12 @@ def check_weights(function, name, where, of, n):
         )
 
 
-def check_range(function, name, ids, weights, count, of):
+def check_range(function, name, ids, where, count, of):
     """Of samples that weigh something, known ids must be among the `count` rows of `of`.
 
     Under `jit` they are not known; then samples with another id weigh nothing.
     """
-    known, counts = on_host(ids), on_host(weights)
+    known, counts = on_host(ids), on_host(1 if where is None else where)
     if known is None or counts is None:
         return
     outside = known[((known < 0) | (known >= count)) & (counts > 0)]

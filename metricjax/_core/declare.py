@@ -20,11 +20,11 @@ import inspect
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
 
-import jax
 import jax.numpy as jnp
 
 from metricjax._core.blocks import Cut, cut_mined
 from metricjax._core.check import check_known_size, options_of
+from metricjax._core.linear import sum_along
 from metricjax._core.masked import upcast
 from metricjax._core.record import Record
 from metricjax._core.refs import (
@@ -151,7 +151,7 @@ def by_anchor(
         axis_name = options.pop("axis_name", None)
         mined = _own_mined(record, mined, n, refs, where, axis_name)
         if axis_name is not None:
-            of_all = functools.partial(jax.lax.psum, axis_name=axis_name)
+            of_all = functools.partial(sum_along, axis_name=axis_name)
             if refs is None:
                 refs = gather_refs(embeddings, labels, axis_name, where=where)
         elif refs is not None and refs.self_index is not None:

@@ -121,3 +121,17 @@ def _axes(x, like):
 def vary(x, axes):
     """`x` varying over more axes of `jax.shard_map`."""
     return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
+def vary_along(tree: Any, axis_name) -> Any:
+    """A pytree that varies over a mapped axis, or several, where types tell such things at all.
+
+    Collectives of several axes want all arrays to vary over all of them, or over none.
+    """
+    axes = varying(jax.typeof(jax.lax.axis_index(axis_name)))
+    return jax.tree.map(lambda x: vary(x, axes - varying(jax.typeof(x))), tree)
+
+
+def sum_along(tree: Any, axis_name) -> Any:
+    """The sum of all devices' arrays, be some of them the same on all."""
+    return jax.lax.psum(vary_along(tree, axis_name), axis_name)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import as_indices, as_labels, check_embeddings, check_weights
 from metricjax._core.jax_internals import varying
+from metricjax._core.linear import vary_along
 from metricjax._core.masked import upcast
 from metricjax._core.types import AxisName, Labels, Pairs, Refs
 
@@ -91,9 +92,20 @@ def gather_refs(
     Returns:
         `Refs` with ``M = N * axis size`` rows, in the order of the axis.
     """
-    everything = jax.lax.all_gather((embeddings, labels, where), axis_name, tiled=True)
-    here = numbered(len(embeddings), axis_name)
-    return Refs(everything[0], everything[1], here, everything[2])
+    own = vary_along((embeddings, labels, where), axis_name)
+    rows = jax.lax.all_gather(own, axis_name, tiled=True)
+    return Refs(rows[0], rows[1], numbered(len(embeddings), axis_name), rows[2])
+
+
+def gather_same(tree, axis_name: AxisName):
+    """The rows of all devices, for computations that every device does alike.
+
+    Where types tell, under `jax.shard_map`, these say that no device has other rows. Then the
+    gradient of a row is not summed over devices: each has computed all of it.
+    """
+    typed = varying(jax.typeof(jax.lax.axis_index(axis_name)))
+    to = "invarying" if typed else "varying"
+    return jax.lax.all_gather(vary_along(tree, axis_name), axis_name, tiled=True, to=to)
 
 
 def axis_names(axis_name: AxisName | None) -> tuple[str, ...]:
@@ -179,6 +191,20 @@ def check_not_gathered(function, embeddings, refs):
             f"{function}: `axis_name` must be given with references that were gathered over "
             f"{', '.join(sorted(axes))}: the loss sums over all anchors first. Give the axis, or "
             f"use `metricjax.objective(axis_name=...)`."
+        )
+
+
+def check_same(function, embeddings, class_axis):
+    """Devices that share out the classes must have the same samples, or softmax sums mix them.
+
+    The type of the embeddings says along which axes devices differ, under `jax.shard_map`.
+    """
+    if axes := varying(jax.typeof(embeddings)) & {*axis_names(class_axis)}:
+        raise ValueError(
+            f"{function}: `embeddings` must be the same on all devices of `class_axis`, got some "
+            f"that vary over {', '.join(sorted(axes))}. Use `metricjax.objective(class_axis=...)` "
+            f"with the batch's `axis_name`, or gather batch and labels before by "
+            f"`jax.lax.all_gather(..., tiled=True, to='invarying')`."
         )
 
 

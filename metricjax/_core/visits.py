@@ -26,8 +26,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from metricjax._core.blocks import Cut
-from metricjax._core.jax_internals import SymbolicZero, hoist, varying
-from metricjax._core.linear import linear, vary
+from metricjax._core.jax_internals import SymbolicZero, hoist
+from metricjax._core.linear import linear, vary_along
 from metricjax._core.stream import Stream, StreamedTerm, zeros_like
 from metricjax._core.sums import OfAnchors, OverRefs, add, nothing, sent, share
 from metricjax._core.types import AxisName
@@ -63,8 +63,7 @@ class Around:
 
     def prepared(self, x):
         """`x` as an array that may differ from device to device, as all that travels does."""
-        axes = varying(jax.typeof(jax.lax.axis_index(self.axis_name)))  # none if types do not say
-        return vary(x, axes - varying(jax.typeof(x)))
+        return vary_along(x, self.axis_name)
 
     def terms(self, slab, block):
         """The streamed terms ``slab(key, block)`` of all blocks."""

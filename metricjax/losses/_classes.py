@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from metricjax._core.check import check_embeddings, check_range, check_rows
 from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
-from metricjax._core.refs import admit, prepare
+from metricjax._core.refs import admit, check_same, prepare
 from metricjax._core.types import AxisName, LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
@@ -53,6 +53,7 @@ def prepare_classes(
     Labels outside ``[0, C)`` become 0 with weight 0, unless `any_label` is fine. With
     `anchors_only` samples are weighed by how often they were mined as anchors.
     """
+    given = labels
     embeddings, labels, _ = admit(function, embeddings, labels, None, where)
     batch = prepare(embeddings, labels, None, where)
     n, d = batch.embeddings.shape
@@ -67,9 +68,10 @@ def prepare_classes(
     num_classes = len(weights) // centers
     if class_axis is not None:
         num_classes *= jax.lax.axis_size(class_axis)
+        check_same(function, embeddings, class_axis)
     labels, counts = batch.labels, batch.weights
     if not any_label:
-        check_range(function, "labels", labels, counts, num_classes, "weights")
+        check_range(function, "labels", given, where, num_classes, "weights")
         known = (labels >= 0) & (labels < num_classes)
         labels = jnp.where(known, labels, 0).astype(jnp.int32)
         counts = jnp.where(known, counts, 0)

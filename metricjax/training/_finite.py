@@ -1,4 +1,7 @@
-"""Whether a training is still sound: a step with a look at its numbers, and a look at a state.
+"""Whether a training is sound: a look at its first batch, at the numbers of a step, at a state.
+
+Under `jit` labels have no values. So the step is traced once with those of a batch as they are, and
+losses check what they could not see otherwise.
 
 A gradient that is not finite makes every parameter that it reaches not finite, and they stay so. If
 the parameters are finite nevertheless, the optimizer has seen to it: `optax.apply_if_finite` and
@@ -15,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool
 
@@ -31,6 +35,34 @@ class Done(NamedTuple):
     def may_be_skipped(self) -> bool:
         """Whether an optimizer had a reason to skip the step."""
         return not jnp.isfinite(self.metrics.get("grad_norm", 0.0))
+
+
+def look_at(step, state: State, batch) -> None:
+    """Traces a step with labels and weights of a batch as constants, so that losses check them.
+
+    Whatever has the shape ``[N]`` may be such. Arrays that are spread over several devices stay
+    hidden.
+    """
+    leaves, tree = jax.tree.flatten(batch)
+    known = [_plain(x) for x in leaves]
+    if all(x is None for x in known):
+        return
+
+    def look(state, hidden):
+        rest = iter(hidden)
+        return step(state, tree.unflatten(next(rest) if x is None else x for x in known))
+
+    jax.eval_shape(look, state, [x for x, k in zip(leaves, known, strict=True) if k is None])
+
+
+def _plain(x):
+    """`x` on the host: as a JAX array, unless that would cut integers off. Or `None`: hidden."""
+    spread = isinstance(x, jax.Array) and len(x.devices()) > 1
+    if spread or getattr(x, "ndim", 0) != 1 or x.dtype.kind not in "biuf":
+        return None
+    x = np.asarray(x)
+    as_jax = jax.device_put(x, jax.local_devices(backend="cpu")[0])
+    return as_jax if np.array_equal(x, as_jax) else x
 
 
 def compiled(step, state: State):

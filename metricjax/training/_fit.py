@@ -10,7 +10,7 @@ import jax
 
 from metricjax._core.check import check_at_least, check_choice
 from metricjax.training._checkpoints import Checkpoints, Progress
-from metricjax.training._finite import Done, compiled, unsound
+from metricjax.training._finite import Done, compiled, look_at, unsound
 from metricjax.training._loggers import joined
 from metricjax.training._resume import begin, recipe_of
 from metricjax.training._step import State, Step, settled
@@ -73,7 +73,10 @@ def fit(
         4 ...
 
     Args:
-        step: of `make_step` or one of the schemes. It is compiled here.
+        step: of `make_step` or one of the schemes. It is compiled here. Before that it is traced
+            once with the labels of the first batch as they are, so that losses refuse what they
+            cannot see in a compiled step: labels of no class, or beyond int32. Give the step
+            without `jax.jit`, which would hide the labels, too.
         state: where to begin, if there is nothing in `folder`. It stays as it is; the states of
             later steps are donated, so copy what `evaluate` is to keep of them. On several devices,
             place it on the mesh: shardings are kept.
@@ -155,7 +158,10 @@ def fit(
         for i in range(start, steps):
             if reached.impatient(patience):
                 break
-            state, *outcome = advance(state, batch_of(i))
+            batch = batch_of(i)
+            if i == start:
+                look_at(step, state, batch)
+            state, *outcome = advance(state, batch)
             if waiting is not None:  # one step late: the device is never waited for
                 check(waiting, state)
                 record(waiting, {})

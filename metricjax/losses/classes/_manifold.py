@@ -92,7 +92,7 @@ def manifold(
             raise ValueError(f"{name}: give `proxy_ids` or `key`.")
         proxy_ids = _draw(key, n, k)
     ids = as_labels(name, "proxy_ids", proxy_ids, "embeddings", n, class_ids=True)
-    check_range(name, "proxy_ids", ids, weights, k, "proxies")
+    check_range(name, "proxy_ids", proxy_ids, where, k, "proxies")
     known = (ids >= 0) & (ids < k)
     ids, weights = (replicated(jnp.where(known, x, 0)) for x in (ids, weights))
     ids = ids.astype(jnp.int32)
