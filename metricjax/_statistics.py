@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from metricjax._core.check import as_labels
+from metricjax._core.check import as_labels, check_weights
 from metricjax._core.linear import sum_along, vary_along
 from metricjax._core.masked import safe_divide, upcast
 from metricjax._core.refs import spread_as
@@ -88,6 +88,9 @@ def statistics(
         mat = jax.lax.stop_gradient(upcast(distances))
         for kind, weights in pairs._asdict().items():
             out |= _spread_of(f"{kind}_distance", mat, spread_as(weights, mat), add, top)
+    rows = labels if embeddings is None else embeddings
+    if rows is not None:
+        check_weights("statistics", "where", where, "embeddings", len(rows))
     if embeddings is not None:
         norms = jnp.linalg.norm(upcast(embeddings), axis=1)
         weights = jnp.ones_like(norms) if where is None else where

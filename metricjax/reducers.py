@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from metricjax._core import suggest as _suggest
+from metricjax._core.check import check_not_negative
 from metricjax._core.masked import safe_divide
 from metricjax._core.types import LossTerm, Ratio, Reducer, Scalar
 
@@ -97,6 +98,8 @@ def class_weighted(anchor_weights: Float[Array, " n"], *, then: Reducer = mean) 
         anchor_weights: ``[N]``, usually ``class_weights[labels]``.
         then: what to do with the products.
     """
+    anchor_weights = jnp.asarray(anchor_weights)
+    check_not_negative("reducers.class_weighted", "anchor_weights", anchor_weights)
 
     def reduce(term: LossTerm) -> Ratio:
         if term.anchor is None and term.values.shape[:1] != anchor_weights.shape:

@@ -11,8 +11,6 @@ import miner_cases
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from jax.sharding import AxisType
 
 import metricjax as mj
@@ -414,85 +412,3 @@ def test_messages_help(mistake):
     parts = map(re.escape, MISTAKES[mistake].split(".*"))
     assert re.search(".*".join(parts), message, re.S), message
     assert len(message) <= 400
-
-
-# --- anything ----------------------------------------------------------------------------------
-
-
-INTEGERS = ["bool", "int8", "uint8", "int32", "uint32", "int64", "uint64"]
-
-
-@st.composite
-def calls(draw):
-    """A public function and arguments that it may or may not take."""
-    n, d = draw(st.sampled_from([0, 1, 2, 5])), draw(st.sampled_from([1, 3]))
-    m = draw(st.sampled_from([None, 0, 1, 4]))
-    values = st.sampled_from([0, 1, 1, 2, -1, 2**31 - 1, -(2**31), 2**40, 2**63 - 1])
-    labels = lambda size: np.array(
-        draw(st.lists(values, min_size=size, max_size=size)), np.int64
-    ).astype(draw(st.sampled_from(INTEGERS)))
-    rows = lambda size: np.array(
-        draw(st.lists(st.sampled_from([-2, 0, 1, 0.5, 2.0]), min_size=size * d, max_size=size * d)),
-        np.float32,
-    ).reshape(size, d)
-    weights = lambda size: np.array(
-        draw(st.lists(st.sampled_from([0, 1, 0.5, 2, np.nan, -1]), min_size=size, max_size=size)),
-        np.float32,
-    )
-    data = {}
-    if draw(st.booleans()):
-        data["where"] = weights(n)
-    name = draw(st.sampled_from(sorted(FUNCTIONS)))
-    takes = FUNCTIONS[name]
-    if m is not None and takes("refs"):
-        own = np.array(draw(st.lists(st.integers(-2, 6), min_size=n, max_size=n)), int)
-        data["refs"] = mj.Refs(rows(m), labels(m), own if draw(st.booleans()) else None)
-    if takes("mined") and draw(st.booleans()):
-        shape = draw(st.sampled_from([(n, n if m is None else m), (n + 1, 2)]))
-        data["mined"] = mj.Pairs(np.ones(shape, np.float32), np.ones(shape, np.float32))
-    return name, rows(n), labels(n), data
-
-
-def functions():
-    for case in cases.CASES:
-        yield f"losses.{case}", case.takes
-    for case in miner_cases.CASES:
-        yield f"miners.{case}", case.takes
-
-
-FUNCTIONS = dict(functions())
-
-
-def anything(call):
-    """A finite result, or an error that names function and argument."""
-    name, x, y, data = call
-    kind, _, own = name.partition(".")
-    case = next(c for c in (cases if kind == "losses" else miner_cases).CASES if str(c) == own)
-    try:
-        if kind == "losses":
-            p = (jnp.ones((3 * case.centers, x.shape[1])),) if case.centers else ()
-            total = lambda x: loss_of(case.fn(x, y, *p, **data))
-            out = jax.jit(jax.value_and_grad(total))(jnp.asarray(x))
-        else:
-            fn = lambda x: case(x, y, key=jax.random.key(0), **data)[:2]
-            out = jax.jit(fn)(jnp.asarray(x))
-    except (ValueError, TypeError) as error:
-        assert re.search(rf"{name}: .*`\w", str(error)) or "`match`" in str(error), str(error)
-        return
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(out)), name
-
-
-ANYTHING = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-
-
-@settings(max_examples=8, **ANYTHING)
-@given(calls())
-def test_anything_is_right_or_refused(call):
-    anything(call)
-
-
-@pytest.mark.slow
-@settings(max_examples=80, **ANYTHING)
-@given(calls())
-def test_very_much_is_right_or_refused(call):
-    anything(call)

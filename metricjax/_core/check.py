@@ -126,10 +126,13 @@ def as_indices(function, name, x, of, n):
 
 def check_weights(function, name, where, of, n):
     """Weights, if any, one for each row of `of`, must be at least 0 where they are known."""
-    if where is None:
-        return
-    check_rows(function, name, where, of, n)
-    known = on_host(where)
+    if where is not None:
+        check_rows(function, name, where, of, n)
+        check_not_negative(function, name, where)
+
+
+def check_not_negative(function, name, weights):
+    known = on_host(weights)
     if known is not None and not (known >= 0).all():
         raise ValueError(
             f"{function}: `{name}` must be weights of at least 0, got "

@@ -39,7 +39,7 @@ from metricjax._core.sums import sent
 from metricjax._core.tuning import block_sizes
 from metricjax._core.types import LossTerm, Mined, Refs
 from metricjax._core.visits import InTurn, over_refs
-from metricjax.tuples import sample_weights
+from metricjax.tuples._convert import samples_weighed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -237,7 +237,7 @@ def _blocks(
     each = cut(replicated(each), "edge")  # padding must not divide by a temperature of 0
     if isinstance(mined, Mined) and (record.mined != "tuples" or not paired):
         own_refs &= record.mined != "anchors"
-        mined = sample_weights(mined, n, self_refs=own_refs)
+        mined = samples_weighed(f"losses.{record.name}", mined, n, own_refs)
     if ref_size is not None:
         if isinstance(mined, Mined):
             raise ValueError(

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_embeddings, check_is_distance, check_rows
+from metricjax._core.check import check_at_least, check_embeddings, check_is_distance, check_rows
 from metricjax._optional import needed
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import in_space_of
@@ -41,6 +41,12 @@ def k_means(
     """
     check_embeddings("evaluation.k_means", "embeddings", embeddings)
     check_is_distance("evaluation.k_means", distance)
+    check_at_least("evaluation.k_means", "num_clusters", num_clusters, 1)
+    if num_clusters > len(embeddings):
+        raise ValueError(
+            f"evaluation.k_means: `num_clusters` must be at most {len(embeddings)}, the number of "
+            f"embeddings, got {num_clusters}."
+        )
     options = {"init": "random", "n_init": 1, "max_iter": 20, "random_state": seed}
     model = _scikit_learn("k_means", "cluster").KMeans(num_clusters, **options)
     with warnings.catch_warnings():  # fewer different embeddings than clusters: a low score

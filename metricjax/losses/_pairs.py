@@ -12,7 +12,8 @@ from metricjax._core.refs import Batch, replicated, spread_as
 from metricjax._core.stream import Stream, sum_over
 from metricjax._core.triplets import pick, triplets_at, walk_positives
 from metricjax._core.types import LossDict, Mined, Pairs, TripletRule, Triplets
-from metricjax.tuples import as_pairs, check_mined, label_pairs, sample_weights
+from metricjax.tuples import as_pairs, check_mined, label_pairs
+from metricjax.tuples._convert import samples_weighed
 from metricjax.tuples._lists import there
 
 
@@ -129,8 +130,7 @@ def mined_weights(function, mined, batch: Batch, *, self_refs: bool = True):
     if isinstance(mined, jax.Array | np.ndarray):
         check_rows(function, "mined", mined, "embeddings", n)
         return jnp.asarray(mined).astype(dtype)
-    check_mined(function, mined)
-    return sample_weights(mined, n, self_refs=self_refs, dtype=dtype)
+    return samples_weighed(function, mined, n, self_refs, dtype)
 
 
 def _weighed(function, batch, pairs):

@@ -191,12 +191,24 @@ def sample_weights(
         self_refs: the references are the batch itself, so occurrences as a reference count too.
         dtype: of the result.
     """
+    return samples_weighed("tuples.sample_weights", mined, n, self_refs, dtype)
+
+
+def samples_weighed(function, mined, n, self_refs=True, dtype=jnp.float32):
+    """`sample_weights` for another public function, which errors name."""
+    check_at_least(function, "n", n, 0)
+    check_mined(function, mined)
     if isinstance(mined, Triplets):
         mined = there(mined, n, n if self_refs else jnp.iinfo(jnp.int32).max)
         count = lambda index: jnp.zeros(n, dtype).at[index].add(mined.weights.astype(dtype))
         as_anchor = count(mined.anchor)
         as_reference = count(mined.positive) + count(mined.negative)
     else:
+        of = mined.positive.shape
+        if of[0] != n or (self_refs and of[1] != n):
+            raise ValueError(
+                f"{function}: `mined` must have shape ({n}, {n if self_refs else 'M'}), got {of}."
+            )
         triplets = isinstance(mined, TripletRule)  # an anchor is in each once, not in two pairs
         positive, negative = (x.astype(dtype) for x in as_pairs(mined))
         as_anchor = jnp.sum(positive, 1) + (0 if triplets else jnp.sum(negative, 1))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num, PRNGKeyArray
 
-from metricjax._core.check import as_labels, check_rows, check_weights
+from metricjax._core.check import as_labels, check_at_least, check_rows, check_weights
 from metricjax._core.refs import replicated, self_refs
 from metricjax._core.types import Labels, Match, Pairs, Refs, Triplets
 from metricjax.tuples._lists import places
@@ -38,7 +38,11 @@ def all_pairs(
     Returns:
         Float `Pairs` ``[N, M]``: the products of match (or its complement) and weights.
     """
-    name = "tuples.all_pairs"
+    return _all_pairs("tuples.all_pairs", labels, refs, where, match)
+
+
+def _all_pairs(name, labels, refs, where, match):
+    """The pairs, as the public function of that `name` checks them."""
     if labels is None:
         raise ValueError(f"{name}: `labels` are needed.")
     labels = as_labels(name, "labels", labels, "labels", None)
@@ -94,7 +98,9 @@ def random_triplets(
         ``N * per_anchor`` `Triplets` (or ``N * M``), an anchor's next to each other; weight 0 for
         anchors that lack a positive or a negative.
     """
-    pairs = replicated(all_pairs(labels, refs, where, match))
+    if per_anchor is not None:
+        check_at_least("tuples.random_triplets", "per_anchor", per_anchor, 0)
+    pairs = replicated(_all_pairs("tuples.random_triplets", labels, refs, where, match))
     if negative_weights is not None:
         weights = replicated(negative_weights)
         if weights.shape != pairs.negative.shape:
