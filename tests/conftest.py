@@ -4,8 +4,8 @@ Compiling is most of a run, so this file makes XLA quick rather than its program
 
 - Tests do without XLA's optimizations, and without its newer emitters, which take three times as
   long to compile what the older ones do. Tests marked `optimized` measure what the optimizations
-  do and have them. In a run of these alone (``-m optimized``), and in the parity tests, programs
-  are compiled as users compile them.
+  do, or look at every loss as users compile it, and have them; in a run of these alone
+  (``-m optimized``) they have the newer emitters, too.
 - Tests of one file, or of one row of the table of losses, share their programs, so they run in one
   worker, one after the other.
 - Compiled programs are kept from test to test while there is memory for them.
@@ -50,7 +50,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_configure(config):
-    as_users = config.option.markexpr == "optimized" or any("parity" in a for a in config.args)
+    as_users = config.option.markexpr == "optimized"
     flags = FLAGS if as_users else FLAGS + QUICK_FLAGS
     os.environ["XLA_FLAGS"] = " ".join(flags)  # read when the first program is compiled
     config.pluginmanager.register(_EveryTest())
@@ -100,7 +100,7 @@ class _EveryTest:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item):
-        as_users = "parity" in item.nodeid or item.get_closest_marker("optimized")
+        as_users = item.get_closest_marker("optimized")
         jax.config.update("jax_disable_most_optimizations", not as_users)
 
     @pytest.hookimpl(trylast=True)

@@ -214,7 +214,7 @@ def test_labels_that_name_no_class_weigh_nothing():
     known = (y >= 0) & (y < 3)
     for name in ("arcface", "normalized_softmax", "proxy_nca", "p2s_grad"):
         loss = getattr(losses, name)
-        value, grad = ours(lambda e, loss=loss: loss(e, y, R[:3]), E[:5])
+        value, grad = ours(lambda e, y, loss=loss: loss(e, y, R[:3]), E[:5], y)
         want, want_grad = ours(lambda e, loss=loss: loss(e, y[known], R[:3]), E[:5][known])
         assert value == pytest.approx(want, rel=1e-12)
         np.testing.assert_allclose(grad[known], want_grad, rtol=1e-9)

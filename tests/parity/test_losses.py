@@ -1,8 +1,9 @@
 """Every option set of every loss against PyTorch Metric Learning: value and gradients.
 
 Over random batches in self mode, with references, with mined pairs and with mined triplets, in
-float64, so that a difference is one of mathematics; the defaults in float32, too. What is left out
-is listed in `docs/differences.md`, and tested on its own in `test_differences.py`.
+float64, so that a difference is one of mathematics; the defaults in float32, too, compiled as users
+compile them. What is left out is listed in `docs/differences.md`, and tested on its own in
+`test_differences.py`.
 """
 
 import functools
@@ -85,6 +86,7 @@ def test_value_and_gradients_are_those_of_pml(case, options, mode):
         assert want[0] != 0 or str(case) in ("smooth_ap",)
 
 
+@pytest.mark.optimized
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", [c for c in CASES if c.pml], ids=str)
 def test_defaults_in_single_precision(case):
