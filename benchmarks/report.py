@@ -11,6 +11,7 @@ import re
 import statistics
 import sys
 
+from benchmarks._accelerators_page import accelerators_page
 from benchmarks._harness import Parser
 from benchmarks._measured import measured
 from benchmarks._page import page, plots
@@ -83,7 +84,8 @@ def between(text, name, new):
 
 def written():
     """``{path: text}`` of all that comes from the results."""
-    out = {ROOT / "docs" / "benchmarks.md": page()}
+    docs = ROOT / "docs"
+    out = {docs / "benchmarks.md": page(), docs / "accelerators.md": accelerators_page()}
     for name, svg in plots().items():
         out[ROOT / "docs" / "benchmarks" / name] = svg
     for path, name, new in (

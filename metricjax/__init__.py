@@ -26,6 +26,7 @@ from metricjax._compose import objective as objective
 from metricjax._compose import reduce as reduce
 from metricjax._compose import self_supervised as self_supervised
 from metricjax._core.refs import gather_refs as gather_refs
+from metricjax._core.tuning import for_platform as for_platform
 from metricjax._core.types import LossDict as LossDict
 from metricjax._core.types import LossTerm as LossTerm
 from metricjax._core.types import Pairs as Pairs

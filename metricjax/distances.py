@@ -9,7 +9,6 @@ float32 precision on every device; `precision` lowers it knowingly.
 """
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -27,6 +26,7 @@ from metricjax._core.masked import (
     safe_sqrt,
     upcast,
 )
+from metricjax._core.products import exact_products, halves, products, shortest
 from metricjax._core.stream import sum_over
 
 
@@ -48,7 +48,7 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
 
     Rows are scaled by their largest entry first, so that no square over- or underflows.
     """
-    floor = max(1e-12, float(jnp.finfo(x.dtype).tiny))
+    floor = shortest(x.dtype)
     x = upcast(x)
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True, initial=0))
     zero = top < jnp.finfo(x.dtype).tiny
@@ -61,7 +61,10 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
 
 
 def _prepared(distance, x, y, normalize_embeddings, p=2):
-    """Both sides checked, in at least float32, and of norm 1 where asked for."""
+    """Both sides checked, in at least float32, and of norm 1 where asked for.
+
+    Third, the rows to multiply in half precision, if they came so and that is quicker.
+    """
     y = x if y is None else y
     for name, value in ("x", x), ("y", y):
         check_embeddings(f"distances.{type(distance).__name__}", name, value)
@@ -70,27 +73,14 @@ def _prepared(distance, x, y, normalize_embeddings, p=2):
             f"distances.{type(distance).__name__}: `x` and `y` must have as many features, "
             f"got {x.shape} and {y.shape}."
         )
+    rows = halves(x, y, normalize_embeddings) if x.dtype.itemsize == 2 and p == 2 else None
     a = normalize(x, p) if normalize_embeddings else upcast(x)
     if y is x:
-        return a, a
-    return a, normalize(y, p) if normalize_embeddings else upcast(y)
+        return a, a, rows
+    return a, normalize(y, p) if normalize_embeddings else upcast(y), rows
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def products(x: Float[Array, "n d"], y: Float[Array, "m d"], precision) -> Float[Array, "n m"]:
-    """``x @ y.T``. Its gradient transposes `x` and its result, not ``[N, M]``, for the barriers."""
-    return jnp.matmul(x, y.T, precision=precision)
-
-
-@products.defjvp
-def _products_jvp(precision, primals, tangents):
-    (x, y), (dx, dy) = primals, tangents
-    kept = jax.lax.optimization_barrier
-    by_y = jnp.matmul(kept(x.T).T, kept(dy.T), precision=precision)
-    return products(x, y, precision), jnp.matmul(dx, y.T, precision=precision) + by_y
-
-
-def _squared_euclidean(x, y, precision, unit=False):
+def _squared_euclidean(x, y, precision, unit=False, rows=None):
     """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero.
 
     Of `unit` vectors: a zero vector, which has no direction, counts as orthogonal to all.
@@ -100,7 +90,8 @@ def _squared_euclidean(x, y, precision, unit=False):
     squares = lambda x: jnp.matmul(x * x, ones, precision=Precision.HIGHEST)
     squares_of = lambda x: jnp.where(squares(x) == 0, 1, squares(x)) if unit else squares(x)
     norms = squares_of(x)[:, None] + squares_of(y)[None, :]
-    squared = norms + products(-2 * x, y, precision)
+    both = products(-2 * x, y, precision) if rows is None else -2 * exact_products(x, y, rows)
+    squared = norms + both
     # 8 eps were too few for 700 features with the products of JAX 0.12
     return jnp.where(squared < 16 * jnp.finfo(x.dtype).eps * norms, 0, squared)
 
@@ -171,11 +162,11 @@ class LpDistance:
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
         return self.between(*_prepared(self, x, y, self.normalize_embeddings, self.p))
 
-    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
+    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"], rows=None) -> Array:
         """The distance of rows that are normalized already, where they are to be."""
         unit = self.normalize_embeddings
         if self.p == 2:
-            mat = safe_power(_squared_euclidean(a, b, self.precision, unit), self.power / 2)
+            mat = safe_power(_squared_euclidean(a, b, self.precision, unit, rows), self.power / 2)
         else:
             mat = _minkowski(a, b, self.p)
             mat = _directed(mat, a, b, 2 ** (1 / self.p)) if unit and self.p else mat
@@ -209,9 +200,9 @@ class DotProductSimilarity:
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
         return self.between(*_prepared(self, x, y, self.normalize_embeddings))
 
-    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
+    def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"], rows=None) -> Array:
         """The similarity of rows that are normalized already, where they are to be."""
-        return products(a, b, self.precision)
+        return products(a, b, self.precision) if rows is None else exact_products(a, b, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +226,8 @@ class CosineSimilarity:
     is_similarity: ClassVar[bool] = True
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
-        return products(*_prepared(self, x, y, True), self.precision)
+        a, b, rows = _prepared(self, x, y, True)
+        return products(a, b, self.precision) if rows is None else exact_products(a, b, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +262,7 @@ class SNRDistance:
     is_similarity: ClassVar[bool] = False
 
     def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
-        return self.between(*_prepared(self, x, y, self.normalize_embeddings))
+        return self.between(*_prepared(self, x, y, self.normalize_embeddings)[:2])
 
     def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
         """The distance of rows that are normalized already, where they are to be."""

@@ -37,8 +37,12 @@ if jax.__version_info__ < (0, 11):
 MOST_MEMORY = 2.0 * 2**30
 """Bytes that a worker may hold before it forgets its compiled programs."""
 
-SHARE_NOTHING = "test_layouts.py", "test_derivatives.py", "test_examples.py", "test_processes.py"
-"""Files with long tests that have no programs in common."""
+SHARE_NOTHING = (
+    "test_adding.py", "test_derivatives.py", "test_examples.py", "test_layouts.py",
+    "test_processes.py", "test_training.py",
+)  # fmt: skip
+"""Files with long tests that have few programs in common. They come first, so that no worker is
+left with one of them in the end."""
 
 # Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
 # other for ever (jaxlib 0.10.2).
@@ -68,7 +72,8 @@ def _group(nodeid):
 
 def pytest_collection_modifyitems(items):
     order = {group: i for i, group in enumerate(dict.fromkeys(_group(x.nodeid) for x in items))}
-    items.sort(key=lambda item: order[_group(item.nodeid)])
+    long = lambda item: item.nodeid.partition("::")[0].endswith(SHARE_NOTHING)
+    items.sort(key=lambda item: (not long(item), order[_group(item.nodeid)]))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -83,6 +88,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             return str(_group(nodeid))
 
+    config.option.loadscopereorder = False  # or groups of one test would come last
     return Groups(config, log)
 
 

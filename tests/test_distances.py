@@ -3,12 +3,14 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+import metricjax as mj
 from metricjax.distances import (
     CosineSimilarity,
     DotProductSimilarity,
@@ -424,3 +426,41 @@ def test_errors_of_row_distances():
         row_distances(jnp.ones((2, 3)), jnp.ones((1, 3)))
     with pytest.raises(TypeError, match="distances.row_distances: `y` must be floating"):
         row_distances(np.ones((2, 3)), np.ones((2, 3), int))
+
+
+UNIT = [LpDistance(), LpDistance(power=2), DotProductSimilarity(), CosineSimilarity()]
+PLAIN = [
+    LpDistance(normalize_embeddings=False),
+    DotProductSimilarity(normalize_embeddings=False),
+]
+
+
+@pytest.mark.parametrize("distance", UNIT + PLAIN, ids=repr)
+def test_rows_in_half_precision_are_multiplied_as_they_are(distance):
+    """Where that is quicker: value, gradient and second derivatives are those of float32 rows."""
+    rng = np.random.default_rng(0)
+    sizes = np.float32([1, 1e30, 1e-30, 0, 3, 1, 1]) if distance in UNIT else np.ones(7, "f4")
+    x = jnp.asarray(rng.normal(size=(7, 256)) * sizes[:, None], jnp.bfloat16)
+    y = jnp.concatenate([x[:2], jnp.asarray(rng.normal(size=(4, 256)), jnp.bfloat16)])
+    along = jnp.asarray(rng.normal(size=x.shape), jnp.bfloat16)
+
+    def both(x, y):
+        mat = distance(x, y)
+        return jnp.sum(jnp.sin(mat[:, 2:])), (mat, distance(x))
+
+    def run(x, y):  # another function each time: a trace is kept
+        gradient = lambda x: jax.grad(both, has_aux=True)(x, y)[0]
+        second = jax.jvp(gradient, (x[4:],), (along[4:],))[1]
+        return jax.grad(both, has_aux=True)(x, y), second
+
+    with mj.for_platform("tpu"):
+        lowered = jax.jit(lambda x, y: run(x, y)).lower(x, y)
+    assert "x256xbf16>, tensor<256x" in lowered.as_text()
+    got, want = lowered.compile()(x, y), jax.jit(lambda x, y: run(x, y))(x, y)
+    ((grad, mats), second), ((want_grad, want_mats), want_second) = got, want
+    chex.assert_trees_all_close(mats, want_mats, rtol=2e-5, atol=2e-5)
+    for a, b in (grad, want_grad), (second, want_second):
+        assert a.dtype == b.dtype == jnp.bfloat16
+        a, b = (np.asarray(v, np.float32) for v in (a, b))
+        size = np.abs(b).max(1, keepdims=True) + 1e-30
+        np.testing.assert_allclose(a / size, b / size, rtol=2e-2, atol=2e-2)

@@ -398,12 +398,19 @@ def test_what_does_not_come_apart_says_so(case):
 
 
 @cases(lambda c: not c.whole, quick="contrastive arcface triplet_margin")
-@pytest.mark.parametrize("size", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 40))])
+@pytest.mark.parametrize("size", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_chunked_is_dense(case, size):
     e, y = batch()
     p = params(case)
     where = jnp.arange(N) % 5 > 0
     close(step(mj.chunked(case.loss, size))(e, y, p, where), step(case.fn)(e, y, p, where))
+
+
+@cases(lambda c: str(c) in FEW.split() and not c.whole)
+def test_a_chunk_may_be_larger_than_the_batch(case):
+    e, y = batch()
+    p = params(case)
+    close(step(mj.chunked(case.loss, 40))(e, y, p), step(case.fn)(e, y, p))
 
 
 @cases(lambda c: c.takes("mined") and not c.whole, quick="")  # by default, test_miners_all.py

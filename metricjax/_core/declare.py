@@ -17,10 +17,13 @@ The last run is a stream of terms, which reducers add up. `visits` treats refere
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
 
+import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from metricjax._core.blocks import Cut, cut_mined
 from metricjax._core.check import check_known_size, options_of
@@ -110,12 +113,17 @@ def _rows_at_once(record, size, n, m, mined=None):
     By itself a loss takes a block of too many pairs in smaller ones, where rows are anchors.
     """
     sizes = block_sizes()
+    at_once = sizes.dense_pairs
+    if sizes.share:  # with the devices of a mesh, but for axes along which each has its own part
+        mesh = jax.sharding.get_abstract_mesh()
+        kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+        at_once *= math.prod(count for count, kind in kinds if kind != AxisType.Manual)
     if not isinstance(n, int) or not isinstance(m, int):  # symbolic, as `jax.export` has them
         return size
     if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
         return size
     # one that sums over anchors first computes its pairs anew each time, and is at once for longer
-    if (size or n) * m < sizes.dense_pairs * (1 + record.sums_over_anchors):
+    if (size or n) * m < at_once * (1 + record.sums_over_anchors):
         return size
     rows = min(size or n, max(sizes.chunk_rows, sizes.chunk_pairs // m))
     tuples = mined is not None and record.mined == "tuples"  # blocks of references have no part

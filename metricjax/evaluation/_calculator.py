@@ -66,9 +66,10 @@ class AccuracyCalculator:
     Queries that no reference matches ("lone" ones) are left out of the retrieval metrics, and
     counted; without any other query these are NaN. Ties go to the lower reference index.
 
-    Memory: a block of queries at a time, ``[block_size, 65536]`` distances or ``[block_size, k]``
-    where `k` is larger; never all queries with all references. ``k=None`` sorts all references for
-    every query, in smaller blocks; that takes long from some 10,000 references on.
+    Memory: a block of queries at a time, as many distances as a block of `knn` has, or
+    ``[block_size, k]`` where `k` is larger; never all queries with all references. ``k=None`` sorts
+    all references for every query, in smaller blocks; that takes long from some 10,000 references
+    on.
 
     Example:
         >>> import jax.numpy as jnp
@@ -110,7 +111,7 @@ class AccuracyCalculator:
             0. The result has ``intervals``.
         confidence: how much of the resamples' percentiles an interval spans.
         seed: of the resamples and of k-means.
-        block_size: how many queries to search for at once.
+        block_size: how many queries to search for at once; by default as `knn`.
         gain: what NDCG gains by a degree of match, "linear" or "exponential"; see `ndcg_at_k`.
         search: a search of your own in the place of the exact one by `distance`, such as an
             approximate one: ``search(query, reference, k)``, called with the embeddings as they
@@ -135,7 +136,7 @@ class AccuracyCalculator:
     bootstrap: int = 0
     confidence: float = 0.95
     seed: int = 0
-    block_size: int = 256
+    block_size: int | None = None
     gain: str = "linear"
     search: Search | None = None
     cluster: Cluster | None = None
@@ -148,7 +149,8 @@ class AccuracyCalculator:
             )
         if self.avg_of_avgs and self.return_per_class:
             raise ValueError(f"{_NAME}: give `avg_of_avgs` or `return_per_class`, not both.")
-        check_at_least_1(_NAME, "block_size", self.block_size)
+        if self.block_size is not None:
+            check_at_least_1(_NAME, "block_size", self.block_size)
         check_choice(_NAME, "gain", self.gain, tuple(MOST))
         check_is_distance(_NAME, self.distance)
         of_ones_own = {"match": self.match, "search": self.search, "cluster": self.cluster}

@@ -15,6 +15,7 @@ from metricjax._core.check import (
     check_is_distance,
     check_weights,
 )
+from metricjax._core.tuning import block_sizes
 from metricjax.distances import (
     CosineSimilarity,
     Distance,
@@ -48,8 +49,8 @@ def knn(
     distance: Distance = LpDistance(),
     self_index: Int[Array, " q"] | None = None,
     where: Bool[Array, " m"] | None = None,
-    block_size: int = 256,
-    ref_block_size: int = 65536,
+    block_size: int | None = None,
+    ref_block_size: int | None = None,
     approx: bool = False,
 ) -> Neighbors:
     r"""Finds the `k` nearest references of every query, nearest first.
@@ -85,8 +86,10 @@ def knn(
         self_index: ``[Q]``, where each query sits among the references, so that it is not its own
             neighbor. A value outside ``[0, M)`` leaves nothing out.
         where: ``[M]``, which references exist; all of them by default.
-        block_size: how many queries to search for at once; static. Larger takes more memory.
-        ref_block_size: how many references to look at at once, at least ``4 * k``; static.
+        block_size: how many queries to search for at once; static. By default 256 on a CPU, 1,024
+            elsewhere.
+        ref_block_size: how many references to look at at once, at least ``4 * k``; static. By
+            default 65,536 on a CPU, 131,072 elsewhere.
         approx: use `jax.lax.approx_max_k`, which TPUs have hardware for, and which may miss some
             neighbors (5 % by its default recall target); static.
 
@@ -105,8 +108,9 @@ def knn(
         self_index = as_indices("evaluation.knn", "self_index", self_index, "query", len(query))
     check_weights("evaluation.knn", "where", where, "reference", len(reference))
     check_k("evaluation.knn", k, len(reference) - (self_index is not None))
-    check_at_least_1("evaluation.knn", "block_size", block_size)
-    check_at_least_1("evaluation.knn", "ref_block_size", ref_block_size)
+    for name, size in ("block_size", block_size), ("ref_block_size", ref_block_size):
+        if size is not None:
+            check_at_least_1("evaluation.knn", name, size)
     return search(
         query, reference, own=self_index, where=where, k=k, distance=distance,
         block_size=block_size, ref_block_size=ref_block_size, approx=approx,
@@ -115,7 +119,8 @@ def knn(
 
 def search(
     query, reference, rows=None, shared=None, *,
-    own=None, where=None, groups=None, ref_groups=None, **how,
+    own=None, where=None, groups=None, ref_groups=None,
+    block_size=None, ref_block_size=None, **how,
 ):  # fmt: skip
     """``then(Neighbors, rows, shared)`` of each block of queries, joined along the first axis.
 
@@ -130,7 +135,9 @@ def search(
     """
     mesh, axes = _sharding(query, reference)
     args = query, reference, (own, groups), (where, ref_groups), rows, shared
-    return _search(*args, mesh=mesh, axes=axes, **how)
+    queries, references = block_sizes().search
+    sizes = {"block_size": block_size or queries, "ref_block_size": ref_block_size or references}
+    return _search(*args, mesh=mesh, axes=axes, **sizes, **how)
 
 
 _STATIC = ("then", "mesh", "axes", "k", "distance", "block_size", "ref_block_size", "approx")
@@ -150,7 +157,7 @@ def _search(*args, mesh, axes, **how):
 
 def _by_block(
     query, reference, query_side, ref_side, rows, shared, *,
-    k, distance, axis_name, block_size=256, ref_block_size=65536, approx=False,
+    k, distance, axis_name, block_size, ref_block_size, approx=False,
     then=lambda neighbors, rows, shared: neighbors,
 ):  # fmt: skip
     """The search on one device, for all of its queries."""

@@ -28,7 +28,7 @@ def retrieval_metrics(
     ref_includes_query: bool = False,
     k: int | None = None,
     distance: Distance = LpDistance(),
-    block_size: int = 256,
+    block_size: int | None = None,
 ) -> dict[str, Float[Array, ""]]:
     r"""Precision@1, R-precision and MAP@R: how much of a query's surroundings is of its class.
 
@@ -68,8 +68,7 @@ def retrieval_metrics(
         k: how many neighbors to look at; static. By default the largest R, which takes labels
             whose values are known: under `jit`, give `k`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static.
-        block_size: how many queries to search for at once; static. Memory is
-            ``[block_size, M]``.
+        block_size: how many queries to search for at once; static. By default as `knn`.
 
     Returns:
         ``precision_at_1``, ``r_precision`` and ``mean_average_precision_at_r``, scalars in
@@ -106,7 +105,8 @@ def retrieval_metrics(
         k = _largest_r(name, query_labels, reference_labels, ref_includes_query)
     else:
         check_k(name, k, len(reference) - ref_includes_query)
-    check_at_least_1(name, "block_size", block_size)
+    if block_size is not None:
+        check_at_least_1(name, "block_size", block_size)
     own = jnp.arange(len(query)) if ref_includes_query else None
     rows, shared = (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels))
     options = {"k": k, "distance": distance, "block_size": block_size, "then": _scores}

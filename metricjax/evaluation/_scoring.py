@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Num
 
+from metricjax._core.tuning import block_sizes
 from metricjax._core.types import Labels, Match
 from metricjax.evaluation._clusters import CLUSTERING
 from metricjax.evaluation._knn import Neighbors, found, search
@@ -86,7 +87,8 @@ def cut_of(name):
 def score(function, sets: Sets, names, calculator) -> Scores:
     """Searches for the neighbors of each query, a block at a time, and scores them."""
     names = [name for name in names if name not in CLUSTERING]
-    counts, relevant, extremes = _relevance(sets, calculator.match, calculator.block_size)
+    most = calculator.block_size or block_sizes().search[0]
+    counts, relevant, extremes = _relevance(sets, calculator.match, most)
     _check_degrees(function, names, extremes, calculator)
     limits = _limits(function, sets, counts, calculator.k, names)
     k = int(limits.max(initial=0))
@@ -98,7 +100,7 @@ def score(function, sets: Sets, names, calculator) -> Scores:
     labels = sets.labels if all(map(fits, jax.tree.leaves(sets.labels))) else sets.codes
     rows = labels, sets.codes, relevant.astype(np.float32), limits, own, groups
     shared = sets.ref_codes, ref_groups
-    block_size = max(1, min(calculator.block_size, ELEMENTS // k))
+    block_size = max(1, min(most, ELEMENTS // k))
     similarity = calculator.distance.is_similarity
     then = _Metrics(metrics, calculator.match, calculator.gain, similarity)
     if calculator.search is not None:

@@ -12,6 +12,7 @@ from jaxtyping import ArrayLike, Bool, Float, Shaped
 
 from metricjax._core.check import check_at_least, check_choice, check_embeddings
 from metricjax._core.names import column, names
+from metricjax._core.tuning import block_sizes
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation import knn
 from metricjax.inference import _faiss, _file
@@ -249,7 +250,7 @@ class Index:
     def _gallery(self):
         """Embeddings on the device, some zeros at the end; which exist; and how to search them."""
         x = _pad(self.embeddings, least=16)
-        block_size = min(256, max(1, SEARCH_ELEMENTS // len(x)))
+        block_size = min(block_sizes().search[0], max(1, SEARCH_ELEMENTS // len(x)))
         distance = rounded("inference.Index", self.distance)
         options = {"distance": distance, "block_size": block_size}
         return x, jnp.arange(len(x)) < len(self), options
