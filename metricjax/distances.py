@@ -9,6 +9,7 @@ float32 precision on every device; `precision` lowers it knowingly.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float
 
 from metricjax._core import suggest as _suggest
 from metricjax._core.check import check_embeddings, check_row_by_row
+from metricjax._core.halves import exact_products, halves, shortest
 from metricjax._core.masked import (
     safe_abs,
     safe_divide,
@@ -26,7 +28,6 @@ from metricjax._core.masked import (
     safe_sqrt,
     upcast,
 )
-from metricjax._core.products import exact_products, halves, products, shortest
 from metricjax._core.stream import sum_over
 
 
@@ -78,6 +79,20 @@ def _prepared(distance, x, y, normalize_embeddings, p=2):
     if y is x:
         return a, a, rows
     return a, normalize(y, p) if normalize_embeddings else upcast(y), rows
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def products(x: Float[Array, "n d"], y: Float[Array, "m d"], precision) -> Float[Array, "n m"]:
+    """``x @ y.T``. Its gradient transposes `x` and its result, not ``[N, M]``, for the barriers."""
+    return jnp.matmul(x, y.T, precision=precision)
+
+
+@products.defjvp
+def _products_jvp(precision, primals, tangents):
+    (x, y), (dx, dy) = primals, tangents
+    kept = jax.lax.optimization_barrier
+    by_y = jnp.matmul(kept(x.T).T, kept(dy.T), precision=precision)
+    return products(x, y, precision), jnp.matmul(dx, y.T, precision=precision) + by_y
 
 
 def _squared_euclidean(x, y, precision, unit=False, rows=None):

@@ -8,4 +8,5 @@ From the bottom up:
 - `sums`, `visits`: what a loss yields, and how it is summed over blocks of references.
 - `record`, `declare`: what the library knows of a loss, and the driver that computes it: at once or
   in blocks. `blocks` deals rows out, `tuning` says how many.
+- `halves`: products of rows in half precision, which distances are made of on accelerators.
 """

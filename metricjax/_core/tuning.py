@@ -82,7 +82,7 @@ ACCELERATOR = BlockSizes(
 
 
 HALF_FEATURES = 256
-"""From so many features on rows of half precision are multiplied as they are, see `products`."""
+"""From so many features on rows of half precision are multiplied as they are, see `halves`."""
 
 _chosen: contextvars.ContextVar[Platform | None] = contextvars.ContextVar("platform", default=None)
 

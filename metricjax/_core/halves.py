@@ -1,4 +1,4 @@
-"""Products of all rows of x with all rows of y, and derivatives that suit the machine.
+"""Products of rows in half precision: exact, in one pass, and so are their derivatives.
 
 Rows in bfloat16 or float16 can be multiplied as they are: a product with float32 sums loses
 nothing, and an accelerator computes it in one pass, where float32 rows at full precision take six.
@@ -11,7 +11,6 @@ the cotangent, that of a is c b = (c / |y|) y: again a product with rows as they
 digits of float32, and y those of half precision, which takes three passes (`Precision.HIGH`).
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -21,20 +20,6 @@ from jaxtyping import Array, Float
 
 from metricjax._core.masked import upcast
 from metricjax._core.tuning import HALF_FEATURES, platform
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def products(x: Float[Array, "n d"], y: Float[Array, "m d"], precision) -> Float[Array, "n m"]:
-    """``x @ y.T``. Its gradient transposes `x` and its result, not ``[N, M]``, for the barriers."""
-    return jnp.matmul(x, y.T, precision=precision)
-
-
-@products.defjvp
-def _products_jvp(precision, primals, tangents):
-    (x, y), (dx, dy) = primals, tangents
-    kept = jax.lax.optimization_barrier
-    by_y = jnp.matmul(kept(x.T).T, kept(dy.T), precision=precision)
-    return products(x, y, precision), jnp.matmul(dx, y.T, precision=precision) + by_y
 
 
 class Halves(NamedTuple):
