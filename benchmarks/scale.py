@@ -74,7 +74,7 @@ def at_once(fn):
     """A step without blocks that come by themselves."""
 
     def step(*args):
-        with mock.patch.multiple(tuning, CPU=AT_ONCE, ACCELERATOR=AT_ONCE):
+        with mock.patch.multiple(tuning, CPU=AT_ONCE, GPU=AT_ONCE, TPU=AT_ONCE):
             return our_step(fn)(*args)
 
     return step

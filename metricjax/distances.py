@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from metricjax._core import suggest as _suggest
 from metricjax._core.check import check_embeddings, check_row_by_row
-from metricjax._core.halves import exact_products, halves, shortest
+from metricjax._core.halves import exact_products, halves
 from metricjax._core.masked import (
     safe_abs,
     safe_divide,
@@ -49,7 +49,7 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
 
     Rows are scaled by their largest entry first, so that no square over- or underflows.
     """
-    floor = shortest(x.dtype)
+    floor = max(1e-12, float(jnp.finfo(x.dtype).tiny))
     x = upcast(x)
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), -1, keepdims=True, initial=0))
     zero = top < jnp.finfo(x.dtype).tiny

@@ -3,6 +3,7 @@
 Bounds are of libtpu's model, not of a clock: a regression breaks them, a better version of XLA may.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -76,20 +77,37 @@ def test_a_loop_of_unknown_length_runs_as_often_as_is_said():
 def test_the_platform_is_that_of_the_process_unless_it_is_chosen(monkeypatch):
     x, y = jnp.eye(6), jnp.arange(6) // 2
     text = lambda: str(jax.make_jaxpr(lambda x: mj.reduce(mj.losses.ntxent(x, y))[0])(x))
-    small = tuning.CPU.__class__(**(vars(tuning.CPU) | {"dense_pairs": 1, "chunk_pairs": 6}))
-    monkeypatch.setattr(tuning, "CPU", small.__class__(**(vars(small) | {"chunk_rows": 1})))
-    assert tuning.platform() == "cpu" and "while" in text()
-    with mj.for_platform("tpu"):
-        assert tuning.platform() == "tpu" and "while" not in text()
+    small = {"dense_pairs": 1, "chunk_pairs": 6, "chunk_rows": 1}
+    monkeypatch.setattr(tuning, "CPU", dataclasses.replace(tuning.CPU, **small))
+    assert "while" in text()
+    for name, sizes in ("tpu", tuning.TPU), ("gpu", tuning.GPU):
+        with mj.for_platform(name):
+            assert tuning.block_sizes() is sizes and "while" not in text()
     with jax.default_device(jax.devices("cpu")[0]):
-        assert tuning.platform() == "cpu"
+        assert tuning.block_sizes() is tuning.CPU
     monkeypatch.setenv("METRICJAX_PLATFORM", "gpu")
-    assert tuning.platform() == "gpu" and "while" not in text()
+    assert tuning.block_sizes() is tuning.GPU and "while" not in text()
     monkeypatch.setenv("METRICJAX_PLATFORM", "cuda")
     with pytest.raises(ValueError, match="`METRICJAX_PLATFORM` must be one of cpu, gpu, tpu"):
         text()
     with pytest.raises(ValueError, match="for_platform: `name` must be one of .* got 'v5e'"):
         mj.for_platform("v5e").__enter__()
+
+
+def test_devices_of_a_mesh_share_the_pairs(monkeypatch):
+    """On an accelerator: in loops they would exchange numbers in every step."""
+    x, y = jnp.eye(6), jnp.arange(6) // 2
+    text = lambda: str(jax.make_jaxpr(lambda x: mj.reduce(mj.losses.ntxent(x, y))[0])(x))
+    small = {"dense_pairs": 7, "chunk_pairs": 6, "chunk_rows": 1}
+    for name in "CPU", "GPU":
+        monkeypatch.setattr(tuning, name, dataclasses.replace(getattr(tuning, name), **small))
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    with mj.for_platform("gpu"):
+        assert "while" in text()
+        with jax.set_mesh(mesh):
+            assert "while" not in text()
+    with jax.set_mesh(mesh):
+        assert "while" in text()
 
 
 @pytest.mark.slow

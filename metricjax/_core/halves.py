@@ -19,7 +19,7 @@ from jax.lax import Precision
 from jaxtyping import Array, Float
 
 from metricjax._core.masked import upcast
-from metricjax._core.tuning import HALF_FEATURES, platform
+from metricjax._core.tuning import block_sizes
 
 
 class Halves(NamedTuple):
@@ -38,18 +38,13 @@ class Halves(NamedTuple):
 
 def halves(x: Float[Array, "n d"], y: Float[Array, "m d"], unit: bool) -> Halves | None:
     """The rows to multiply, `unit` vectors or not; ``None`` where float32 is as quick."""
-    if platform() == "cpu" or x.dtype != y.dtype or x.shape[1] < HALF_FEATURES:
+    if x.dtype != y.dtype or x.shape[1] < block_sizes().half_features:
         return None
     x, y = jax.lax.stop_gradient((x, y))
     if not unit:
         return Halves(x, y)
     (x, u), (y, v) = _scaled(x), _scaled(y)
     return Halves(x, y, u, v)
-
-
-def shortest(dtype) -> float:
-    """The norm that shorter rows are divided by."""
-    return max(1e-12, float(jnp.finfo(dtype).tiny))
 
 
 def _scaled(x):
@@ -59,7 +54,8 @@ def _scaled(x):
     half = exponent // 2  # 2^-exponent itself may be too small for float32
     first, second = (jnp.exp2(k.astype(top.dtype)) for k in (-half, half - exponent))
     scaled = upcast(x) * first * second
-    least = (shortest(x.dtype) * first * second)[:, 0]  # infinite where a row is much shorter
+    least = max(1e-12, float(jnp.finfo(x.dtype).tiny))  # as of `distances.normalize`
+    least = (least * first * second)[:, 0]  # infinite where a row is much shorter
     norm = jnp.maximum(jnp.sqrt(jnp.sum(scaled * scaled, -1)), least)
     return scaled.astype(x.dtype), 1 / norm
 
@@ -82,8 +78,7 @@ def _exact_products_jvp(primals, tangents):
 @jax.custom_jvp
 def _times(d, b, y, v):
     """``d @ b.T``, of any rows d, by the rows that `b` is made of."""
-    passes = Precision.HIGH if platform() == "tpu" else Precision.HIGHEST
-    mat = jnp.matmul(d, upcast(y).T, precision=passes)
+    mat = jnp.matmul(d, upcast(y).T, precision=block_sizes().half_precision)
     return mat if v is None else mat * v[None, :]
 
 
