@@ -2,6 +2,16 @@
 
 from benchmarks._text import machine, number, paragraph, results, size, table
 
+EXPORT = """```python
+import jax
+import jax.numpy as jnp
+import metricjax as mj
+
+total = jax.jit(lambda x, y: mj.reduce(mj.losses.ntxent(x, y))[0])
+with mj.for_platform("tpu"):  # with the block sizes of a TPU
+    exported = jax.export.export(total, platforms=["tpu"])(jnp.eye(8), jnp.arange(8) // 2)
+assert exported.platforms == ("tpu",)
+```"""
 NAMES = {"v5e": "One TPU v5e", "v6e": "One TPU v6e", "h100": "One NVIDIA H100"}
 
 
@@ -16,7 +26,8 @@ def accelerators_page():
         "*Ideal* is the time of the products that no implementation can avoid, at the precision "
         "of the input (six passes for float32), or of reading arguments and writing results, if "
         "that is more. Forward and backward, four samples a class, 10,000 classes where a loss "
-        "has class weights.",
+        "has class weights. A program of your own is compiled for another machine so:",
+        EXPORT,
     ]
     for name, (about, rows) in results("accelerators").items():
         rows = [row for row in rows if "skipped" not in row]

@@ -32,6 +32,7 @@ from metricjax._core.types import LossTerm as LossTerm
 from metricjax._core.types import Pairs as Pairs
 from metricjax._core.types import Refs as Refs
 from metricjax._embed import embed_in_chunks as embed_in_chunks
+from metricjax._matryoshka import matryoshka as matryoshka
 from metricjax._ring import ring as ring
 from metricjax._sample_classes import sample_classes as sample_classes
 from metricjax._statistics import statistics as statistics

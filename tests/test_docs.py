@@ -21,7 +21,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md"))}
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-QUICK = "benchmarks differences index which-loss".split()
+QUICK = "accelerators benchmarks differences index which-loss".split()
 ON_HOST = ("mj.evaluation.", "mj.inference.", "mj.pictures.", "mj.samplers.")
 
 

@@ -333,6 +333,14 @@ def test_ties_go_to_the_lower_index():
     assert knn(x, zeros, 2, distance=CosineSimilarity())[1].tolist() == [[0, 1]]
 
 
+def test_an_infinite_distance_comes_before_a_nan_and_0_is_not_negative():
+    x, y = np.zeros((1, 1), np.float32), np.float32([[np.nan], [1e30], [0], [2]])
+    found = knn(x, y, 4, distance=LpDistance(normalize_embeddings=False))
+    assert found.indices.tolist() == [[2, 3, 1, 0]]
+    np.testing.assert_array_equal(found.distances, np.float32([[0, 2, np.inf, np.nan]]))
+    assert not np.signbit(found.distances[0, 0])
+
+
 @pytest.mark.parametrize("distance", [EUCLIDEAN, CosineSimilarity()])
 def test_nan_ranks_last_and_stays_visible(distance):
     reference = jnp.array([[jnp.nan, 0.0], [-1.0, 0.5], [1.0, 0.5]])

@@ -132,6 +132,20 @@ def fold(
     return {name: done[name] for name in terms}
 
 
+def scaled(terms: LossDict, factor: Any) -> LossDict:
+    """Terms whose values are `factor` times as large; those of one stream stay so."""
+    streams: dict[int, Stream] = {}
+
+    def one(term: Any):
+        if not isinstance(term, StreamedTerm):
+            return term._replace(values=term.values * jnp.asarray(factor, term.values.dtype))
+        stream = term.stream
+        larger = stream._replace(slab=lambda *at: scaled(stream.slab(*at), factor))
+        return StreamedTerm(streams.setdefault(id(stream), larger), term.name)
+
+    return {name: one(term) for name, term in terms.items()}
+
+
 def _of(rows, inner):
     """Row numbers `inner` of the rows `rows`; `None` stands for 0, 1, 2, ..."""
     return inner if rows is None else rows if inner is None else rows[inner]

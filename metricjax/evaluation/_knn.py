@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
@@ -172,10 +173,9 @@ def _by_block(
         if axis_name is not None:
             gather = lambda part: jax.lax.all_gather(part, axis_name, axis=1, tiled=True)
             best = _best(*map(gather, best), k)
-        score, index, value = best
-        found = score > -jnp.inf
-        missing = -jnp.inf if distance.is_similarity else jnp.inf
-        neighbors = Neighbors(jnp.where(found, value, missing), jnp.where(found, index, -1))
+        score, index = best
+        value = _unranked(score, distance.is_similarity)
+        neighbors = Neighbors(value, jnp.where(score > -jnp.inf, index, -1))
         return then(neighbors, rows, shared)
 
     n = len(query)
@@ -188,7 +188,7 @@ def _by_block(
 
 
 def _over_references(x, reference, side, ref_side, offset, k, measure, similar, size, top_k):
-    """Score, index and distance of the best k references of each query, best first."""
+    """Score and index of the best k references of each query, best first."""
     m = len(reference)
     count = max(1, -(-m // size))
     size = -(-m // count)
@@ -206,11 +206,8 @@ def _over_references(x, reference, side, ref_side, offset, k, measure, similar, 
             exists &= part(where).astype(bool)[None, :]
         if groups is not None:
             exists &= groups[:, None] == part(ref_groups)[None, :]
-        score = mat if similar else -mat
-        score = jnp.where(score == 0, 0, score)  # top_k ranks -0 behind 0
-        score = jnp.nan_to_num(score, nan=jnp.finfo(score.dtype).min)  # and NaN first
-        score, index = top_k(jnp.where(exists, score, -jnp.inf), min(k, size))
-        return score, offset + start + index, jnp.take_along_axis(mat, index, 1)
+        score, index = top_k(jnp.where(exists, _ranked(mat, similar), -jnp.inf), min(k, size))
+        return score, offset + start + index
 
     if count == 1:
         return block(0, 0)
@@ -218,19 +215,41 @@ def _over_references(x, reference, side, ref_side, offset, k, measure, similar, 
     def step(i, best):
         first = i * size
         found = block(jnp.minimum(first, m - size), first)
-        joined = (jnp.concatenate(pair, 1) for pair in zip(best, found, strict=True))
-        return _best(*joined, k)
+        return _best(*(jnp.concatenate(pair, 1) for pair in zip(best, found, strict=True)), k)
 
     none = jax.eval_shape(lambda: block(0, 0))
-    start = [jnp.zeros((len(x), k), like.dtype) for like in none]
-    start[0] -= jnp.inf
-    return jax.lax.fori_loop(0, count, step, tuple(start))
+    score, index = (jnp.zeros((len(x), k), like.dtype) for like in none)
+    return jax.lax.fori_loop(0, count, step, (score - jnp.inf, index))
 
 
-def _best(score, index, value, k):
+def _ranked(mat, similar):
+    """Distances as scores, larger is closer: NaN is the last finite one, an infinite distance next.
+
+    The score tells the distance, so that the matrix of distances is not needed again.
+    """
+    score = mat if similar else -mat
+    score = jnp.where(score == 0, 0, score)  # top_k ranks -0 behind 0
+    last, next_one = _least(score.dtype)
+    return jnp.where(jnp.isnan(score), last, jnp.maximum(score, next_one))
+
+
+def _unranked(score, similar):
+    """The distances that have these scores; -inf, where there is no neighbor, is far away."""
+    last, next_one = _least(score.dtype)
+    score = jnp.where(score == last, jnp.nan, jnp.where(score == next_one, -jnp.inf, score))
+    return score if similar else 0 - score  # not -0
+
+
+def _least(dtype):
+    """The least two finite floats."""
+    last = jnp.finfo(dtype).min
+    return last, np.nextafter(last, dtype.type(0))
+
+
+def _best(score, index, k):
     """The best k columns; those further left come first among equals."""
     score, column = jax.lax.top_k(score, k)
-    return score, *(jnp.take_along_axis(x, column, 1) for x in (index, value))
+    return score, jnp.take_along_axis(index, column, 1)
 
 
 def _top_k(score, k):

@@ -1,0 +1,111 @@
+"""One embedding whose first features are embeddings, too."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from metricjax._core.check import check_at_least
+from metricjax._core.record import record_of
+from metricjax._core.stream import scaled
+from metricjax._core.types import LossDict, Refs, Scalar
+from metricjax.distances import normalize as unit
+
+
+def matryoshka(
+    loss, dims: Sequence[int], weights: Sequence[Scalar] | None = None, *, normalize: bool = False
+):
+    r"""The loss of the first d features, for several d: embeddings that may be cut off.
+
+    .. math:: L = \sum_d w_d \, \ell(x_{:d})
+
+    Everything with as many features as the embeddings is cut off with them: references, class
+    weights, a second view, negatives, a teacher of the same width.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0, 2.0], [0.8, 0.6, 1.0], [0.0, 1.0, 0.0]])
+        >>> y = jnp.array([0, 0, 1])
+        >>> loss = mj.matryoshka(mj.losses.ntxent, dims=(2, 3))
+        >>> total, parts = mj.reduce(loss(x, y))
+        >>> print(f"{total:.4f}", {name: f"{x:.4f}" for name, x in parts.items()})
+        0.0559 {'loss_2': '0.0559', 'loss_3': '0.0000'}
+
+    Args:
+        loss: any loss of `metricjax.losses`, a module of `metricjax.nn`, what `chunked` makes of
+            one, or any function of that shape. A miner sees whole embeddings: give it to
+            `objective` beside this.
+        dims: how many of the first features, each of them at most D; static. D itself should be
+            among them.
+        weights: a factor for each of `dims`, 1 by default; may be traced.
+        normalize: divide what was cut off by its norm, but for class weights; static. For losses
+            that do not normalize by themselves.
+
+    Returns:
+        A function with the arguments of `loss`. Its terms are named ``{name}_{d}``, so reducers may
+        differ by d.
+
+    Raises:
+        ValueError: for dims that are not integers from 1 to D or come twice, or another number of
+            weights.
+
+    References:
+        Kusupati et al., `Matryoshka Representation Learning <https://arxiv.org/abs/2205.13147>`_,
+        2022.
+    """
+    dims = tuple(dims)
+    for d in dims:
+        check_at_least("matryoshka", "dims", d, 1)
+    if not dims or len({*dims}) < len(dims):
+        raise ValueError(f"matryoshka: `dims` must be one or more, each once, got {dims}.")
+    factors = [1] * len(dims) if weights is None else list(weights)
+    if len(factors) != len(dims):
+        raise ValueError(
+            f"matryoshka: `weights` must be {len(dims)}, one for each of `dims`, got "
+            f"{len(factors)}."
+        )
+    record = record_of(loss)
+
+    @functools.wraps(loss, updated=())
+    def fn(embeddings, labels=None, *params, **options) -> LossDict:
+        width = jnp.shape(embeddings)[-1]
+        if max(dims) > width:
+            raise ValueError(
+                f"matryoshka: `dims` must be at most {width}, the features of `embeddings`, got "
+                f"{dims}."
+            )
+        pure, args = loss, [embeddings, labels, *params]
+        if hasattr(loss, "loss") and hasattr(loss, "weights"):  # a module that owns class weights
+            pure = functools.partial(loss.loss, **dict(loss.options))
+            args.insert(2, loss.weights[...])
+        names = [*record.signature.parameters, *[""] * len(args)][: len(args)]
+        out: LossDict = {}
+        for d, factor in zip(dims, factors, strict=True):
+            first = functools.partial(_first, width=width, d=d)
+            some = [
+                first(value, normalize and name != "weights")
+                for name, value in zip(names, args, strict=True)
+            ]
+            terms = pure(*some, **{name: first(x, normalize) for name, x in options.items()})
+            terms = terms if weights is None else scaled(terms, factor)
+            out |= {f"{name}_{d}": term for name, term in terms.items()}
+        return out
+
+    fn.record = dataclasses.replace(record, body=fn, opaque=True)  # type: ignore[attr-defined]
+    return fn
+
+
+def _first(value, normalize, *, width, d):
+    """The first d features of references, or of an array of rows with `width` features."""
+    if isinstance(value, Refs):
+        rows = _first(value.embeddings, normalize, width=width, d=d)
+        return value._replace(embeddings=rows)
+    rows = isinstance(value, jax.Array) or hasattr(value, "__array__")
+    if not rows or jnp.ndim(value) < 2 or jnp.shape(value)[-1] != width:
+        return value
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    some = jnp.asarray(value)[..., :d]
+    return unit(some).astype(some.dtype) if normalize else some
