@@ -31,7 +31,7 @@ def matryoshka(
         >>> loss = mj.matryoshka(mj.losses.ntxent, dims=(2, 3))
         >>> total, parts = mj.reduce(loss(x, y))
         >>> print(f"{total:.4f}", {name: f"{x:.4f}" for name, x in parts.items()})
-        0.0559 {'loss_2': '0.0559', 'loss_3': '0.0000'}
+        0.0286 {'loss_2': '0.0279', 'loss_3': '0.0007'}
 
     Args:
         loss: any loss of `metricjax.losses`, a module of `metricjax.nn`, what `chunked` makes of
