@@ -117,9 +117,10 @@ def as_indices(function, name, x, of, n):
     if x.size and not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"{function}: `{name}` must be integer row numbers, got {x.dtype}.")
     integer = jnp.iinfo(jax.dtypes.canonicalize_dtype(int))
+    small = x.astype(integer.dtype)  # first: an unsigned array takes no -1
     if not isinstance(x, jax.Array):
-        x = np.where((x < integer.min) | (x > integer.max), -1, x)
-    x = jnp.asarray(x.astype(integer.dtype))
+        small = np.where((x < integer.min) | (x > integer.max), -1, small)
+    x = jnp.asarray(small, integer.dtype)
     check_rows(function, name, x, of, n)
     return x
 
