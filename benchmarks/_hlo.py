@@ -179,7 +179,7 @@ class _Walk:
             for one in part.values()
             if one.op == "constant" and one.literal.isdigit()
         ]
-        return max(constants, default=None)
+        return max(constants, default=0) or None  # "while any is above 0" has no number
 
     def count(self, one, computation, times, in_loop):
         kind = COLLECTIVE.match(one.op)
