@@ -51,14 +51,14 @@ def _setting(row):
 
 
 def _row(row):
-    estimate = {
-        "estimate": f"{number(row['us'])} µs",
-        "ideal": f"{number(row['ideal_us'])} µs",
-        "estimate to ideal": number(row["ratio"]),
-    }
+    estimate = {}
+    if "us" in row:  # there is none for GPUs
+        estimate["estimate"] = f"{number(row['us'])} µs"
+        estimate["ideal"] = f"{number(row['ideal_us'])} µs"
+        estimate["estimate to ideal"] = number(row["ratio"])
     return {
         "": f"`{row['what']}`",
-        **(estimate if "us" in row else {}),
+        **estimate,
         "kernels": f"{row['kernels']:,}",
         "traffic": size(row["traffic"] / 2**20),
         "temporaries": size(row["temporaries"] / 2**20),

@@ -18,7 +18,7 @@ import metricjax as mj
 from metricjax._core import tuning
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import _hlo
+from benchmarks import _accelerators_page, _hlo
 
 TEXT = """
 HloModule jit_step, is_scheduled=true
@@ -72,6 +72,14 @@ def test_a_loop_of_unknown_length_runs_as_often_as_is_said():
     text = TEXT.replace("s32[] constant(5)", "s32[] parameter(1)")
     assert _hlo.summary(text)["loops"] == [None]
     assert _hlo.summary(text, unknown=4)["cycles"] == 7 + 4 * 200
+
+
+def test_the_page_has_no_estimate_of_what_has_none():
+    row = {"what": "ntxent", "kernels": 20, "traffic": 2**20, "temporaries": 0, "loops": [None, 4]}
+    cells = _accelerators_page._row(row)
+    assert "estimate" not in cells and cells["loops"] == "by the data, 4"
+    timed = _accelerators_page._row(row | {"us": 50.0, "ideal_us": 10.0, "ratio": 5.0})
+    assert timed["estimate to ideal"] == "5"
 
 
 def test_the_platform_is_that_of_the_process_unless_it_is_chosen(monkeypatch):

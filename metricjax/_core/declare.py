@@ -113,15 +113,15 @@ def _rows_at_once(record, size, n, m, mined=None):
     By itself a loss takes a block of too many pairs in smaller ones, where rows are anchors.
     """
     sizes = block_sizes()
+    if not isinstance(n, int) or not isinstance(m, int):  # symbolic, as `jax.export` has them
+        return size
+    if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
+        return size
     at_once = sizes.dense_pairs
     if sizes.share:  # with the devices of a mesh, but for axes along which each has its own part
         mesh = jax.sharding.get_abstract_mesh()
         kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
         at_once *= math.prod(count for count, kind in kinds if kind != AxisType.Manual)
-    if not isinstance(n, int) or not isinstance(m, int):  # symbolic, as `jax.export` has them
-        return size
-    if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
-        return size
     # one that sums over anchors first computes its pairs anew each time, and is at once for longer
     if (size or n) * m < at_once * (1 + record.sums_over_anchors):
         return size
