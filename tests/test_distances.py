@@ -435,7 +435,11 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("distance", UNIT + PLAIN, ids=repr)
+@pytest.mark.parametrize(
+    "distance",
+    [UNIT[0], PLAIN[1], *(pytest.param(d, marks=pytest.mark.slow) for d in UNIT[1:] + PLAIN[:1])],
+    ids=repr,
+)
 def test_rows_in_half_precision_are_multiplied_as_they_are(distance):
     """Where that is quicker: value, gradient and second derivatives are those of float32 rows."""
     rng = np.random.default_rng(0)
