@@ -281,14 +281,16 @@ class SNRDistance:
 
     def between(self, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Array:
         """The distance of rows that are normalized already, where they are to be."""
-        # a zero row differs from an anchor by the anchor's own signal, once; twice is orthogonal
-        times = jnp.where(jnp.all(b == 0, 1), 2, 1) if self.normalize_embeddings else None
+        # a zero row differs from an anchor by the anchor's own signal, 1; orthogonal is 2
+        missing = jnp.all(b == 0, 1) if self.normalize_embeddings else None
         a, b = (_centred(a),) * 2 if b is a else (_centred(a), _centred(b))
         noise = _squared_euclidean(a, b, self.precision)
         signal = jnp.sum(a * a, -1)[:, None]  # its square, in the gradient, must not underflow
         signal = jnp.where(signal < jnp.finfo(a.dtype).tiny ** 0.5, 0, signal)
-        noise = noise if times is None else noise * times.astype(noise.dtype)[None, :]
-        return _without_diagonal(safe_divide(noise, signal), a, b)
+        ratio = safe_divide(noise, signal)
+        if missing is not None:
+            ratio += (missing[None, :] & (signal > 0)).astype(ratio.dtype)
+        return _without_diagonal(ratio, a, b)
 
 
 def row_distances(
