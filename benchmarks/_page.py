@@ -191,6 +191,23 @@ def page():
             "`--peers`, and works with breaks in the graph.",
             others(rows),
         ]
+    for name, (about, rows) in results("text").items():
+        parts += [
+            f"## Queries and documents: {name}",
+            "`python -m benchmarks.text`: beside sentence-transformers, whose losses get the "
+            f"embeddings of a model that does nothing. {machine(about)}.",
+            table([
+                {
+                    "": f"{loss}, N = {n:,}",
+                    "metricjax": duration(by["ours"]["ms"]),
+                    "sentence-transformers": against(by["sentence_transformers"]),
+                    "to ours": times(by["sentence_transformers"]),
+                    "memory": size(memory(by["ours"])),
+                    "theirs": size(memory(by["sentence_transformers"])),
+                }
+                for (loss, n), by in sorted(grouped(rows, "loss", "n").items())
+            ]),
+        ]  # fmt: skip
     parts += gpus()
     for name, (about, rows) in results("miners").items():
         groups = grouped(rows, "miner")

@@ -20,7 +20,10 @@ MEMORY_LIMIT = 14 * 2**30
 """Bytes. A peer is left out where the largest arrays it builds would take more."""
 DIFFERENT = (("smooth_ap", "pml"), ("smooth_ap", "torch_compile"), ("triplet_margin", "optax"))
 """Peers with another value: see `docs/differences.md`; optax has another mean and distance."""
-NO_PRODUCTS = ("barlow_twins", "center", "manifold", "vicreg")
+NO_PRODUCTS = (
+    "angle", "barlow_twins", "center", "cosent", "cosine_mse", "distill_kl", "embedding_match",
+    "manifold", "margin_mse", "vicreg",
+)  # fmt: skip
 """Losses that do not compare all anchors with all references."""
 
 

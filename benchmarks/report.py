@@ -49,10 +49,10 @@ def headline():
         classes = by_loss["arcface"]["ours"]["classes"]
         parts.append(
             f"Forward and backward of {N} samples, {classes:,} classes where there are classes, "
-            f"beside PyTorch Metric Learning (PML) in one run: of {len(faster)} losses the "
-            f"geometric mean of the speedups is {mean}, the least {number(faster[slowest])} "
-            f"(`{slowest}`). The products are the three matrix products that no implementation can "
-            f"avoid. {machine(environment, versions=False)}."
+            f"beside PyTorch Metric Learning (PML) {environment['pytorch-metric-learning']} in one "
+            f"run: of {len(faster)} losses the geometric mean of the speedups is {mean}, the least "
+            f"{number(faster[slowest])} (`{slowest}`). The products are the three matrix products "
+            f"that no implementation can avoid. {machine(environment, versions=False)}."
         )
         shown = {loss: by_loss[loss] for loss in HEADLINE if loss in by_loss}
         parts.append(table([

@@ -18,6 +18,8 @@ KINDS = {
     "rankings": "of rankings",
     "classes": "with class weights",
     "views": "of two views",
+    "scored": "of pairs with scores",
+    "distillation": "of a teacher",
 }
 NOTES = re.compile(r"^Notes:\n((?: .*\n)+)", re.M)
 NOTE = re.compile(r"^ +- (\w+): (.*(?:\n +[^ -].*)*)", re.M)

@@ -32,6 +32,8 @@ from metricjax._core.types import LossTerm as LossTerm
 from metricjax._core.types import Pairs as Pairs
 from metricjax._core.types import Refs as Refs
 from metricjax._embed import embed_in_chunks as embed_in_chunks
+from metricjax._margins import dynamic_margins as dynamic_margins
+from metricjax._margins import ldam_margins as ldam_margins
 from metricjax._matryoshka import matryoshka as matryoshka
 from metricjax._ring import ring as ring
 from metricjax._sample_classes import sample_classes as sample_classes

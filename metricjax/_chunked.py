@@ -45,9 +45,15 @@ def chunked(loss, chunk_size: int, ref_chunk_size: int | None = None):
     if chunk_size < 1:
         raise ValueError(f"chunked: `chunk_size` must be at least 1, got {chunk_size}.")
     record = record_of(loss)
+    if record.has("chunk_size") and ref_chunk_size is None:
+        return functools.partial(loss, chunk_size=chunk_size)
     if record.rows == "batch":
         raise ValueError(
             f"chunked: losses.{record.name} needs the whole batch at once: {record.why}."
+        )
+    if record.rows == "pairs":
+        raise ValueError(
+            f"chunked: losses.{record.name} takes each row by itself: there is nothing to save."
         )
     size: Any = chunk_size
     if ref_chunk_size is not None:

@@ -249,20 +249,22 @@ def self_supervised(loss, *, symmetric: bool = True, axis_name: AxisName | None 
 def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     """Anchors, labels and data of a loss over a batch of which each device has a part."""
     record = record_of(loss)
-    by_itself = record.has("axis_name")
-    if by_itself:
-        data = data | {"axis_name": axis_name}
-    if mined and record.sums_over_anchors:  # a miner needs the references before the loss does
-        by_itself = False
-    if data.get("refs") is not None or by_itself:
-        return embeddings, labels, data
     class_axis = data.get("class_axis") or bound(loss, "class_axis")
     shared = tuple(name for name in axis_names(axis_name) if name in axis_names(class_axis))
-    whole = record.needs_whole_batch(mined=mined)
+    by_itself = record.has("axis_name")
+    if by_itself:
+        left = tuple(name for name in axis_names(axis_name) if name not in shared)
+        data = data | {"axis_name": left or None}
+    if mined and record.sums_over_anchors:  # a miner needs the references before the loss does
+        by_itself = False
+    if data.get("refs") is not None or (by_itself and not shared):
+        return embeddings, labels, data
+    whole = record.needs_whole_batch(mined=mined) and not by_itself
     if whole or shared:  # devices that share out the classes must see the same samples
         batch = embeddings, labels, data.get("where")
         embeddings, labels, where = gather_same(batch, axis_name if whole else shared)
-        data = {n: x for n, x in data.items() if n != "axis_name"}
+        if whole:
+            data = {n: x for n, x in data.items() if n != "axis_name"}
         return embeddings, labels, data | {"where": where}
     if not record.accepts("refs"):
         return embeddings, labels, data

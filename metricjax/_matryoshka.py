@@ -13,6 +13,9 @@ from metricjax._core.stream import scaled
 from metricjax._core.types import LossDict, Refs, Scalar
 from metricjax.distances import normalize as unit
 
+SCORES = ("teacher", "documents_where")
+"""Arguments whose last axis is of documents, be these as many as there are features."""
+
 
 def matryoshka(
     loss, dims: Sequence[int], weights: Sequence[Scalar] | None = None, *, normalize: bool = False
@@ -83,12 +86,14 @@ def matryoshka(
         names = [*record.signature.parameters, *[""] * len(args)][: len(args)]
         out: LossDict = {}
         for d, factor in zip(dims, factors, strict=True):
-            first = functools.partial(_first, width=width, d=d)
-            some = [
-                first(value, normalize and name != "weights")
-                for name, value in zip(names, args, strict=True)
-            ]
-            terms = pure(*some, **{name: first(x, normalize) for name, x in options.items()})
+
+            def first(name, value, d=d):
+                if name in SCORES:
+                    return value
+                return _first(value, normalize and name != "weights", width=width, d=d)
+
+            some = map(first, names, args)
+            terms = pure(*some, **{name: first(name, x) for name, x in options.items()})
             terms = terms if weights is None else scaled(terms, factor)
             out |= {f"{name}_{d}": term for name, term in terms.items()}
         return out

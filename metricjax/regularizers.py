@@ -24,7 +24,7 @@ from metricjax._core.check import (
 from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
 from metricjax._core.refs import weighed
 from metricjax._core.types import LossDict, LossTerm, Reducer, Scalar
-from metricjax.distances import CosineSimilarity, Distance
+from metricjax.distances import CosineSimilarity, Distance, normalize
 
 
 def _prepare(function, x, where):
@@ -170,6 +170,86 @@ def sparse_centers(
     squared = 2 - 2 * mat
     squared = jnp.where(squared < 16 * jnp.finfo(mat.dtype).eps, 0, squared)  # rounding error
     return _reduced(name, safe_sqrt(squared), pairs, weight, reducer, 2 * jnp.sum(pairs))
+
+
+def spherical(
+    x: Float[Array, "k d"],
+    *,
+    state: Scalar | None = None,
+    momentum: Scalar = 1.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
+    reducer: Reducer = reducers.mean,
+    name: str = "spherical_reg",
+) -> LossDict | tuple[LossDict, Float[Array, ""]]:
+    r"""Pulls the norms of the rows to their mean: embeddings come to lie on a sphere.
+
+    .. math:: \ell_i = \Big(\lVert x_i \rVert - \mu\Big)^2
+
+    :math:`\mu` is the mean of the norms, constant for the gradient. Beside a loss that normalizes
+    embeddings, it makes their gradients equally large.
+
+    Args:
+        state: the running mean that was returned before, for one over batches: then the result is
+            a pair of terms and the new state.
+        momentum: weight of this batch in it, 0 to 1. For other arguments see `lp`.
+
+    References:
+        Zhang et al., `Deep Metric Learning with Spherical Embedding
+        <https://arxiv.org/abs/2011.02785>`_, 2020.
+    """
+    x, rows = _prepare("spherical", x, where)
+    size = safe_norm(x)
+    count = jnp.sum(rows)
+    mean = safe_divide(jnp.sum(rows * size), count)
+    if state is not None:
+        old = jnp.asarray(state, mean.dtype)
+        mean = jnp.where(count > 0, momentum * mean + (1 - momentum) * old, old)
+    mean = jax.lax.stop_gradient(mean)
+    terms = _reduced(name, (size - mean) ** 2, rows, weight, reducer)
+    return terms if state is None else (terms, mean)
+
+
+def global_orthogonal(
+    x: Float[Array, "k d"],
+    *,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
+    name: str = "global_orthogonal_reg",
+) -> LossDict:
+    r"""Spreads the rows as uniform directions are: cosines of mean 0 and of variance 1/D.
+
+    .. math::
+        \ell_1 = \big(\mathrm{mean}_{i \neq j} s_{ij}\big)^2 \qquad
+        \ell_2 = \big[\mathrm{mean}_{i \neq j} s_{ij}^2 - \tfrac1D\big]_+
+
+    Both means come from sums over rows and a product of the smaller of ``[K, K]`` and ``[D, D]``.
+
+    Args:
+        precision: of the matrix product.
+        name: prefix of the two terms, ``{name}_mean`` and ``{name}_second``; `reduce` weighs them.
+            For other arguments see `lp`.
+
+    References:
+        Zhang et al., `Learning Spread-out Local Feature Descriptors
+        <https://arxiv.org/abs/1708.06320>`_, 2017.
+    """
+    x, rows = _prepare("global_orthogonal", x, where)
+    unit = normalize(x)
+    k, d = x.shape
+    squares = jnp.sum(unit * unit, 1)  # 1, or 0 of a zero row
+    half = jnp.sqrt(rows)[:, None] * unit
+    left, right = (half.T, half) if d <= k else (half, half.T)
+    gram = jnp.matmul(left, right, precision=precision)
+    pairs = jnp.sum(rows) ** 2 - jnp.sum(rows**2)
+    total = jnp.sum(jnp.sum(rows[:, None] * unit, 0) ** 2) - jnp.sum(rows**2 * squares)
+    second = jnp.sum(gram**2) - jnp.sum(rows**2 * squares**2)
+    # rounding leaves a little of what a single row has with itself
+    mean = lambda total: jnp.where(jnp.sum(rows > 0) > 1, safe_divide(total, pairs), 0)
+    values = {"mean": mean(total) ** 2, "second": jax.nn.relu(mean(second) - 1 / d)}
+    one = jnp.ones_like(pairs)
+    return {f"{name}_{part}": LossTerm(weight * x, one, one) for part, x in values.items()}
 
 
 def zero_mean(

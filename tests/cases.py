@@ -5,11 +5,14 @@ public loss that is not here fails `test_every_loss_has_a_case`.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from metricjax import losses, nn
 from metricjax._core.record import record_of
@@ -30,7 +33,8 @@ class Case:
         centers: rows of class weights for each class; 0 for losses without class weights.
         pml_weights: the parameter of the PML class.
         pml_options: what the PML class needs, or has as another default.
-        call: ``(embeddings, labels, *params, **options)`` where the loss has other arguments.
+        inputs: what the loss takes before its parameters, of a batch of embeddings and labels.
+        call: ``(embeddings, labels, *params, **options)`` where that is not enough.
         ordered: the order of the batch matters, and so do copies of a sample.
         detached: the gradient takes a part of the value as constant.
     """
@@ -42,6 +46,7 @@ class Case:
     centers: int = 0
     pml_weights: str = "W"
     pml_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: Callable[..., tuple] | None = None
     call: Callable[..., Any] | None = None
     ordered: bool = False
     detached: bool = False
@@ -49,15 +54,24 @@ class Case:
     def __str__(self):
         return self.loss.__name__
 
-    @property
+    @functools.cached_property
     def fn(self):
         """``(embeddings, labels, *params, **options) -> LossDict``."""
-        return self.call or self.loss
+        return self.call or (self.loss if self.inputs is None else self.of(self.loss))
+
+    def data(self, e, y):
+        """What the loss takes of a batch, before its parameters."""
+        return (e, y) if self.inputs is None else self.inputs(e, y)
+
+    def of(self, loss):
+        """A loss with the arguments of this one, as one of embeddings and labels."""
+        return lambda e, y, *params, **options: loss(*self.data(e, y), *params, **options)
 
     @property
     def whole(self):
         """The loss does not come apart by anchors or classes."""
-        return record_of(self.loss).rows == "batch"
+        record = record_of(self.loss)
+        return record.rows in ("batch", "pairs") and not record.has("chunk_size")
 
     def takes(self, *names):
         return set(names) <= inspect.signature(self.loss).parameters.keys()
@@ -67,9 +81,30 @@ class Case:
         return (jax.random.normal(key, (C * self.centers, D), dtype),) if self.centers else ()
 
 
-def of_views(loss):
-    """A loss of two views as one of a batch: the other view has its features in reverse."""
-    return lambda e, y, **options: loss(e, e[:, ::-1], **options)
+def views(e, y):
+    """Two views of a batch: the other one has its features in reverse."""
+    return e, e[:, ::-1]
+
+
+def scored(e, y):
+    return e, e[:, ::-1], y.astype(e.dtype)
+
+
+def taught(e, y):
+    """A positive, two negatives, and how much a teacher says they are apart."""
+    y = y.astype(e.dtype)
+    return e, e[:, ::-1], jnp.stack([-e, e * 0.5], 1), jnp.stack([y, y / 2], 1)
+
+
+def ranked(e, y):
+    y = y.astype(e.dtype)
+    return e, jnp.stack([e[:, ::-1], -e, e * 0.5], 1), jnp.stack([y, y / 2, -y], 1)
+
+
+def without_chance(loss):
+    """A loss that draws numbers of deviation 0; nothing is compiled for its key."""
+    bound = functools.partial(loss, key=np.array([0, 7], np.uint32), deviation=0.0)
+    return functools.update_wrapper(bound, loss)
 
 
 def manifold(e, y, proxies, **options):
@@ -83,6 +118,15 @@ SIMILARITY_MARGINS = {"pos_margin": 0.9, "neg_margin": 0.1, "distance": COSINE}
 RAW_DOT = DotProductSimilarity(normalize_embeddings=False)
 
 CASES = [
+    Case(losses.adacos, module=nn.AdaCos, centers=1),
+    Case(
+        losses.adaface,
+        options=({"m": 0.3, "h": 0.6, "scale": 8.0},),
+        module=nn.AdaFace,
+        centers=1,
+        detached=True,
+    ),
+    Case(losses.angle, inputs=scored),
     Case(losses.angular, "AngularLoss", ({"alpha": 30.0},)),
     Case(
         losses.arcface,
@@ -91,9 +135,18 @@ CASES = [
         nn.ArcFace,
         centers=1,
     ),
-    Case(losses.barlow_twins, call=of_views(losses.barlow_twins)),
+    Case(losses.barlow_twins, inputs=views),
     Case(losses.center, module=nn.Center, centers=1),
     Case(losses.circle, "CircleLoss", ({"m": 0.25, "gamma": 5.0},), detached=True),
+    Case(
+        losses.combined_margin,
+        options=(
+            {"m1": 0.9, "m2": 20.0, "m3": 0.15, "scale": 8.0},
+            {"filter_above": 0.4, "scale": 8.0},
+        ),
+        module=nn.CombinedMargin,
+        centers=1,
+    ),
     Case(
         losses.contrastive,
         "ContrastiveLoss",
@@ -106,6 +159,18 @@ CASES = [
         ),
     ),
     Case(losses.cosface, "CosFaceLoss", ({"margin": 0.1, "scale": 8.0},), nn.CosFace, centers=1),
+    Case(losses.cosent, inputs=scored),
+    Case(losses.cosine_mse, inputs=scored),
+    Case(
+        losses.curricularface,
+        options=({"margin": 20.0, "scale": 8.0},),
+        module=nn.CurricularFace,
+        centers=1,
+        detached=True,
+    ),
+    Case(losses.dcl, options=({"temperature": 0.5},), inputs=views),
+    Case(losses.dclw, options=({"temperature": 0.5},), inputs=views, detached=True),
+    Case(losses.distill_kl, options=({"temperature": 2.0},), inputs=ranked),
     Case(
         losses.dynamic_soft_margin,
         "DynamicSoftMarginLoss",
@@ -113,14 +178,22 @@ CASES = [
         nn.DynamicSoftMargin,
         detached=True,
     ),
+    Case(
+        without_chance(losses.elasticface),
+        options=({"variant": "cos", "scale": 8.0}, {"plus": True, "scale": 8.0}),
+        module=nn.ElasticFace,
+        centers=1,
+    ),
+    Case(losses.embedding_match, options=({"kind": "l2"},), inputs=views, detached=True),
     Case(losses.fast_ap, "FastAPLoss", ({"num_bins": 4}, {"distance": LpDistance()})),
+    Case(losses.ge2e, options=({"variant": "contrast"},), module=nn.GE2E),
     Case(
         losses.generalized_lifted_structure,
         "GeneralizedLiftedStructureLoss",
         ({"pos_margin": 0.3, "neg_margin": 0.5}, SIMILARITY_MARGINS),
     ),
     Case(losses.histogram, "HistogramLoss", ({"n_bins": 20}, {"delta": 0.1})),
-    Case(losses.infonce, options=({"symmetric": False},), call=of_views(losses.infonce)),
+    Case(losses.infonce, options=({"directions": ("query_to_doc",)},), inputs=views),
     Case(losses.instance, "InstanceLoss", ({"gamma": 5.0},), ordered=True),
     Case(
         losses.intra_pair_variance,
@@ -140,6 +213,13 @@ CASES = [
         ({"pos_margin": 0.3, "neg_margin": 0.5}, SIMILARITY_MARGINS),
     ),
     Case(
+        losses.magface,
+        options=({"easy": False, "scale": 8.0},),
+        module=nn.MagFace,
+        centers=1,
+        inputs=lambda e, y: (16 * e, y),  # norms between l_a and u_a
+    ),
+    Case(
         losses.manifold,
         "ManifoldLoss",
         ({"lambdaC": 0.3, "alpha": 0.5, "margin": 0.01}, {"distance": DotProductSimilarity()}),
@@ -154,6 +234,7 @@ CASES = [
         ({"margin": 0.4, "beta": 0.9}, {"beta": 0.3, "distance": COSINE}),
         nn.Margin,
     ),
+    Case(losses.margin_mse, inputs=taught),
     Case(
         losses.multi_similarity,
         "MultiSimilarityLoss",
@@ -213,6 +294,7 @@ CASES = [
         ({"margin": 0.2, "Tn": 2.0, "Tp": 1.0, "imbalance": 0.3, "alpha": 1.3},),
         pml_options={"margin": 0.4, "Tn": 10.0},
     ),
+    Case(losses.selectively_contrastive, options=({"temperature": 0.5},)),
     Case(losses.siglip, module=nn.SigLIP),
     Case(
         losses.signal_to_noise_ratio_contrastive,
@@ -264,6 +346,6 @@ CASES = [
         losses.vicreg,
         "VICRegLoss",
         ({"invariance_lambda": 5.0, "variance_mu": 3.0, "covariance_v": 2.0},),
-        call=of_views(losses.vicreg),
+        inputs=views,
     ),
 ]

@@ -62,7 +62,7 @@ def whole(case, loss=None):
 
 
 def in_chunks(case):
-    return whole(case, mj.chunked(case.loss, 7))
+    return whole(case, case.of(mj.chunked(case.loss, 7)))
 
 
 def local(case, *, chunk=None, ring=False, **how):
@@ -74,8 +74,8 @@ def local(case, *, chunk=None, ring=False, **how):
         if case.takes("proxies"):
             x, y, _, where = mj.gather_refs(x, y, "batch", where=where)
             return mj.reduce(case.fn(x, y, *p, where=where), axis_name="batch")[0]
-        second = y if case.takes("labels") else x[:, ::-1]
-        return mj.objective(loss, axis_name="batch", **how)(x, second, *p, where=where)[0]
+        recipe = mj.objective(loss, axis_name="batch", **how)
+        return recipe(*case.data(x, y), *p, where=where)[0]
 
     return total
 

@@ -41,7 +41,7 @@ def step(case):
     floats = options_of(case)
 
     def total(e, w, y, floats):
-        return mj.reduce(case.loss(e, y, w, **floats))[0]
+        return mj.reduce(case.fn(e, y, w, **floats))[0]
 
     run = jax.value_and_grad(total, (0, 1, 3))
     return lambda e, y, w: run(e, w, y, floats)
@@ -85,7 +85,13 @@ def test_blocks_are_of_equal_size_where_that_is_possible():
 
 @pytest.mark.parametrize(
     "name",
-    ["arcface", *(pytest.param(n, marks=pytest.mark.slow) for n in ("proxy_anchor", "p2s_grad"))],
+    [
+        "arcface",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("proxy_anchor", "p2s_grad", "adaface", "curricularface")
+        ),
+    ],
 )
 @pytest.mark.optimized
 def test_nothing_is_samples_by_classes(name):
@@ -124,7 +130,8 @@ def test_classes_on_each_device_are_all_on_one(case):
     mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(AxisType.Auto,) * 2)
 
     def total(e, w, y, floats):
-        terms = case.loss(e, y, w, **floats, class_axis="classes")
+        own = {"axis_name": "data"} if case.takes("axis_name") else {}
+        terms = case.fn(e, y, w, **floats, **own, class_axis="classes")
         return mj.reduce(terms, axis_name="data")[0]
 
     floats = options_of(case)
@@ -164,7 +171,7 @@ def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
     def local(e, w, y):
         def total(e, w):
             all_of = jax.lax.all_gather((e, y), "batch", tiled=True, to="invarying")
-            terms = case.loss(*all_of, w, class_axis="batch", **floats)
+            terms = case.fn(*all_of, w, class_axis="batch", **floats)
             return mj.reduce(terms, axis_name="batch")[0]
 
         return jax.value_and_grad(total, (0, 1))(e, w)

@@ -17,7 +17,7 @@ QUICK = {
 }
 LAYOUTS = {
     "dense": lambda case: case.fn,
-    "in blocks": lambda case: mj.chunked(case.loss, 7),
+    "in blocks": lambda case: case.of(mj.chunked(case.loss, 7)),
     "in blocks of references": lambda case: mj.chunked(case.loss, 7, 5),
 }
 STEP = 1e-6

@@ -33,7 +33,9 @@ def value_and_norm(loss, x, *args, **options):
     "loss, args, weights, want",
     [
         (
-            functools.partial(mj.losses.infonce, temperature=0.05, symmetric=False),
+            functools.partial(
+                mj.losses.infonce, temperature=0.05, directions=("query_to_doc",)
+            ),
             (XZ, ZX), (1, 0.5), (7.721552, 4.24105),
         ),
         (functools.partial(mj.losses.cosface, scale=10.0), (XZ, F, W4), None, (11.54921, 4.67061)),

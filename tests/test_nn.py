@@ -1,5 +1,7 @@
 """Flax modules: trained, split, bridged to Linen, regularised, asked for logits."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -69,12 +71,23 @@ def test_plain_jit_over_split_state_gives_the_same_gradient(module):
 def test_linen_users_get_the_same_module(module):
     options = OPTION[module]
     linen = nnx.bridge.to_linen(module, C, D, **options)
-    variables = jax.jit(linen.init)(jax.random.key(0), X, Y)
-    (weights,) = jax.tree.leaves(variables)
+    drawn = {"key": jax.random.key(1)} if module is mj.nn.ElasticFace else {}
+    variables = jax.jit(functools.partial(linen.init, **drawn))(jax.random.key(0), X, Y)
+    state = {name: x for name, x in variables.items() if name != "params"}
+    (weights,) = jax.tree.leaves(variables["params"])
     assert weights.shape == (C * CENTERS[module], D)
-    run = jax.jit(jax.value_and_grad(lambda v: mj.reduce(linen.apply(v, X, Y))[0]))
-    value, grads = run(variables)
-    loss = lambda w: mj.reduce(module.loss(X, Y, w, **options))[0]
+
+    def total(params):
+        terms, new = linen.apply(state | {"params": params}, X, Y, **drawn, mutable=list(state))
+        return mj.reduce(terms)[0], new
+
+    (value, new), grads = jax.jit(jax.value_and_grad(total, has_aux=True))(variables["params"])
+    was, now = jax.tree.leaves(state), jax.tree.leaves(new)
+    assert len(was) == len(now) and all((a != b).all() for a, b in zip(was, now, strict=True))
+    pure = functools.partial(module.loss, X, Y, **options, **drawn)
+    if module.first_state is not None:
+        pure = lambda w: module.loss(X, Y, w, state=module.first_state(C), **options)[0]
+    loss = lambda w: mj.reduce(pure(w))[0]
     want, want_grad = jax.jit(jax.value_and_grad(loss))(weights)
     got = (value, *jax.tree.leaves(grads))
     chex.assert_trees_all_close(got, (want, want_grad), rtol=1e-5, atol=1e-5)

@@ -11,7 +11,14 @@ from jax.test_util import check_grads
 from metricjax import merge, reduce, reducers
 from metricjax._core.masked import safe_divide
 from metricjax.distances import DotProductSimilarity, LpDistance
-from metricjax.regularizers import center_invariant, lp, regular_face, sparse_centers, zero_mean
+from metricjax.regularizers import (
+    center_invariant,
+    lp,
+    regular_face,
+    sparse_centers,
+    spherical,
+    zero_mean,
+)
 
 partial = functools.partial
 INF = float("inf")
@@ -29,6 +36,7 @@ REGULARIZERS = {
     "regular_face": regular_face,
     "regular_face_dot": partial(regular_face, distance=DOT),
     "sparse_centers": partial(sparse_centers, centers_per_class=2),
+    "spherical": spherical,
     "zero_mean": zero_mean,
 }
 every_regularizer = pytest.mark.parametrize("name", REGULARIZERS)

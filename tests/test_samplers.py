@@ -26,6 +26,7 @@ DRAWS = {  # every sampler with its arguments, all but `step`; the same number o
         samplers.hierarchical, TREE, batch_size=12, samples_per_class="all", seed=3
     ),
     "fixed_triplets": functools.partial(samplers.fixed_triplets, LABELS, 10, batch_size=12, seed=3),
+    "fixed_pairs": functools.partial(samplers.fixed_pairs, LABELS, 10, batch_size=16, seed=3),
     "by_weight": functools.partial(samplers.by_weight, LABELS, batch_size=12, seed=3),
 }
 every_sampler = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
@@ -192,6 +193,34 @@ def test_fixed_triplets(problem, total):
         assert Counter(map(tuple, batches[epoch * total : (epoch + 1) * total])) == as_set
 
 
+@given(class_problems(), st.integers(1, 10))
+@properties
+def test_fixed_pairs(problem, half):
+    labels, _, _, seed = problem
+    sizes = np.unique(labels, return_counts=True)[1]
+    if len(sizes) < 2 or sizes.max() < 2:
+        return
+    pairs = samplers.fixed_pairs(labels, 2 * half, seed=seed)
+    (a, p), (b, n) = pairs[0::2].T, pairs[1::2].T
+    assert pairs.shape == (2 * half, 2) and len(a) == len(b)
+    assert (labels[a] == labels[p]).all() and (a != p).all() and (labels[b] != labels[n]).all()
+    draw = functools.partial(samplers.fixed_pairs, labels, 2 * half, seed=seed)
+    batches = draw(step=range(2 * half), batch_size=4 * max(1, half // 2)).reshape(-1, 4)
+    as_set = Counter(map(tuple, pairs.reshape(-1, 4)))
+    for epoch in range(len(batches) // half):
+        assert Counter(map(tuple, batches[epoch * half : (epoch + 1) * half])) == as_set
+
+
+def test_labels_may_be_strings():
+    names = np.array(["ant", "bee", "cat", "dog"])[LABELS]
+    for labels in (names, names.tolist(), names.astype(object)):
+        got = samplers.m_per_class(labels, 2, batch_size=6, seed=3, step=range(5))
+        np.testing.assert_array_equal(got, DRAWS["m_per_class"](step=range(5)))
+    tree = TREE.astype(str)
+    got = samplers.hierarchical(tree, batch_size=12, samples_per_class=2, seed=3, step=range(5))
+    np.testing.assert_array_equal(got, DRAWS["hierarchical"](step=range(5)))
+
+
 @every_sampler
 def test_shards_are_the_batch_and_steps_come_alone_or_together(draw):
     together = draw(step=np.arange(24).reshape(4, 6))
@@ -217,6 +246,7 @@ GOLDEN = {
     "hierarchical": "3 2 13 11 1 0 9 10 6 8 15 17 / 12 13 20 21 16 15 26 24 10 9 19 18",
     "hierarchical_all": "3 2 4 1 0 6 13 11 12 9 10 15 / 12 13 11 10 9 16 20 21 22 19 18 26",
     "fixed_triplets": "0 4 12 7 5 12 8 10 6 1 4 10 / 0 4 12 0 4 12 8 10 6 0 3 5",
+    "fixed_pairs": "4 2 12 5 6 7 3 5 9 8 3 9 6 7 12 0 / 6 7 12 0 6 7 3 5 4 2 12 5 9 8 3 9",
     "by_weight": "5 12 5 8 12 5 8 9 12 10 7 7 / 11 11 7 8 7 7 9 6 11 8 5 11",
 }
 
@@ -354,6 +384,12 @@ def t(labels=LABELS, num_triplets=4, step=0, **options):
     return samplers.fixed_triplets(labels, num_triplets, seed=0, step=step, **options)
 
 
+def f(labels=LABELS, num_pairs=4, step=0, batch_size=4, **options):
+    return samplers.fixed_pairs(
+        labels, num_pairs, seed=0, step=step, batch_size=batch_size, **options
+    )
+
+
 def w(weights, batch_size=4):
     return samplers.by_weight(weights, batch_size=batch_size, seed=0, step=0)
 
@@ -392,6 +428,9 @@ def w(weights, batch_size=4):
         (lambda: t(num_triplets=0), r"`num_triplets` must be an integer >= 1, got 0"),
         (lambda: t(labels=[1, 1]), r"`labels` must have two classes, .* got sizes \[2\]"),
         (lambda: t(labels=[0, 1]), r"`labels` must have two classes, .* got sizes \[1 1\]"),
+        (lambda: f(num_pairs=5), r"`num_pairs` must be even, .* got 5"),
+        (lambda: f(batch_size=6), r"multiple of two_pairs \* shard_count \(4\), got 6"),
+        (lambda: f(batch_size=12), r"at most 2 \* num_pairs = 8, got 12"),
         (lambda: w([]), r"by_weight: `weights` must have shape \[N\], N >= 1, got \(0,\)"),
         (lambda: w([0, 0]), r"`weights` must be finite, >= 0 and not all 0, got \[0\. 0\.\]"),
         (lambda: w([1, -1, 2]), r"`weights` must be finite, >= 0"),

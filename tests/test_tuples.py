@@ -661,3 +661,32 @@ THREE, TWO, FOUR = jnp.arange(3), jnp.arange(2), jnp.arange(4)
 def test_errors_name_function_and_argument(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# --- some of them ------------------------------------------------------------------------------
+
+
+def test_so_many_of_each_anchor():
+    labels = jnp.array([0, 0, 0, 0, 1, 1, 1, 2])
+    pairs = tuples.all_pairs(labels)
+    rule = TripletRule(*pairs, jnp.zeros(8), jax.tree_util.Partial(lambda rows, j: True))
+    listed, _ = tuples.as_triplets(rule, 150)
+    per_triplet = lambda a, p, n: (a * 8 + p) * 8 + n
+    every = set(per_triplet(*(x[listed.weights > 0] for x in listed[:3])).tolist())
+    draw = jax.jit(
+        lambda key: [tuples.per_anchor(key, mined, 3) for mined in (pairs, rule, listed)]
+    )
+    seen = [set(), set()]
+    for seed in range(60):
+        some, *triplets = draw(jax.random.key(seed))
+        for kept, all_of in zip(some, pairs, strict=True):
+            np.testing.assert_array_equal(kept.sum(1), np.minimum(all_of.sum(1), 3))
+            assert ((kept == 0) | (kept == all_of)).all()
+        for got, found in zip(triplets, seen, strict=True):
+            there = np.asarray(got.weights) > 0
+            counts = np.bincount(np.asarray(got.anchor)[there], minlength=8)
+            np.testing.assert_array_equal(counts, [3] * 7 + [0])
+            drawn = per_triplet(*(np.asarray(x)[there] for x in got[:3])).tolist()
+            assert len(set(drawn)) == len(drawn)  # without replacement
+            found |= set(drawn)
+    assert seen == [every, every]

@@ -6,6 +6,7 @@ Shapes, dtypes and names are always known. Values are known of what lies in the 
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metricjax._core.types import PerSample, Scalar
+from metricjax._core.types import PerClass, PerSample, Scalar
 
 CODES = "np.unique(labels, return_inverse=True)[1]"
 
@@ -166,16 +167,20 @@ class Options:
         required: those that have no default.
         numbers: options that are one number, by name, with their defaults.
         per_sample: those that may be one number for each sample instead.
+        per_class: those that may be one for each class, of which the loss knows how many there are.
         paired: samples are anchors that meet references.
         within: intervals such as ``"(0, 1]"``, for numbers whose values are known.
+        degrees: angles; one that looks like radians is warned of.
     """
 
     positional: tuple[str, ...] = ()
     required: frozenset[str] = frozenset()
     numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     per_sample: frozenset[str] = frozenset()
+    per_class: frozenset[str] = frozenset()
     paired: bool = False
     within: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    degrees: tuple[str, ...] = ()
 
     def check(self, function: str, n: int, args: tuple, options: dict[str, Any]) -> dict[str, Any]:
         """The options, with numbers of N anchors as columns ``[N, 1]``, which meet ``[N, M]``."""
@@ -198,7 +203,8 @@ class Options:
         if not isinstance(value, int | float) and not hasattr(value, "shape"):
             raise TypeError(f"{function}: `{name}` must be a number, got {value!r}.")
         shape, each = getattr(value, "shape", ()), name in self.per_sample
-        if shape and not (each and shape == (n,)):
+        of_classes = name in self.per_class and len(shape) == 1
+        if shape and not of_classes and not (each and shape == (n,)):
             also = f" or have shape [{n}], one for each sample" if each else ""
             raise ValueError(f"{function}: `{name}` must be one number{also}, got shape {shape}.")
         if name in self.within and (known := on_host(value)) is not None:
@@ -209,21 +215,35 @@ class Options:
                 raise ValueError(
                     f"{function}: `{name}` must be in {self.within[name]}, got {value}."
                 )
+        if name in self.degrees and (known := on_host(value)) is not None:
+            if np.any((known > 0) & (known < 1.6)):  # up to a right angle in radians
+                warnings.warn(
+                    f"{function}: `{name}` is in degrees, got {value}. If these are radians, give "
+                    f"`numpy.rad2deg` of them.",
+                    stacklevel=2,
+                )
 
 
-def options_of(signature: inspect.Signature, within: Mapping[str, str] | None = None) -> Options:
-    """The options of a function: numbers are those annotated as `Scalar` or `PerSample`."""
+def options_of(
+    signature: inspect.Signature,
+    within: Mapping[str, str] | None = None,
+    degrees: tuple[str, ...] = (),
+) -> Options:
+    """The options of a function: numbers are annotated `Scalar`, `PerSample` or `PerClass`."""
     parameters = signature.parameters.values()
     others = [p for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD][1:]
     each = frozenset(p.name for p in parameters if p.annotation == PerSample)
-    one = (Scalar, Scalar | None)
+    classes = frozenset(p.name for p in parameters if p.annotation == PerClass)
+    numbers = {p.name for p in parameters if p.annotation in (Scalar, Scalar | None)}
     return Options(
         positional=tuple(p.name for p in others),
         required=frozenset(p.name for p in others if p.default is p.empty),
-        numbers={p.name: p.default for p in parameters if p.annotation in one or p.name in each},
+        numbers={p.name: p.default for p in parameters if p.name in numbers | each | classes},
         per_sample=each,
+        per_class=classes,
         paired="refs" in signature.parameters,
         within=within or {},
+        degrees=degrees,
     )
 
 

@@ -17,13 +17,10 @@ The last run is a stream of terms, which reducers add up. `visits` treats refere
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, get_args, get_origin, overload
 
-import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 
 from metricjax._core.blocks import Cut, cut_mined
 from metricjax._core.check import check_known_size, options_of
@@ -39,7 +36,7 @@ from metricjax._core.refs import (
 )
 from metricjax._core.stream import Stream, sum_over
 from metricjax._core.sums import sent
-from metricjax._core.tuning import block_sizes
+from metricjax._core.tuning import block_rows, block_sizes, pairs_at_once
 from metricjax._core.types import LossTerm, Mined, Refs
 from metricjax._core.visits import InTurn, over_refs
 from metricjax.tuples._convert import samples_weighed
@@ -58,7 +55,9 @@ class _Declare(Protocol):
     def __call__(self, body: Callable[P, T]) -> Callable[P, T]: ...
 
 
-def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
+def declare(
+    *, within: Mapping[str, str] | None = None, degrees: tuple[str, ...] = (), **known
+) -> _Declare:
     """Makes a loss of a function or a generator; what is `known` of it is in its `Record`.
 
     Numbers among the options are checked, and that they are `within` an interval, see `Options`.
@@ -71,7 +70,7 @@ def declare(*, within: Mapping[str, str] | None = None, **known) -> _Declare:
 
     def mark(body):
         signature = inspect.signature(body)
-        options = options_of(signature, within)
+        options = options_of(signature, within, degrees)
         record = Record(body.__name__, signature, body, options=options, **known)
         if record.rows != "anchors" or not record.has("refs"):
 
@@ -117,15 +116,10 @@ def _rows_at_once(record, size, n, m, mined=None):
         return size
     if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
         return size
-    at_once = sizes.dense_pairs
-    if sizes.share:  # with the devices of a mesh, but for axes along which each has its own part
-        mesh = jax.sharding.get_abstract_mesh()
-        kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-        at_once *= math.prod(count for count, kind in kinds if kind != AxisType.Manual)
     # one that sums over anchors first computes its pairs anew each time, and is at once for longer
-    if (size or n) * m < at_once * (1 + record.sums_over_anchors):
+    if (size or n) * m < pairs_at_once() * (1 + record.sums_over_anchors):
         return size
-    rows = min(size or n, max(sizes.chunk_rows, sizes.chunk_pairs // m))
+    rows = block_rows(size or n, m)
     tuples = mined is not None and record.mined == "tuples"  # blocks of references have no part
     if not size and rows * m > sizes.ref_pairs and record.ring and not tuples:
         return min(n, sizes.ref_chunk[0]), sizes.ref_chunk[1]

@@ -25,7 +25,8 @@ class Record:
         signature: of the public function.
         body: the function as it is written: it returns its terms, or yields sums before.
         rows: what a row of its terms is, and so what it can be split by: an anchor, a class with
-            the whole batch, or nothing: it needs the whole batch at once, and `why`.
+            the whole batch, or nothing: it needs the whole batch at once, and `why`. A pair is by
+            itself: it needs nothing but its own row, and splitting saves nothing.
         ring: all that it sums over references is in an `OverRefs`, so that it may meet them in
             blocks.
         mined: what is mined chooses pairs or triplets, or only weighs samples: all of a tuple, or
@@ -41,7 +42,7 @@ class Record:
     name: str
     signature: inspect.Signature
     body: Callable[..., Any]
-    rows: Literal["anchors", "classes", "batch"] = "anchors"
+    rows: Literal["anchors", "classes", "batch", "pairs"] = "anchors"
     why: str | None = None
     ring: bool = False
     mined: Literal["tuples", "samples", "anchors"] = "tuples"
@@ -63,7 +64,7 @@ class Record:
 
     def needs_whole_batch(self, *, mined: bool = False) -> bool:
         """Whether a device's part of the batch, or of what is `mined` in it, is not enough."""
-        return self.rows != "anchors" or (mined and self.own_mined is not None)
+        return self.rows in ("classes", "batch") or (mined and self.own_mined is not None)
 
 
 def record_of(loss) -> Record:

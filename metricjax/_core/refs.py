@@ -121,6 +121,15 @@ def numbered(n: int, axis_name: AxisName) -> Int[Array, " n"]:
     return rows + n * jax.lax.axis_index(axis_name).astype(rows.dtype)
 
 
+def whole_batch(tree, axis_name: AxisName | None):
+    """The rows of all devices along an `axis_name`, and the numbers of this device's among them."""
+    n = len(jax.tree.leaves(tree)[0])
+    if axis_name is None:
+        return replicated(tree), jnp.arange(n)
+    rows = jax.lax.all_gather(vary_along(tree, axis_name), axis_name, tiled=True)
+    return rows, numbered(n, axis_name)
+
+
 class Batch(NamedTuple):
     """A checked batch: anchors, references, and a weight for each of both.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import jax
+from jax.sharding import AxisType
 
 Platform = Literal["cpu", "gpu", "tpu"]
 PLATFORMS = ", ".join(get_args(Platform))
@@ -131,3 +132,19 @@ def block_sizes() -> BlockSizes:
     elif name not in get_args(Platform):
         raise ValueError(f"`METRICJAX_PLATFORM` must be one of {PLATFORMS}, got {name!r}.")
     return CPU if name == "cpu" else TPU if name == "tpu" else GPU
+
+
+def pairs_at_once() -> int:
+    """How many pairs are computed at once; devices that share them can do more."""
+    sizes, devices = block_sizes(), 1
+    if sizes.share:  # with the devices of a mesh, but for axes along which each has its own part
+        mesh = jax.sharding.get_abstract_mesh()
+        kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+        devices = math.prod(count for count, kind in kinds if kind != AxisType.Manual)
+    return sizes.dense_pairs * devices
+
+
+def block_rows(n: int, m: int) -> int:
+    """How many of n anchors a block has, of those that meet m references each."""
+    sizes = block_sizes()
+    return min(n, max(sizes.chunk_rows, sizes.chunk_pairs // m))

@@ -57,6 +57,9 @@ Scalar = float | Float[Array, ""]
 PerSample = float | Float[Array, ""] | Float[Array, " n"]
 """A number that may be traced, or one for each sample."""
 
+PerClass = float | Float[Array, ""] | Float[Array, " c"]
+"""A number that may be traced, or one for each class."""
+
 Ratio = tuple[Float[Array, ""], Float[Array, ""] | None]
 """A total and what to divide it by, kept apart so that chunks and devices simply add up."""
 

@@ -29,7 +29,7 @@ from metricjax._core.refs import replicated, spread_as, take
 from metricjax._core.stream import zeros_like
 from metricjax._core.triplets import pick
 from metricjax._core.tuning import block_sizes
-from metricjax.losses._classes import ClassBatch
+from metricjax.losses._classes import ClassBatch, in_single
 
 Similarity = Callable[[Array, Array], Float[Array, "n c"]]
 """How close samples ``[N, D]`` are to classes ``[C * K, D]``."""
@@ -46,21 +46,55 @@ def own_and_rivals(
     single block for the backward pass if the similarity is little more than a product.
     """
     scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
-    if keep and len(batch.labels) * len(batch.classes) <= block_sizes().class_kept:
-        return _in_one_block(batch, similarity, scale)
+    if keep and _fits(batch):
+        batch = in_single(batch)
+        return own_similarity(batch, similarity), _rivals_in_one_block(batch, similarity, scale)
+    own, rivals = _in_blocks(batch, similarity, scale)
+    return safe_divide(own, scale), rivals
+
+
+def rivals_given(
+    batch: ClassBatch, similarity, given: Float[Array, "n e"], scale=1.0
+) -> Float[Array, " n"]:
+    """The logarithm of that sum alone, of a ``similarity(x, classes, given)``.
+
+    Whatever is `given` of each sample beside its embedding goes along with it, as more features.
+    """
+    d, batch = batch.embeddings.shape[1], in_single(batch)
+    wide = jnp.concatenate([batch.embeddings, given], 1)
+    batch = batch._replace(embeddings=wide)
+    split = lambda x, rows: similarity(x[:, :d], rows, x[:, d:])
+    scale = jnp.asarray(scale, wide.dtype)
+    if _fits(batch):
+        return _rivals_in_one_block(batch, split, scale)
+    return _in_blocks(batch, split, scale)[1]
+
+
+def own_similarity(batch: ClassBatch, similarity: Similarity) -> Float[Array, " n"]:
+    """The similarity to the own class alone."""
+    batch = in_single(batch)
+    alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
+    return jax.vmap(alone)(batch.embeddings, own_rows(batch))
+
+
+def _fits(batch):
+    return len(batch.labels) * len(batch.classes) <= block_sizes().class_kept
+
+
+def _in_blocks(batch, similarity, scale):
+    """`scale` times the similarity to the own class, and the logarithm of the others' sum."""
 
     def part(batch):
         cut, parts, labels = _dealt(batch)
         x, parts, labels = alike((batch.embeddings, parts, labels))
         logits = lambda x, rows: scale * similarity(x, rows)
-        fn, closed = jax.closure_convert(logits, x, _rows(cut, x, parts, 0))
+        fn, closed = jax.closure_convert(logits, x, _rows(cut, parts, 0))
         own, rivals = _own_and_rivals(fn, cut, x, parts, labels, closed)
         if batch.class_axis is not None:
             own = jax.lax.psum(own, batch.class_axis)
         return own, _over_devices(batch, rivals)
 
-    own, rivals = _on_shards(part, batch)
-    return safe_divide(own, scale), rivals
+    return _on_shards(part, batch)
 
 
 def _over_devices(batch, rivals):
@@ -71,29 +105,25 @@ def _over_devices(batch, rivals):
     return top + jnp.log(jax.lax.psum(jnp.exp(rivals - top), batch.class_axis))
 
 
-def _in_one_block(batch, similarity, scale):
+def _rivals_in_one_block(batch, similarity, scale):
     """Nothing but `logsumexp` reads ``[N, C]``, and it keeps the exponentials only."""
-    # at once, or gradients would be added up in half precision
-    batch = batch._replace(embeddings=upcast(batch.embeddings), classes=upcast(batch.classes))
-    alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
-    own = jax.vmap(alone)(batch.embeddings, own_rows(batch))
 
     def part(batch):
         cut, parts, labels = _dealt(batch, whole=block_sizes().class_kept)
         x, parts, labels, factor = alike((batch.embeddings, parts, labels, scale))
-        mat = similarity(x, _rows(cut, x, parts, 0))
+        mat = similarity(x, _rows(cut, parts, 0))
         rival = columns(cut, labels, 0)[1]
         lowest = float(jnp.finfo(mat.dtype).min)
         return _over_devices(batch, logsumexp(factor * mat, rival, empty=lowest))
 
-    return own, _on_shards(part, batch)
+    return _on_shards(part, batch)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _own_and_rivals(logits, cut, x, parts, labels, closed):
     def step(carry, k):
         own, top, total = carry
-        z = logits(x, _rows(cut, x, parts, k), *closed)
+        z = logits(x, _rows(cut, parts, k), *closed)
         column, rival = columns(cut, labels, k)
         own += at(z, column)
         z = jnp.where(rival, z, -jnp.inf)
@@ -118,8 +148,8 @@ def _own_and_rivals_jvp(logits, cut, primals, tangents):
 
         def step(sums, k):
             at_rows, along = (
-                (x, _rows(cut, x, parts, k), *closed),
-                (to_x, _rows(cut, x, to_parts, k), *to_closed),
+                (x, _rows(cut, parts, k), *closed),
+                (to_x, _rows(cut, to_parts, k), *to_closed),
             )
             z, slope = jax.jvp(logits, at_rows, along)
             column, rival = columns(cut, labels, k)
@@ -134,13 +164,13 @@ def _own_and_rivals_jvp(logits, cut, primals, tangents):
         to_own, to_rivals = cotangents
 
         def step(carry, k):
-            z, back = jax.vjp(logits, x, _rows(cut, x, parts, k), *closed)
+            z, back = jax.vjp(logits, x, _rows(cut, parts, k), *closed)
             column, rival = columns(cut, labels, k)
             to_rival = to_rivals[:, None] * jnp.exp(z - rivals[:, None])
             own = jnp.where(column[:, None] == _arange(cut.size)[None, :], to_own[:, None], 0)
             to_x, to_rows, *to_closed = back(jnp.where(rival, to_rival, own))
             sums, to_parts = carry
-            to_parts = cut.put(to_parts, to_rows.reshape(cut.size, -1), k)
+            to_parts = cut.put(to_parts, to_rows.reshape(cut.size, *parts.shape[3:]), k)
             return (plus(sums, (to_x, to_closed)), to_parts), None
 
         start = jax.tree.map(lambda x: zeros_like(jax.typeof(x)), ((upcast(x), closed), parts))
@@ -161,7 +191,8 @@ def sum_over_classes(batch: ClassBatch, fn):
     def part(batch):
         cut, parts, labels = _dealt(batch, whole=block_sizes().class_kept)
         x = batch.embeddings
-        block = lambda k, rows: fn(x, rows, columns(cut, labels, k)[0])
+        flat = lambda rows: rows.reshape(-1, x.shape[1])
+        block = lambda k, rows: fn(x, flat(rows), columns(cut, labels, k)[0])
         total = jax.tree.map(lambda x: jnp.sum(x, 0), map_blocks(block, cut, parts))
         return total if batch.class_axis is None else jax.lax.psum(total, batch.class_axis)
 
@@ -212,14 +243,14 @@ def _dealt(batch, whole=0):
     """The classes on this device dealt out to blocks, and labels as numbers of these, or -1."""
     count = len(batch.classes) // batch.centers
     cut = cut_classes(count, len(batch.labels) * batch.centers, whole=whole)
-    rows = batch.classes.reshape(count, batch.centers * batch.classes.shape[1])
+    rows = batch.classes.reshape(count, batch.centers, batch.classes.shape[1])
     parts = cut(replicated(rows))
     return cut, parts, _labels_here(batch)
 
 
-def _rows(cut, x, parts, k):
+def _rows(cut, parts, k):
     """The class weights of block k."""
-    return cut.at(parts, k).reshape(-1, x.shape[1])
+    return cut.at(parts, k).reshape(-1, parts.shape[-1])
 
 
 def columns(cut, labels, k):

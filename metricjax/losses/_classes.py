@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._core.check import check_embeddings, check_range, check_rows
+from metricjax._core.linear import sum_along
 from metricjax._core.masked import safe_norm, safe_sqrt, softplus, upcast
-from metricjax._core.refs import admit, check_same, prepare
+from metricjax._core.refs import admit, check_same, prepare, replicated, take
 from metricjax._core.types import AxisName, LossTerm
 from metricjax.distances import Distance, farther
 from metricjax.losses._pairs import mined_weights
@@ -79,6 +80,29 @@ def prepare_classes(
     return ClassBatch(
         batch.embeddings, labels, counts, mined, weights, centers, num_classes, class_axis
     )
+
+
+def in_single(batch: ClassBatch) -> ClassBatch:
+    """The batch in at least float32: once, or gradients would be added up in half precision."""
+    x, classes = upcast(batch.embeddings), upcast(batch.classes)
+    return batch._replace(embeddings=x, classes=classes)
+
+
+def of_own_class(function, name, value, batch: ClassBatch):
+    """One number; or of numbers ``[C]``, one for each class, those of the samples' own ``[N]``."""
+    if not jnp.ndim(value):
+        return value
+    if jnp.shape(value) != (batch.num_classes,):
+        raise ValueError(
+            f"{function}: `{name}` must be one number or have shape [{batch.num_classes}], one for "
+            f"each class, got shape {jnp.shape(value)}."
+        )
+    return take(replicated(jnp.asarray(value)), batch.labels)
+
+
+def batch_sum(x: Float[Array, " n"], axis_name: AxisName | None) -> Float[Array, ""]:
+    """The sum over all samples, with an `axis_name` over those of all devices along it."""
+    return jnp.sum(x) if axis_name is None else sum_along(jnp.sum(x), axis_name)
 
 
 def cross_entropy(batch: ClassBatch, target, rivals) -> LossTerm:

@@ -1,4 +1,4 @@
-"""What the losses of two aligned views share."""
+"""What the losses of two aligned sides share: row i of both belongs together."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Num
 from metricjax._core.check import check_embeddings, check_weights
 from metricjax._core.masked import safe_divide, upcast
 from metricjax._core.refs import replicated, weighed
+from metricjax.distances import Distance, farther, row_distances
 
 
 def prepare_views(function, embeddings, ref_embeddings, where):
@@ -23,6 +24,11 @@ def prepare_views(function, embeddings, ref_embeddings, where):
     weights, embeddings = weighed(where, embeddings)
     others = jnp.where(weights[:, None] > 0, others, 0)
     return replicated((upcast(embeddings), upcast(others), weights))
+
+
+def row_similarities(distance: Distance, x, r) -> Float[Array, " n"]:
+    """How close row i of both is: larger is closer, so a distance is negated."""
+    return farther(distance, 0, row_distances(x, r, distance=distance))
 
 
 def centred(

@@ -12,10 +12,16 @@ construction are static; give what is traced, scheduled or learned at the call:
 Linen users get the same modules from ``flax.nnx.bridge.to_linen(mj.nn.ArcFace, 10, 64)``.
 """
 
+from metricjax.nn._heads import AdaCos as AdaCos
+from metricjax.nn._heads import AdaFace as AdaFace
 from metricjax.nn._heads import ArcFace as ArcFace
 from metricjax.nn._heads import Center as Center
+from metricjax.nn._heads import CombinedMargin as CombinedMargin
 from metricjax.nn._heads import CosFace as CosFace
+from metricjax.nn._heads import CurricularFace as CurricularFace
+from metricjax.nn._heads import ElasticFace as ElasticFace
 from metricjax.nn._heads import LargeMarginSoftmax as LargeMarginSoftmax
+from metricjax.nn._heads import MagFace as MagFace
 from metricjax.nn._heads import Manifold as Manifold
 from metricjax.nn._heads import NormalizedSoftmax as NormalizedSoftmax
 from metricjax.nn._heads import P2SGrad as P2SGrad
@@ -25,6 +31,7 @@ from metricjax.nn._heads import SoftTriple as SoftTriple
 from metricjax.nn._heads import SphereFace as SphereFace
 from metricjax.nn._heads import SubCenterArcFace as SubCenterArcFace
 from metricjax.nn._memory import CrossBatchMemory as CrossBatchMemory
+from metricjax.nn._numbers import GE2E as GE2E
 from metricjax.nn._numbers import DynamicSoftMargin as DynamicSoftMargin
 from metricjax.nn._numbers import Margin as Margin
 from metricjax.nn._numbers import SigLIP as SigLIP

@@ -14,6 +14,8 @@ from metricjax._core.types import LossDict
 from metricjax.distances import LpDistance, normalize
 from metricjax.losses._centers import nearest, softmax_mean
 from metricjax.losses._classes import norms, similarities
+from metricjax.losses.classes._adacos import first_scale
+from metricjax.losses.classes._adaface import FIRST
 from metricjax.losses.classes._normalized_softmax import unit_similarities
 from metricjax.nn._options import checked, defaults
 
@@ -32,10 +34,12 @@ class _ClassWeights(nnx.Module):
         **options: defaults of the loss's options; static.
     """
 
-    loss: ClassVar[Callable[..., LossDict]]
+    loss: ClassVar[Callable[..., Any]]
     default_init: ClassVar[Initializer] = staticmethod(nnx.initializers.normal(1.0))
     rows_per_class: ClassVar[str | None] = None
     """The option that says how many rows of weights a class has, if not one."""
+    first_state: ClassVar[Any] = None
+    """A function of the number of classes: the state at the start, of a loss that has one."""
 
     def __init__(
         self,
@@ -57,12 +61,27 @@ class _ClassWeights(nnx.Module):
         init = weight_init or type(self).default_init
         weights = init(rngs.params(), (rows, embedding_size), jnp.promote_types(param_dtype, "f4"))
         self.weights = nnx.Param(weights.astype(param_dtype))
+        if self.first_state is not None:
+            self.state = nnx.BatchStat(jax.tree.map(jnp.float32, self.first_state(num_classes)))
 
     def __call__(
         self, embeddings: Float[Array, "n d"], labels: Int[Array, " n"], **options
     ) -> LossDict:
-        """The loss dict of the pure function; `options` override those of the constructor."""
-        return self.loss(embeddings, labels, self.weights[...], **(dict(self.options) | options))
+        """The loss dict of the pure function; `options` override those of the constructor.
+
+        A loss that has a state is given that of the call before, and its new one is kept.
+        """
+        options = dict(self.options) | options
+        if self.first_state is None:
+            return self.loss(embeddings, labels, self.weights[...], **options)
+        state = self.state.get_value()
+        terms, new = self.loss(embeddings, labels, self.weights[...], state=state, **options)
+        self.state.set_value(jax.tree.map(lambda x: x.astype(jnp.float32), new))
+        return terms
+
+    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
+        """Scaled cosines to the class centers, without the margin."""
+        return self._option("scale") * self._similarities(embeddings)
 
     def _option(self, name):
         return dict(self.options).get(name, defaults(type(self))[name])
@@ -76,19 +95,54 @@ class ArcFace(_ClassWeights):
 
     loss = staticmethod(losses.arcface)
 
-    def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled cosines to the class centers, without the margin."""
-        return self._option("scale") * self._similarities(embeddings)
-
 
 class CosFace(_ClassWeights):
     """`metricjax.losses.cosface` and its class centers, normal with deviation 1 at first."""
 
     loss = staticmethod(losses.cosface)
 
+
+class AdaFace(_ClassWeights):
+    """`metricjax.losses.adaface`, its class centers, normal at first, and its state."""
+
+    loss = staticmethod(losses.adaface)
+    first_state = staticmethod(lambda _: FIRST)
+
+
+class MagFace(_ClassWeights):
+    """`metricjax.losses.magface` and its class centers, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.magface)
+
+
+class CurricularFace(_ClassWeights):
+    """`metricjax.losses.curricularface`, its class centers, normal at first, and its state."""
+
+    loss = staticmethod(losses.curricularface)
+    first_state = staticmethod(lambda _: 0.0)
+
+
+class ElasticFace(_ClassWeights):
+    """`metricjax.losses.elasticface` and its class centers, normal with deviation 1 at first."""
+
+    loss = staticmethod(losses.elasticface)
+
+
+class CombinedMargin(_ClassWeights):
+    """`metricjax.losses.combined_margin` and its class centers, normal at first."""
+
+    loss = staticmethod(losses.combined_margin)
+
+
+class AdaCos(_ClassWeights):
+    """`metricjax.losses.adacos`, its class centers, normal at first, and its state, the scale."""
+
+    loss = staticmethod(losses.adacos)
+    first_state = staticmethod(first_scale)
+
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled cosines to the class centers, without the margin."""
-        return self._option("scale") * self._similarities(embeddings)
+        """Scaled cosines to the class centers."""
+        return self.state.get_value() * self._similarities(embeddings)
 
 
 class LargeMarginSoftmax(_ClassWeights):

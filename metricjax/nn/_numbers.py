@@ -43,8 +43,8 @@ class Margin(nnx.Module):
         return self.loss(embeddings, labels, self.beta[...], **(dict(self.options) | options))
 
 
-class SigLIP(nnx.Module):
-    """`metricjax.losses.siglip`, its ``bias``, and the logarithm of its scale, ``log_scale``.
+class _ScaleAndBias(nnx.Module):
+    """Owns the ``bias`` of a loss, and the logarithm of its scale, ``log_scale``.
 
     Args:
         scale, bias: initial values, the paper's by default.
@@ -53,27 +53,43 @@ class SigLIP(nnx.Module):
         **options: defaults of the loss's options; static.
     """
 
-    loss: ClassVar[Callable[..., LossDict]] = staticmethod(losses.siglip)
+    loss: ClassVar[Callable[..., LossDict]]
+    first: ClassVar[tuple[float, float]]
+    """The paper's scale and bias."""
 
     def __init__(
         self,
         *,
-        scale: float = 10.0,
-        bias: float = -10.0,
+        scale: float | None = None,
+        bias: float | None = None,
         rngs: nnx.Rngs | None = None,
         param_dtype: Any = jnp.float32,
         **options,
     ):
+        scale = self.first[0] if scale is None else scale
+        bias = self.first[1] if bias is None else bias
         self.log_scale = nnx.Param(jnp.log(jnp.asarray(scale, param_dtype)))
         self.bias = nnx.Param(jnp.asarray(bias, param_dtype))
         self.options = tuple(sorted(checked(type(self), options).items()))
 
     def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
         """The loss dict of the pure function; `options` override those of the constructor."""
-        options = dict(self.options) | options
-        return self.loss(
-            embeddings, labels, jnp.exp(self.log_scale[...]), self.bias[...], **options
-        )
+        scale, bias = jnp.exp(self.log_scale[...]), self.bias[...]
+        return self.loss(embeddings, labels, scale, bias, **(dict(self.options) | options))
+
+
+class SigLIP(_ScaleAndBias):
+    """`metricjax.losses.siglip`, its ``bias``, and the logarithm of its scale, ``log_scale``."""
+
+    loss = staticmethod(losses.siglip)
+    first = 10.0, -10.0
+
+
+class GE2E(_ScaleAndBias):
+    """`metricjax.losses.ge2e`, its ``bias``, and the logarithm of its scale, ``log_scale``."""
+
+    loss = staticmethod(losses.ge2e)
+    first = 10.0, -5.0
 
 
 class DynamicSoftMargin(nnx.Module):

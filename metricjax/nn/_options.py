@@ -6,7 +6,17 @@ import jax
 
 
 def defaults(module):
-    data = {"mined", "where", "class_ids", "refs", "match", "histogram", "proxy_ids", "key"}
+    data = {
+        "mined",
+        "where",
+        "class_ids",
+        "refs",
+        "match",
+        "histogram",
+        "state",
+        "proxy_ids",
+        "key",
+    }
     parameters = inspect.signature(module.loss).parameters.values()
     options = (p for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in data)
     return {p.name: p.default for p in options}

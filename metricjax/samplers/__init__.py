@@ -7,6 +7,7 @@ that any step can be had without those before it, and the same on every machine.
 from metricjax._core import suggest as _suggest
 from metricjax.samplers._batches import Batches as Batches
 from metricjax.samplers._by_weight import by_weight as by_weight
+from metricjax.samplers._fixed_pairs import fixed_pairs as fixed_pairs
 from metricjax.samplers._fixed_triplets import fixed_triplets as fixed_triplets
 from metricjax.samplers._hierarchical import hierarchical as hierarchical
 from metricjax.samplers._m_per_class import m_per_class as m_per_class

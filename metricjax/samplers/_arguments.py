@@ -8,11 +8,15 @@ from metricjax._core.check import check_at_least
 
 
 def check_samples(function, name, x, ndim, kind: type = np.integer) -> np.ndarray:
-    """`x` as an array: one row for each sample, and at least one."""
+    """`x` as an array: one row for each sample, and at least one. Class ids may be strings."""
     x = np.asarray(x)
     if x.ndim != ndim or not x.shape[0]:
         shape = "[N]" if ndim == 1 else "[N, levels]"
         raise ValueError(f"{function}: `{name}` must have shape {shape}, N >= 1, got {x.shape}.")
+    if kind is np.integer and x.dtype.kind in "UOS" and all(isinstance(v, str) for v in x.flat):
+        columns = x.astype(str).reshape(len(x), -1).T
+        codes = [np.unique(column, return_inverse=True)[1] for column in columns]
+        x = np.stack(codes, -1).reshape(x.shape)
     if not np.issubdtype(x.dtype, kind):
         what = "integer class ids" if kind is np.integer else "numbers"
         raise TypeError(f"{function}: `{name}` must be {what}, got {x.dtype}.")

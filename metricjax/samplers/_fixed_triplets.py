@@ -38,7 +38,7 @@ def fixed_triplets(
         [1 0 4 1 0 2]
 
     Args:
-        labels: ``[N]`` integers, of the whole data set.
+        labels: ``[N]`` integers or strings, of the whole data set.
         num_triplets: T, how many the set has.
         seed: an integer >= 0.
         step: which batch, from 0 on; or an array of steps, for many at once.

@@ -36,7 +36,7 @@ def m_per_class(
         [3 5 1 2] [1 1 0 0]
 
     Args:
-        labels: ``[N]`` integers, of the whole data set.
+        labels: ``[N]`` integers or strings, of the whole data set.
         m: how many samples of a class are next to each other in a batch.
         batch_size: of the batch over all shards.
         seed: an integer >= 0.

@@ -13,3 +13,4 @@ from metricjax.tuples._labels import label_pairs as label_pairs
 from metricjax.tuples._labels import random_triplets as random_triplets
 from metricjax.tuples._lists import from_pairs as from_pairs
 from metricjax.tuples._lists import from_triplets as from_triplets
+from metricjax.tuples._per_anchor import per_anchor as per_anchor

@@ -4,13 +4,18 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_distance
 from metricjax._core.declare import declare
-from metricjax._core.types import AxisName, LossDict, Mined, PerSample, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, PerClass, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._class_blocks import own_and_rivals
-from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
+from metricjax.losses._classes import (
+    add_angle,
+    cross_entropy,
+    of_own_class,
+    prepare_classes,
+)
 
 
-@declare(within={"margin": "[0, 180]"})
+@declare(within={"margin": "[0, 180]"}, degrees=("margin",))
 def arcface(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -18,7 +23,7 @@ def arcface(
     *,
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
-    margin: PerSample = 28.6,
+    margin: PerClass = 28.6,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
@@ -44,7 +49,7 @@ def arcface(
         weights: ``[C, D]``, a center for each class; `metricjax.nn.ArcFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        margin: degrees, 0 to 180; or ``[N]``, one for each sample.
+        margin: degrees, 0 to 180; or ``[C]``, one for each class; see `dynamic_margins`.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
@@ -68,4 +73,5 @@ def arcface(
         "losses.arcface", embeddings, labels, weights, mined, where, class_axis=class_axis
     )
     own, rivals = own_and_rivals(batch, distance, scale)
+    margin = of_own_class("losses.arcface", "margin", margin, batch)
     return {"loss": cross_entropy(batch, scale * add_angle(own, margin), rivals)}

@@ -4,10 +4,10 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_distance
 from metricjax._core.declare import declare
-from metricjax._core.types import AxisName, LossDict, Mined, PerSample, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, PerClass, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._class_blocks import own_and_rivals
-from metricjax.losses._classes import cross_entropy, prepare_classes
+from metricjax.losses._classes import cross_entropy, of_own_class, prepare_classes
 
 
 @declare()
@@ -18,7 +18,7 @@ def cosface(
     *,
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
-    margin: PerSample = 0.35,
+    margin: PerClass = 0.35,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
@@ -42,7 +42,8 @@ def cosface(
         weights: ``[C, D]``, a center for each class; `metricjax.nn.CosFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        margin: in cosine units; the paper uses 0.25 to 0.45. Or ``[N]``, one for each sample.
+        margin: in cosine units; the paper uses 0.25 to 0.45. Or ``[C]``, one for
+            each class; see `ldam_margins`.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
@@ -66,4 +67,5 @@ def cosface(
         "losses.cosface", embeddings, labels, weights, mined, where, class_axis=class_axis
     )
     own, rivals = own_and_rivals(batch, distance, scale)
+    margin = of_own_class("losses.cosface", "margin", margin, batch)
     return {"loss": cross_entropy(batch, scale * (own - margin), rivals)}

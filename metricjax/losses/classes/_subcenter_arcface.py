@@ -4,14 +4,19 @@ from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import check_at_least, check_distance
 from metricjax._core.declare import declare
-from metricjax._core.types import AxisName, LossDict, Mined, PerSample, Scalar
+from metricjax._core.types import AxisName, LossDict, Mined, PerClass, Scalar
 from metricjax.distances import CosineSimilarity
 from metricjax.losses._centers import nearest
 from metricjax.losses._class_blocks import own_and_rivals
-from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
+from metricjax.losses._classes import (
+    add_angle,
+    cross_entropy,
+    of_own_class,
+    prepare_classes,
+)
 
 
-@declare(within={"margin": "[0, 180]"})
+@declare(within={"margin": "[0, 180]"}, degrees=("margin",))
 def subcenter_arcface(
     embeddings: Float[Array, "n d"],
     labels: Int[Array, " n"],
@@ -20,7 +25,7 @@ def subcenter_arcface(
     mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     sub_centers: int = 3,
-    margin: PerSample = 28.6,
+    margin: PerClass = 28.6,
     scale: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
@@ -49,7 +54,7 @@ def subcenter_arcface(
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         sub_centers: K; static.
-        margin: degrees, 0 to 180; or ``[N]``, one for each sample.
+        margin: degrees, 0 to 180; or ``[C]``, one for each class; see `dynamic_margins`.
         scale: factor of all cosines.
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
@@ -76,4 +81,5 @@ def subcenter_arcface(
     )
     cosine = lambda x, w: nearest(distance, x, w, sub_centers)
     own, rivals = own_and_rivals(batch, cosine, scale, keep=False)
+    margin = of_own_class(name, "margin", margin, batch)
     return {"loss": cross_entropy(batch, scale * add_angle(own, margin), rivals)}

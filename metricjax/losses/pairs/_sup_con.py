@@ -7,7 +7,7 @@ from metricjax._core.declare import Passes, declare
 from metricjax._core.masked import logsumexp, safe_divide
 from metricjax._core.refs import prepare
 from metricjax._core.sums import LogSum, OverRefs
-from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, PerSample, Refs
+from metricjax._core.types import AxisName, Labels, LossDict, Match, Mined, PerSample, Refs, Scalar
 from metricjax.distances import CosineSimilarity, Distance, farther
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import active_term
@@ -23,6 +23,7 @@ def sup_con(
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
     temperature: PerSample = 0.1,
+    threshold: Scalar | None = None,
     distance: Distance = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
@@ -33,7 +34,8 @@ def sup_con(
         {\sum_{j \in P_a \cup N_a} e^{s_{aj} / \tau}}
 
     A distance is used with its sign changed. With a soft `match` (`metricjax.relations`) positives
-    weigh as much as they match.
+    weigh as much as they match, and the sum is divided by these weights. With a `threshold` it is
+    divided by the number of positives, those that match at least so much: MultiSupCon.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -50,6 +52,7 @@ def sup_con(
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
+        threshold: how much a soft `match` must be for a positive, from 0, with which all are.
         distance: pairwise distance or similarity.
         axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
             over all anchors are taken over it, and all batches along it are the references, if
@@ -66,16 +69,23 @@ def sup_con(
         - setting: default
 
     References:
-        Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020.
+        Khosla et al., `Supervised Contrastive Learning <https://arxiv.org/abs/2004.11362>`_, 2020;
+        Zhang and Wu, `Multi-Label Supervised Contrastive Learning
+        <https://arxiv.org/abs/2402.01613>`_, 2024.
     """
     batch = prepare(embeddings, labels, refs, where)
     positive, negative = pairs_of("losses.sup_con", batch, mined, match, repeats=False)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     logits = farther(distance, 0, mat) / temperature
     everything = LogSum(logsumexp(logits, positive + negative))
-    of_positives = jnp.sum(positive * logits, 1), jnp.sum(positive, 1)
-    everything, (total, count) = yield OverRefs((everything, of_positives))
+    count = positive
+    if threshold is not None:
+        counts = positive + negative  # the weights of the references, without the anchor itself
+        count = jnp.where(positive >= threshold * counts, counts, 0)
+        positive = jnp.where(count > 0, positive, 0)
+    sums = everything, jnp.sum(positive * logits, 1), jnp.sum(positive, 1), jnp.sum(count, 1)
+    everything, total, matches, count = yield OverRefs(sums)
     negatives = yield jnp.sum(negative * batch.weights[:, None])
     some = (count > 0) & (negatives > 0)
-    values = jnp.where(some, everything.value - safe_divide(total, count), 0)
+    values = jnp.where(some, safe_divide(matches * everything.value - total, count), 0)
     return {"loss": active_term(values, batch.weights, anchor_weights=batch.weights)}

@@ -1,0 +1,144 @@
+"""The losses of queries and documents, forward and backward, beside sentence-transformers.
+
+    pip install '.[text]' && python -m benchmarks.text
+    python -m benchmarks.text --sizes 128 --rounds 3
+
+Both get the same embeddings, must agree on the loss, and take turns. The model of
+sentence-transformers is one that returns what it is given: only the losses are timed.
+"""
+
+import importlib.metadata
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import metricjax as mj
+from benchmarks._harness import (
+    Parser,
+    bound,
+    compared,
+    compiled,
+    environment,
+    integer,
+    integers,
+    json_file,
+    names,
+    print_table,
+    write_json,
+)
+from benchmarks.losses import cells
+
+FEATURES, NEGATIVES = 128, 4
+KEYS = ("loss", "n", "m", "who")
+
+
+def batch(n):
+    """Queries, documents near them, hard negatives, targets from 0 to 1, a teacher's scores."""
+    rng = np.random.default_rng(0)
+    query = rng.normal(size=(n, FEATURES))
+    doc = query + rng.normal(size=query.shape)
+    negatives = query[:, None] + 2 * rng.normal(size=(n, NEGATIVES, FEATURES))
+    targets, teacher = rng.random(n), rng.normal(size=(n, 1 + NEGATIVES))
+    return [x.astype(np.float32) for x in (query, doc, negatives, targets, teacher)]
+
+
+def documents(doc, negatives):
+    return jnp.concatenate([doc[:, None], negatives], 1)
+
+
+L = mj.losses
+QUERY_TO_DOC = {"directions": ("query_to_doc",), "temperature": 0.05}
+OURS = {  # of queries, documents, hard negatives, targets, a teacher's scores
+    "infonce": lambda q, d, v, t, s: L.infonce(q, d, **QUERY_TO_DOC),
+    "infonce, symmetric": lambda q, d, v, t, s: L.infonce(q, d, temperature=0.05),
+    "infonce, hard negatives": lambda q, d, v, t, s: L.infonce(q, d, v, **QUERY_TO_DOC),
+    "cosent": lambda q, d, v, t, s: L.cosent(q, d, t),
+    "angle": lambda q, d, v, t, s: L.angle(q, d, t),
+    "cosine_mse": lambda q, d, v, t, s: L.cosine_mse(q, d, t),
+    "margin_mse": lambda q, d, v, t, s: L.margin_mse(q, d, v, s),
+    "distill_kl": lambda q, d, v, t, s: L.distill_kl(q, documents(d, v), s),
+}
+THEIRS = {  # the class, whether it gets negatives, and what else
+    "infonce": ("MultipleNegativesRankingLoss", False, None),
+    "infonce, symmetric": ("MultipleNegativesSymmetricRankingLoss", False, None),
+    "infonce, hard negatives": ("MultipleNegativesRankingLoss", True, None),
+    "cosent": ("CoSENTLoss", False, "targets"),
+    "angle": ("AnglELoss", False, "targets"),
+    "cosine_mse": ("CosineSimilarityLoss", False, "targets"),
+    "margin_mse": ("MarginMSELoss", True, "scores"),
+    "distill_kl": ("DistillKLDivLoss", True, "scores"),
+}
+
+
+def sentence_transformers(name, query, doc, negatives, targets, teacher):
+    """One step of their loss, with the gradients of all embeddings."""
+    import torch
+    from sentence_transformers import losses
+
+    class AsItIs(torch.nn.Module):
+        """A model whose embeddings are its inputs."""
+
+        def forward(self, features):
+            return features
+
+    cls, takes_negatives, labels = THEIRS[name]
+    loss = getattr(losses, cls)(AsItIs())
+    arrays = [query, doc, *(negatives.swapaxes(0, 1) if takes_negatives else ())]
+    columns = [torch.tensor(x, requires_grad=True) for x in arrays]
+    labels = {"targets": targets, "scores": teacher}.get(labels)
+    labels = None if labels is None else torch.tensor(labels)
+
+    def step():
+        value = loss([{"sentence_embedding": x} for x in columns], labels)
+        torch.autograd.grad(value, columns)
+        return value.detach()
+
+    return step
+
+
+def measure(name, n, rounds):
+    """The rows of one loss and size."""
+    args = batch(n)
+    used = (0, 1, 2) if THEIRS[name][1] else (0, 1)
+    total = lambda *args: mj.reduce(OURS[name](*args))[0]
+    run, seconds, temporaries = compiled(jax.value_and_grad(total, used), *map(jnp.asarray, args))
+    contestants = {
+        "ours": bound(run, list(map(jnp.asarray, args))),
+        "sentence_transformers": sentence_transformers(name, *args),
+    }
+    found, results = compared(contestants, rounds)
+    ours, theirs = float(results["ours"][0]), float(results["sentence_transformers"])
+    if not abs(ours - theirs) <= 1e-4 * abs(theirs) + 1e-5:
+        raise SystemExit(f"{name}, N={n}: the loss is {ours}, but theirs is {theirs}.")
+    about = {"ours": {"temp_mib": temporaries / 2**20, "compile_s": seconds}}
+    m = n * (1 + NEGATIVES) if "hard" in name else n
+    return [{"loss": name, "n": n, "m": m, "who": who} | about.get(who, {}) | row
+            for who, row in found.items()]  # fmt: skip
+
+
+def main(argv=None):
+    parser = Parser("benchmarks.text", description=__doc__.splitlines()[0])
+    parser.add_argument("--losses", type=names(OURS), default=list(OURS), help="default: all")
+    parser.add_argument("--sizes", type=integers(2), default=[128, 512, 2048])
+    parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
+    parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
+    args = parser.parse_args(argv)
+    try:
+        about = environment("torch", "sentence-transformers")
+    except importlib.metadata.PackageNotFoundError:
+        sys.exit("benchmarks.text: pip install 'metricjax[text]' first")
+    jax.config.update("jax_enable_compilation_cache", False)
+    measure("cosine_mse", 8, 1)  # the very first call sets up threads
+    rows = []
+    for name in args.losses:
+        for n in args.sizes:
+            rows += measure(name, n, args.rounds)
+    print_table([cells(row) for row in rows])
+    if args.out:
+        write_json(args.out, about, rows, KEYS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Generalized end-to-end loss."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.check import check_choice
+from metricjax._core.declare import declare
+from metricjax._core.masked import exists, logsumexp, safe_divide, softplus
+from metricjax._core.refs import admit, prepare, replicated
+from metricjax._core.types import Labels, LossDict, Match, Scalar
+from metricjax.distances import CosineSimilarity, normalize
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
+
+
+@declare(
+    rows="batch", why="its centroids are those of the whole batch", within={"scale": "(0, inf)"}
+)
+def ge2e(
+    embeddings: Float[Array, "n d"],
+    labels: Labels,
+    scale: Scalar = 10.0,
+    bias: Scalar = -5.0,
+    *,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    variant: Literal["softmax", "contrast"] = "softmax",
+    distance: CosineSimilarity = CosineSimilarity(),
+) -> LossDict:
+    r"""Each sample is near the centroid of the others of its class, and far from other centroids.
+
+    .. math::
+        \ell_i = -S_{iy} + \log \sum_k e^{S_{ik}} \quad \text{or} \quad
+        1 - \sigma(S_{iy}) + \max_{k \neq y} \sigma(S_{ik}) \qquad
+        S_{ik} = w \cos(x_i, c_k) + b
+
+    :math:`c_k` is the mean of the normalized embeddings of class k in the batch, that of the own
+    class without the sample itself.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [0.6, 0.8]])
+        >>> loss, _ = mj.reduce(mj.losses.ge2e(x, jnp.array([0, 0, 1, 1])))
+        >>> print(f"{loss:.4f}")
+        0.4091
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers.
+        scale: w, > 0; learnable: `metricjax.nn.GE2E` owns it.
+        bias: b, learnable; it has no effect with "softmax".
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality that sorts the batch into classes; see
+            `metricjax.tuples.all_pairs`.
+        variant: "softmax" over the classes, or "contrast" with the nearest other one; static.
+        distance: the cosine, at another matrix precision if need be.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of samples whose class has another one.
+
+    Notes:
+        - when: speakers; many samples of each class in a batch
+        - miner: none taken
+        - cost: N²
+        - setting: "softmax", scale and bias learned
+
+    References:
+        Wan et al., `Generalized End-to-End Loss for Speaker Verification
+        <https://arxiv.org/abs/1710.10467>`_, 2018.
+    """
+    check_choice("losses.ge2e", "variant", variant, ("softmax", "contrast"))
+    embeddings, labels, _ = admit("losses.ge2e", embeddings, labels, None, where)
+    batch = prepare(embeddings, labels, None, where)
+    positive, negative = pairs_of("losses.ge2e", batch, None, match)
+    x, weights = normalize(batch.refs.embeddings), replicated(batch.weights)
+    others = jnp.matmul(positive, x, precision=distance.precision)  # the class without itself
+    centroids = others + weights[:, None] * x
+    # A class is there once for each of its samples: it counts once, shared out among them.
+    sizes = jnp.sum(positive, 1) + weights
+    rivals = negative * safe_divide(jnp.ones_like(sizes), sizes)[None, :]
+    own = scale * jax.vmap(lambda a, b: distance(a[None], b[None])[0, 0])(x, others) + bias
+    logits = scale * distance(x, centroids) + bias
+    if variant == "softmax":
+        values = softplus(logsumexp(logits, rivals) - own)
+    else:
+        nearest = jnp.max(jnp.where(rivals > 0, jax.nn.sigmoid(logits), 0), 1)
+        values = 1 - jax.nn.sigmoid(own) + nearest
+    return {"loss": row_term(values, jnp.where(exists(positive), batch.weights, 0))}

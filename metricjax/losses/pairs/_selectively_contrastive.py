@@ -1,0 +1,96 @@
+"""Selectively contrastive triplet loss."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from metricjax._core.check import check_similarity
+from metricjax._core.declare import declare
+from metricjax._core.masked import exists, softplus
+from metricjax._core.refs import prepare
+from metricjax._core.triplets import pick
+from metricjax._core.types import Labels, LossDict, Match, Pairs, PerSample, Refs, Scalar
+from metricjax.distances import CosineSimilarity, Distance
+from metricjax.losses._pairs import pairs_of
+from metricjax.losses._terms import row_term
+
+SAME = 0.9999
+"""A positive as close as this is the same image once more: there is nothing to learn from it."""
+TOO_CLOSE = 0.8
+"""A negative as close as this is hard wherever the positive is."""
+
+
+@declare(within={"temperature": "(0, inf)"})
+def selectively_contrastive(
+    embeddings: Float[Array, "n d"],
+    labels: Labels = None,
+    *,
+    refs: Refs | None = None,
+    mined: Pairs | None = None,
+    where: Num[Array, " n"] | None = None,
+    match: Match | None = None,
+    temperature: PerSample = 0.1,
+    lam: Scalar = 1.0,
+    distance: Distance = CosineSimilarity(),
+) -> LossDict:
+    r"""The easiest positive and the hardest negative; a hard one is pushed away, and no more.
+
+    .. math::
+        \ell_a = \begin{cases} \lambda s_{an} & s_{an} > s_{ap} \text{ or } s_{an} > 0.8 \\
+        \log\big(1 + e^{(s_{an} - s_{ap}) / \tau}\big) & \text{else} \end{cases}
+
+    p is the most similar positive (not its copy, :math:`s_{ap} \le 0.9999`), n the most similar
+    negative. Triplet losses with hard negatives pull the positive to the negative, too, and all
+    embeddings to one point; this does not. Which pair it is, and which case, is constant for the
+    gradient; of equal ones the first counts.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> x = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> loss, _ = mj.reduce(mj.losses.selectively_contrastive(x, jnp.array([0, 0, 1])))
+        >>> print(f"{loss:.4f}")
+        0.0636
+
+    Args:
+        embeddings: ``[N, D]``.
+        labels: ``[N]`` integers; may be left out when `mined` is given.
+        refs: what to compare with; the batch itself by default.
+        mined: the pairs to choose from; all of them by default.
+        where: ``[N]`` sample weights; 0 is padding.
+        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
+        lam: factor of a hard negative.
+        distance: a similarity.
+
+    Returns:
+        ``{"loss": [N]}``, divided by the number of anchors that have both.
+
+    Notes:
+        - when: hard negatives from the start, large batches
+        - miner: not needed
+        - cost: NM
+        - setting: default
+
+    References:
+        Xuan et al., `Hard Negative Examples are Hard, but Useful
+        <https://arxiv.org/abs/2007.12749>`_, 2020.
+    """
+    check_similarity("losses.selectively_contrastive", distance)
+    batch = prepare(embeddings, labels, refs, where)
+    positive, negative = pairs_of("losses.selectively_contrastive", batch, mined, match)
+    mat = distance(batch.embeddings, batch.refs.embeddings)
+    seen = jax.lax.stop_gradient(mat)
+    positive = jnp.where(seen <= SAME, positive, 0)
+
+    if not mat.shape[1]:
+        return {"loss": row_term(batch.weights, jnp.zeros_like(batch.weights))}
+
+    def nearest(pairs):
+        column = jnp.argmax(jnp.where(pairs > 0, seen, -jnp.inf), 1)
+        return pick(mat, column)
+
+    ap, an = nearest(positive), nearest(negative)
+    hard = jax.lax.stop_gradient((an > ap) | (an > TOO_CLOSE))
+    values = jnp.where(hard, lam * an, softplus((an - ap) / temperature))
+    both = exists(positive) & exists(negative)
+    return {"loss": row_term(values[:, 0], jnp.where(both, batch.weights, 0))}

@@ -1,0 +1,1 @@
+"""Losses of pairs that come with a score: how similar their two sides should be."""
