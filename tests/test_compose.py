@@ -135,10 +135,10 @@ def test_chunked_says_what_it_cannot_do():
 )
 def test_objective_takes_a_module_alone_and_on_parts_of_the_batch(module):
     head = module(4, 6, rngs=nnx.Rngs(0))
-    want = jax.jit(lambda x, y: mj.reduce(head(x, y, margin=0.2))[0])(X, Y)
-    alone, _ = jax.jit(mj.objective(head, margin=0.2))(X, Y)
+    want = jax.jit(lambda x, y: mj.reduce(head(x, y, margin=2.0))[0])(X, Y)
+    alone, _ = jax.jit(mj.objective(head, margin=2.0))(X, Y)
     chex.assert_trees_all_close(alone, want)
-    recipe = mj.objective(head, margin=0.2, axis_name="batch")
+    recipe = mj.objective(head, margin=2.0, axis_name="batch")
     split = lambda x: np.reshape(x, (4, 3, *x.shape[1:]))
     run = jax.vmap(lambda x, y: recipe(x, y)[0], axis_name="batch")
     chex.assert_trees_all_close(jax.jit(run)(split(X), split(Y)), np.full(4, want), rtol=1e-5)

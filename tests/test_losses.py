@@ -551,13 +551,13 @@ def test_the_module_is_the_pure_function(case):
         same = close  # what is traced in one is constant in the other
 
     def run(loss, *params, **options):
-        parts = nnx.split(loss) if isinstance(loss, nnx.Module) else (loss,)
+        graph, *state = nnx.split(loss) if isinstance(loss, nnx.Module) else (None,)
 
-        def fn(e, *state):  # a state is changed in the function that it is given to
-            loss = nnx.merge(parts[0], *state) if state else parts[0]
-            return loss(*case.data(e, y), *params, **fixed, **options)
+        def fn(e, *params):  # a state is changed in the function that it is given to
+            made, rest = (nnx.merge(graph, *params), ()) if state else (loss, params)
+            return made(*case.data(e, y), *rest, **fixed, **options)
 
-        return jax.jit(fn)(e, *parts[1:])
+        return jax.jit(fn)(e, *(state or params))
 
     same(run(head), run(pure, w))
     for options in case.options[:1]:

@@ -161,35 +161,55 @@ def test_worked_numbers():
 
 
 def test_rows_and_states():
-    with jax.enable_x64(True):
-        values = lambda terms: terms["loss"].values
-        near = functools.partial(np.testing.assert_allclose, rtol=1e-5)
-        near(
+    values = lambda terms: terms["loss"].values
+    log_slope = lambda t: mj.reduce(
+        losses.infonce(X, Z, directions=("query_to_doc",), temperature=jnp.exp(t))
+    )[0]
+    folded = lambda phi: _combined_margin._folded(jnp.cos(1.0), phi, 0.0)
+
+    @jax.jit
+    def rows():
+        return (
             values(losses.infonce(X, Z, **ONE_WAY)),
-            [0.000771338, 0.606463, 20.5385, 0.0131362],
-        )
-        near(values(losses.dcl(X, Z)), [-0.718687, 0.382759, 8.5835, 0.579479])
-        near(
+            values(losses.dcl(X, Z)),
             values(losses.selectively_contrastive(ALL, LALL)),
-            [0.804724, 0.981665, 0.951971, 0.269624, 0.932568, 0.951971, 0.5547, 0.981665],
+            jax.grad(log_slope)(jnp.log(0.05)),
+            mj.ldam_margins([1, 10, 100]),
+            jnp.deg2rad(mj.dynamic_margins([1, 10, 100])),
+            jnp.deg2rad(mj.dynamic_margins([7, 7])),
+            [folded(phi) for phi in (3.0, 3.5, 7.0)],
         )
-        log_slope = lambda t: mj.reduce(
-            losses.infonce(X, Z, directions=("query_to_doc",), temperature=jnp.exp(t))
-        )[0]
-        near(jax.grad(log_slope)(jnp.log(0.05)), -4.89931281)
-        near = functools.partial(np.testing.assert_allclose, rtol=1e-8)
-        near(losses.adaface(X, F, W, state=(20, 100))[1], (19.81446627, 99.00568354))
-        near(losses.adaface(X, F, W, state=(1.5, 0.5))[1], (1.499466274, 0.5006835353))
-        near(losses.curricularface(X, F, W, state=0.0)[1], 0.00659692966)
-        near(losses.curricularface(X, F, W, state=0.5)[1], 0.50159693)
-        near(losses.adacos(X, F, W, state=2.0)[1], 1.298243094)
-        near(regularizers.spherical(X, state=2.0, momentum=0.1)[1], 1.944662735)
-        np.testing.assert_allclose(mj.ldam_margins([1, 10, 100]), [0.5, 0.281171, 0.158114], 1e-5)
-        near(np.deg2rad(mj.dynamic_margins([1, 10, 100])), [0.5, 0.211971, 0.05], rtol=1e-5)
-        near(mj.dynamic_margins([7, 7]), DEGREES(0.5), rtol=1e-7)
-        folded = lambda phi: _combined_margin._folded(jnp.cos(1.0), phi, 0.0)
-        near = functools.partial(np.testing.assert_allclose, rtol=1e-6)
-        near([folded(phi) for phi in (3.0, 3.5, 7.0)], [-0.9899925, -1.0635433, -3.2460978])
+
+    @jax.jit
+    def states():
+        return (
+            losses.adaface(X, F, W, state=(20, 100))[1],
+            losses.adaface(X, F, W, state=(1.5, 0.5))[1],
+            losses.curricularface(X, F, W, state=0.0)[1],
+            losses.curricularface(X, F, W, state=0.5)[1],
+            losses.adacos(X, F, W, state=2.0)[1],
+            regularizers.spherical(X, state=2.0, momentum=0.1)[1],
+        )
+
+    want_rows = (
+        [0.000771338, 0.606463, 20.5385, 0.0131362],
+        [-0.718687, 0.382759, 8.5835, 0.579479],
+        [0.804724, 0.981665, 0.951971, 0.269624, 0.932568, 0.951971, 0.5547, 0.981665],
+        -4.89931281,
+        [0.5, 0.281171, 0.158114],
+        [0.5, 0.211971, 0.05],
+        0.5,
+        [-0.9899925, -1.0635433, -3.2460978],
+    )
+    want_states = (
+        *((19.81446627, 99.00568354), (1.499466274, 0.5006835353)),
+        *(0.00659692966, 0.50159693, 1.298243094, 1.944662735),
+    )
+    with jax.enable_x64(True):
+        for got, want in zip(rows(), want_rows, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-5)
+        for got, want in zip(states(), want_states, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +266,7 @@ def test_random_margins(options, value, norm, monkeypatch):
         total = lambda x: mj.reduce(
             losses.elasticface(x, F, W, key=jax.random.key(0), margin=0.0, deviation=1.0, **options)
         )[0]
-        got, grad = jax.value_and_grad(total)(jnp.asarray(X))
+        got, grad = jax.jit(jax.value_and_grad(total))(jnp.asarray(X))
     np.testing.assert_allclose(got, value, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(grad), norm, rtol=1e-5)
 
@@ -267,9 +287,9 @@ def test_margins_are_drawn_for_the_whole_batch():
     recipe = mj.objective(losses.elasticface, axis_name="data", plus=True)
     local = lambda x, y: recipe(x, y, w, key=key)[0]
     run = jax.shard_map(local, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P())
-    want = mj.reduce(losses.elasticface(x, y, w, key=key, plus=True))[0]
+    whole = jax.jit(lambda key: mj.reduce(losses.elasticface(x, y, w, key=key, plus=True))[0])
+    want, other = whole(key), whole(jax.random.key(4))
     np.testing.assert_allclose(jax.jit(run)(x, y), want, rtol=1e-5)
-    other = mj.reduce(losses.elasticface(x, y, w, key=jax.random.key(4), plus=True))[0]
     assert abs(other - want) > 1e-3
 
 
@@ -297,7 +317,9 @@ def close(got, want):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize(
+    "options", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[:2]), KINDS[2]]
+)
 def test_infonce_in_blocks_and_over_devices(options):
     guide = options.get("guide", ())
     rest = {name: x for name, x in options.items() if name != "guide"}
@@ -326,7 +348,7 @@ def test_infonce_pads_with_anything():
     where = jnp.zeros(12).at[real].set(1)
     options = {**FOUR, "temperature": 0.2, "margin": 0.1}
     total = lambda q, d, v, w: mj.reduce(losses.infonce(q, d, v, where=w, **options))[0]
-    want = total(Q[real], DOCS[real], HARD[real], None)
+    want = jax.jit(total)(Q[real], DOCS[real], HARD[real], jnp.ones(len(real)))
     grad = jax.jit(jax.value_and_grad(total, (0, 1, 2)))
     got, grads = grad(*map(junk, (Q, DOCS, HARD)), where)
     np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -334,14 +356,20 @@ def test_infonce_pads_with_anything():
 
 
 def test_infonce_of_degenerate_batches():
-    zero, one = jnp.zeros((4, 2)), {"temperature": 0.05, "directions": ("query_to_doc",)}
-    total = lambda *args, **options: mj.reduce(losses.infonce(*args, **options))[0]
-    np.testing.assert_allclose(total(zero, zero, **one), np.log(4), rtol=1e-6)
-    np.testing.assert_allclose(total(zero, zero, zero[:, None], **one), np.log(8), rtol=1e-6)
-    np.testing.assert_allclose(total(zero, zero, zero[:, None], **FOUR), 3.0445, rtol=1e-4)
-    assert total(Q[:1], DOCS[:1]) == 0
-    np.testing.assert_allclose(mj.reduce(losses.dcl(zero, zero))[0], np.log(6), rtol=1e-6)
-    assert mj.reduce(losses.dcl(Q[:1], DOCS[:1]))[0] == 0
+    zero = jnp.zeros((4, 2))
+    total = lambda terms: mj.reduce(terms)[0]
+    got = jax.jit(
+        lambda: [
+            total(losses.infonce(zero, zero, **ONE_WAY)),
+            total(losses.infonce(zero, zero, zero[:, None], **ONE_WAY)),
+            total(losses.infonce(zero, zero, zero[:, None], **FOUR)),
+            total(losses.dcl(zero, zero)),
+            total(losses.infonce(Q[:1], DOCS[:1])),
+            total(losses.dcl(Q[:1], DOCS[:1])),
+        ]
+    )()
+    want = [np.log(4), np.log(8), 3.0445, np.log(6), 0, 0]
+    np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 @pytest.mark.optimized
@@ -379,7 +407,13 @@ def test_mistakes_are_named(words):
 # --- states, margins, scores ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [mj.nn.AdaFace, mj.nn.CurricularFace, mj.nn.AdaCos])
+@pytest.mark.parametrize(
+    "module",
+    [
+        mj.nn.AdaFace,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in (mj.nn.CurricularFace, mj.nn.AdaCos)),
+    ],
+)
 def test_modules_keep_the_state(module):
     head = module(3, 2, rngs=nnx.Rngs(0))
     w, x = head.weights[...], jnp.asarray(X, jnp.float32)
@@ -396,7 +430,13 @@ def test_modules_keep_the_state(module):
         close(head.state.get_value(), state)
 
 
-@pytest.mark.parametrize("loss", [losses.adaface, losses.curricularface, losses.adacos])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.adaface,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in (losses.curricularface, losses.adacos)),
+    ],
+)
 def test_states_are_those_of_all_devices(loss):
     rng = np.random.default_rng(0)
     x, w = jnp.asarray(rng.normal(size=(8, 4)), "f4"), jnp.asarray(rng.normal(size=(5, 4)), "f4")
@@ -409,18 +449,22 @@ def test_states_are_those_of_all_devices(loss):
         return mj.reduce(terms, axis_name="data")[0], jax.lax.pmean(new, "data")
 
     run = jax.shard_map(local, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P())
-    terms, new = loss(x, y, w, where=where, state=state)
-    close(jax.jit(run)(x, y, where), (mj.reduce(terms)[0], new))
-    nobody = loss(x, y, w, where=jnp.zeros(8), state=state)[1]
-    close(nobody, state)
+
+    @jax.jit
+    def whole(where):
+        terms, new = loss(x, y, w, where=where, state=state)
+        return mj.reduce(terms)[0], new
+
+    close(jax.jit(run)(x, y, where), whole(where))
+    close(whole(jnp.zeros(8))[1], state)
 
 
 def test_a_margin_for_each_class():
     margin = np.array([10.0, 20.0, 30.0])
     for loss in (losses.arcface, functools.partial(losses.subcenter_arcface, sub_centers=1)):
-        got = loss(X, F, W, margin=margin)["loss"].values
-        want = [loss(X[i : i + 1], F[i : i + 1], W, margin=margin[F[i]])["loss"] for i in range(4)]
-        np.testing.assert_allclose(got, [w.values[0] for w in want], rtol=1e-5)
+        values = jax.jit(lambda margin, loss=loss: loss(X, F, W, margin=margin)["loss"].values)
+        want = [values(margin[F[i]])[i] for i in range(4)]
+        np.testing.assert_allclose(values(margin), want, rtol=1e-5)
     with pytest.raises(ValueError, match=r"`margin` must be one number or have shape \[3\]"):
         losses.arcface(X, F, W, margin=np.ones(4) * 20)
 
@@ -444,8 +488,9 @@ def test_sup_con_of_label_sets_divides_by_their_number():
         positive = others & (jaccard >= threshold)
         log_p = logits - np.log((np.exp(logits) * others).sum(1, keepdims=True))
         want = -(positive * jaccard * log_p).sum(1) / np.maximum(positive.sum(1), 1)
+        loss = functools.partial(losses.sup_con, match=mj.relations.overlap, threshold=threshold)
         with jax.enable_x64(True):
-            terms = losses.sup_con(x, sets, match=mj.relations.overlap, threshold=threshold)
+            terms = jax.jit(lambda x, loss=loss: loss(x, sets))(x)
         np.testing.assert_allclose(terms["loss"].values, want, rtol=1e-6)  # overlaps are float32
 
 
@@ -466,7 +511,7 @@ def test_ge2e_is_its_definition():
 
     for variant in ("softmax", "contrast"):
         with jax.enable_x64(True):
-            term = losses.ge2e(x, y, variant=variant)["loss"]
+            term = jax.jit(lambda x, v=variant: losses.ge2e(x, y, variant=v)["loss"])(x)
         want = [*(row(i, variant) for i in range(8)), 0]  # a class of one has no term
         np.testing.assert_allclose(term.values, want, rtol=1e-8)
         np.testing.assert_array_equal(term.weights, [1] * 8 + [0])
@@ -480,7 +525,7 @@ def test_spread_out_rows_by_either_product():
         s, pairs = unit @ unit.T, w[:, None] * w[None, :] * ~np.eye(k, dtype=bool)
         mean = lambda values, pairs=pairs: (pairs * values).sum() / pairs.sum()
         with jax.enable_x64(True):
-            terms = regularizers.global_orthogonal(x, where=w)
+            terms = jax.jit(lambda x, w: regularizers.global_orthogonal(x, where=w))(x, w)
         got = [term.values for term in terms.values()]
         np.testing.assert_allclose(got, [mean(s) ** 2, max(mean(s**2) - 1 / d, 0)], rtol=1e-8)
     alone = regularizers.global_orthogonal(jnp.ones((1, 3)))
