@@ -75,7 +75,7 @@ THEIRS = {  # the class, whether it gets negatives, and what else
 def sentence_transformers(name, query, doc, negatives, targets, teacher):
     """One step of their loss, with the gradients of all embeddings."""
     import torch
-    from sentence_transformers import losses
+    from sentence_transformers.sentence_transformer import losses
 
     class AsItIs(torch.nn.Module):
         """A model whose embeddings are its inputs."""

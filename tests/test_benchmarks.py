@@ -19,6 +19,7 @@ from benchmarks import (
     report,
     samplers,
     scale,
+    text,
 )
 
 
@@ -167,3 +168,10 @@ def test_chunks_of_a_large_batch_take_little_memory(name):
     for step in (scale.mj.chunked(fn, scale.CHUNK), fn):
         _, _, temporaries = _harness.compiled(losses.our_step(step), *shapes)
         assert temporaries < scale.LARGE_BOUND * 2**20
+
+
+def test_text_says_what_to_install():
+    if _harness.installed("sentence-transformers", "torch"):
+        pytest.skip("it is installed")
+    with pytest.raises(SystemExit, match="pip install 'metricjax\\[text\\]' first"):
+        text.main(["--sizes", "8"])
