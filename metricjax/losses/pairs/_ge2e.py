@@ -14,6 +14,7 @@ from metricjax._core.types import Labels, LossDict, Match, Scalar
 from metricjax.distances import CosineSimilarity, normalize
 from metricjax.losses._pairs import pairs_of
 from metricjax.losses._terms import row_term
+from metricjax.losses._views import row_similarities
 
 
 @declare(
@@ -75,13 +76,15 @@ def ge2e(
     embeddings, labels, _ = admit("losses.ge2e", embeddings, labels, None, where)
     batch = prepare(embeddings, labels, None, where)
     positive, negative = pairs_of("losses.ge2e", batch, None, match)
-    x, weights = normalize(batch.refs.embeddings), replicated(batch.weights)
-    others = jnp.matmul(positive, x, precision=distance.precision)  # the class without itself
-    centroids = others + weights[:, None] * x
+    x = normalize(batch.embeddings)
+    others = jnp.matmul(positive, replicated(x), precision=distance.precision)  # but for itself
     # A class is there once for each of its samples: it counts once, shared out among them.
-    sizes = jnp.sum(positive, 1) + weights
-    rivals = negative * safe_divide(jnp.ones_like(sizes), sizes)[None, :]
-    own = scale * jax.vmap(lambda a, b: distance(a[None], b[None])[0, 0])(x, others) + bias
+    sizes = jnp.sum(positive, 1) + batch.weights
+    centroids, shares = replicated(
+        (others + batch.weights[:, None] * x, safe_divide(jnp.ones_like(sizes), sizes))
+    )
+    rivals = negative * shares[None, :]
+    own = scale * row_similarities(distance, x, others) + bias
     logits = scale * distance(x, centroids) + bias
     if variant == "softmax":
         values = softplus(logsumexp(logits, rivals) - own)
