@@ -44,8 +44,10 @@ def reduce(
         with gradient 0.
     """
     if not isinstance(terms, dict):
+        state = ": a loss that is given a state returns (terms, state)"
         raise TypeError(
-            f"reduce: `terms` must be the dict that a loss returns, got {type(terms).__name__}."
+            f"reduce: `terms` must be the dict that a loss returns, got {type(terms).__name__}"
+            f"{state if isinstance(terms, tuple) else ''}."
         )
     if not terms:
         raise ValueError("reduce: there are no terms.")

@@ -24,16 +24,23 @@ STEP = 1e-6
 """Of finite differences: their error is about 1e-9 of a gradient of size 1 in float64."""
 
 
+TOGETHER = 5
+"""Losses in one program, which compiles in half of the time of as many programs."""
+
+
 def rows():
     """Every loss in every layout; a few of them are quick, for each compiles for seconds."""
-    for case in CASES:
-        for layout in LAYOUTS:
-            record = record_of(case.loss)
-            has = {"dense": True, "in blocks": not case.whole}.get(layout, record.ring)
-            if has:
-                slow = str(case) not in QUICK[layout]
-                marks = [pytest.mark.slow] if slow else []
-                yield pytest.param(case, layout, marks=marks, id=f"{case}-{layout}")
+    for layout in LAYOUTS:
+        ring, all_of = layout == "in blocks of references", layout == "dense"
+        have = [c for c in CASES if all_of or (record_of(c.loss).ring if ring else not c.whole)]
+        quick = [case for case in have if str(case) in QUICK[layout]]
+        others = [case for case in have if case not in quick]
+        for case in quick:
+            yield pytest.param((case,), layout, id=f"{case}-{layout}")
+        for first in range(0, len(others), TOGETHER):
+            some = tuple(others[first : first + TOGETHER])
+            name = f"{some[0]} to {some[-1]}-{layout}"
+            yield pytest.param(some, layout, marks=pytest.mark.slow, id=name)
 
 
 def along(x, direction):
@@ -42,39 +49,52 @@ def along(x, direction):
     return jax.tree.reduce(jnp.add, products)
 
 
-@pytest.mark.parametrize("case, layout", list(rows()))
-def test_forward_mode_and_hessian_vector_products(case, layout):
+@pytest.mark.parametrize("some, layout", list(rows()))
+def test_forward_mode_and_hessian_vector_products(some, layout):
     """The derivatives along a line, and the gradient at three of its points, from one program."""
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 4)
         e = jax.random.normal(keys[0], (N, D), "float64")
         y = jnp.asarray(np.arange(N) * 5 % 7 % 4, jnp.int32)
-        at = e, case.params(keys[1], "float64")
-        leaves, tree = jax.tree.flatten(at)
-        directions = zip(keys[2:], leaves, strict=False)  # not e: its length changes few losses
-        v = [jax.random.normal(key, x.shape, x.dtype) for key, x in directions]
-        v = jax.tree.unflatten(tree, v)
-        loss = LAYOUTS[layout](case)
+        at = {str(case): (e, case.params(keys[1], "float64")) for case in some}
 
-        def total(at):
-            return mj.reduce(loss(at[0], y, *at[1], where=jnp.arange(N) % 5 / 2))[0]
+        def direction(at):
+            leaves, tree = jax.tree.flatten(at)
+            each = zip(keys[2:], leaves, strict=False)  # not e: its length changes few losses
+            v = [jax.random.normal(key, x.shape, x.dtype) for key, x in each]
+            return jax.tree.unflatten(tree, v)
 
-        @jax.jit
-        def run(at):
+        v = {name: direction(x) for name, x in at.items()}
+
+        def derivatives(case, at, v):
+            loss = LAYOUTS[layout](case)
+
+            def total(at):
+                return mj.reduce(loss(at[0], y, *at[1], where=jnp.arange(N) % 5 / 2))[0]
+
             slope = jax.jvp(total, (at,), (v,))[1]
             return slope, *jax.jvp(jax.grad(total), (at,), (v,))
 
-        slope, here, curvature = run(at)
-        np.testing.assert_allclose(slope, along(here, v), rtol=1e-9, atol=1e-12)
-        if case.detached:  # what is constant in the gradient is constant in its derivative, too
-            return
+        @jax.jit
+        def run(at):
+            return {str(c): derivatives(c, at[str(c)], v[str(c)]) for c in some}
+
+        now = run(at)
         moved = lambda t: jax.tree.map(lambda x, v: x + t * v, at, v)
-        behind, ahead = (run(moved(t))[1] for t in (-STEP, STEP))
-        differences = jax.tree.map(lambda a, b: (b - a) / (2 * STEP), behind, ahead)
+        behind, ahead = (run(moved(t)) for t in (-STEP, STEP))
+    for case in some:
+        name = str(case)
+        slope, here, curvature = now[name]
+        np.testing.assert_allclose(slope, along(here, v[name]), rtol=1e-9, atol=1e-12, err_msg=name)
+        if case.detached:  # what is constant in the gradient is constant in its derivative, too
+            continue
+        differences = jax.tree.map(
+            lambda a, b: (b - a) / (2 * STEP), behind[name][1], ahead[name][1]
+        )
         for got, want in zip(*map(jax.tree.leaves, (curvature, differences)), strict=True):
             size = np.abs(want).max()
-            assert size > 1e-3
-            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * size)
+            assert size > 1e-3, name
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * size, err_msg=name)
 
 
 @pytest.mark.parametrize("plus_one", [False, True])

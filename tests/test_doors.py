@@ -280,7 +280,8 @@ def test_a_zero_vector_is_nobodys_nearest_neighbor(backend):
 
 
 @pytest.mark.parametrize(
-    "axis_name, class_axis", [(("data", "model"), "model"), ("data", ("data",))]
+    "axis_name, class_axis",
+    [(("data", "model"), "model"), pytest.param("data", ("data",), marks=pytest.mark.slow)],
 )
 def test_axes_are_compared_by_their_names(axis_name, class_axis):
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(4, D)), jnp.float32)

@@ -412,7 +412,7 @@ def test_chunked_is_dense(case, size):
     close(step(chunked)(e, y, p, where), step(case.fn)(e, y, p, where))
 
 
-@cases(lambda c: str(c) in FEW.split() and not c.whole)
+@cases(lambda c: str(c) in FEW.split() and not c.whole, quick="contrastive")
 def test_a_chunk_may_be_larger_than_the_batch(case):
     e, y = batch()
     p = params(case)

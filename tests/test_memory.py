@@ -473,9 +473,8 @@ def test_an_objective_hands_the_key_to_the_miner_of_the_memory():
     assert values[0] == values[1] != values[2]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("lifted_structure", marks=pytest.mark.slow), "contrastive"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lifted_structure", "contrastive"])
 def test_an_objective_on_each_device_is_one_device(name):
     memory = CrossBatchMemory(getattr(LOSSES, name), 24, D)
     graph, state = nnx.split(memory)

@@ -241,6 +241,7 @@ def test_dynamic_soft_margin_keeps_its_histogram():
     assert not jax.tree.leaves(nnx.state(module, nnx.Param))
 
 
+@pytest.mark.slow
 def test_manifold_draws_or_is_given_its_proxies():
     module = mj.nn.Manifold(C, D, rngs=nnx.Rngs(0), alpha=0.5)
     by_hand = lambda w: mj.losses.manifold(X, w, proxy_ids=Y, alpha=0.5)

@@ -198,16 +198,8 @@ def ragged(kind):
     return E, Y, jnp.zeros(N)  # nothing there
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "contrastive",
-        *(
-            pytest.param(n, marks=pytest.mark.slow)
-            for n in ("sup_con", "ntxent", "multi_similarity")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["contrastive", "sup_con", "ntxent", "multi_similarity"])
 def test_degenerate_batches_are_one_device(name):
     option, value = LOSSES[name]
     loss = getattr(mj.losses, name)

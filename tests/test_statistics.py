@@ -54,7 +54,8 @@ def test_terms_of_pairs_and_what_was_mined():
     same(statistics(terms, pairs, MAT), expected | distances_by_hand(pairs))
 
 
-@pytest.mark.parametrize("mined", [pytest.param("rule", marks=pytest.mark.slow), "list"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mined", ["rule", "list"])
 def test_streamed_terms_and_triplets(mined):
     if mined == "rule":
         mined = jax.jit(lambda: mj.miners.triplet_margin(X, Y, margin=0.3))()

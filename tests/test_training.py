@@ -116,6 +116,7 @@ def test_a_classifier_and_scheduled_weights():
         np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_cascaded_parts_are_mined_from_what_the_part_before_has_mined():
     hdc = functools.partial(mj.miners.hdc, filter_percentage=0.5)
     stage = training.Stage
@@ -688,6 +689,7 @@ def test_it_is_evaluated_and_logged_when_due_and_at_the_end(capsys, tmp_path):
 # --- fit: checkpoints --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shardings_and_dtypes_come_back_and_the_rest_is_bit_for_bit(tmp_path):
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     rows, everywhere = jax.NamedSharding(mesh, jax.P("batch")), jax.NamedSharding(mesh, jax.P())

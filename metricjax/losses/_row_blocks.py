@@ -54,7 +54,7 @@ def by_rows(
 
     def slab(k):
         place = cut.rows(k)
-        nowhere = jnp.where(place < n, numbers[jnp.minimum(place, n - 1)], m)
-        return block(cut.at(parts, k), nowhere, everything)
+        theirs = jnp.where(place < n, numbers[jnp.minimum(place, n - 1)], m)  # padding: no row's
+        return block(cut.at(parts, k), theirs, everything)
 
     return Stream(slab, cut.count, cut.rows, cut.join_stacked).terms()

@@ -75,9 +75,8 @@ def curricularface(
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
             the embeddings must be the same on all its devices.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any:
-            the state is
-            that over all of it.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any;
+            the state is that of all of it.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this and the

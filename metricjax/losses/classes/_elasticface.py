@@ -74,9 +74,8 @@ def elasticface(
         distance: the cosine, at another matrix precision if need be.
         class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
             the embeddings must be the same on all its devices.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any:
-            margins
-            are drawn over all of it.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any;
+            margins are drawn for all of it.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
