@@ -82,19 +82,21 @@ def test_forward_mode_and_hessian_vector_products(some, layout):
         now = run(at)
         moved = lambda t: jax.tree.map(lambda x, v: x + t * v, at, v)
         behind, ahead = (run(moved(t)) for t in (-STEP, STEP))
-    for case in some:
-        name = str(case)
-        slope, here, curvature = now[name]
-        np.testing.assert_allclose(slope, along(here, v[name]), rtol=1e-9, atol=1e-12, err_msg=name)
-        if case.detached:  # what is constant in the gradient is constant in its derivative, too
-            continue
-        differences = jax.tree.map(
-            lambda a, b: (b - a) / (2 * STEP), behind[name][1], ahead[name][1]
-        )
-        for got, want in zip(*map(jax.tree.leaves, (curvature, differences)), strict=True):
-            size = np.abs(want).max()
-            assert size > 1e-3, name
-            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * size, err_msg=name)
+        for case in some:
+            name = str(case)
+            slope, here, curvature = now[name]
+            np.testing.assert_allclose(
+                slope, along(here, v[name]), rtol=1e-9, atol=1e-12, err_msg=name
+            )
+            if case.detached:  # what is constant in the gradient is constant in its derivative, too
+                continue
+            differences = jax.tree.map(
+                lambda a, b: (b - a) / (2 * STEP), behind[name][1], ahead[name][1]
+            )
+            for got, want in zip(*map(jax.tree.leaves, (curvature, differences)), strict=True):
+                size = np.abs(want).max()
+                assert size > 1e-3, name
+                np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6 * size, err_msg=name)
 
 
 @pytest.mark.parametrize("plus_one", [False, True])
