@@ -65,16 +65,9 @@ def dcl(
     References:
         Yeh et al., `Decoupled Contrastive Learning <https://arxiv.org/abs/2110.06848>`_, 2022.
     """
-    x, r, weights = prepare_views("losses.dcl", embeddings, ref_embeddings, where)
+    rows = prepare_views("losses.dcl", embeddings, ref_embeddings, where)
     block = _block(distance, temperature, lambda own, everything: 1)
-    return by_rows(
-        "losses.dcl",
-        block,
-        (x, r, weights),
-        pairs=4,
-        chunk_size=chunk_size,
-        axis_name=axis_name,
-    )
+    return by_rows("losses.dcl", block, rows, pairs=4, chunk_size=chunk_size, axis_name=axis_name)
 
 
 @declare(rows="batch", why=WHY, within={"temperature": "(0, inf)", "sigma": "(0, inf)"})
@@ -127,7 +120,7 @@ def dclw(
     References:
         Yeh et al., `Decoupled Contrastive Learning <https://arxiv.org/abs/2110.06848>`_, 2022.
     """
-    x, r, weights = prepare_views("losses.dclw", embeddings, ref_embeddings, where)
+    rows = prepare_views("losses.dclw", embeddings, ref_embeddings, where)
 
     def factor(own, everything):
         x, r, weights = jax.lax.stop_gradient(everything)
@@ -136,14 +129,7 @@ def dclw(
         return 2 - jnp.sum(weights) * jnp.exp(share)
 
     block = _block(distance, temperature, factor)
-    return by_rows(
-        "losses.dclw",
-        block,
-        (x, r, weights),
-        pairs=4,
-        chunk_size=chunk_size,
-        axis_name=axis_name,
-    )
+    return by_rows("losses.dclw", block, rows, pairs=4, chunk_size=chunk_size, axis_name=axis_name)
 
 
 def _block(distance, temperature, factor):
