@@ -9,10 +9,13 @@ Compiling is most of a run, so this file makes XLA quick rather than its program
 - Tests of one file, or of one row of the table of losses, share their programs, so they run in one
   worker, one after the other.
 - Compiled programs are kept from test to test while there is memory for them.
+- Tracing makes many small objects that live: the garbage collector looks at them more rarely, and
+  operations do not note the lines that they come from.
 """
 
 import contextlib
 import ctypes
+import gc
 import os
 import re
 import resource
@@ -51,6 +54,8 @@ jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_traceback_in_locations_limit", 0)
+gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_configure(config):
@@ -67,7 +72,7 @@ def _group(nodeid):
         return nodeid
     if not path.endswith("test_losses.py"):
         return path
-    return path, *(part for part in re.split(r"[][-]", name) if hasattr(losses, part))
+    return path, *(part for part in re.split(r"[][-]", name) if part in vars(losses))
 
 
 def pytest_collection_modifyitems(items):
