@@ -7,6 +7,7 @@ Both get the same embeddings, must agree on the loss, and take turns. The model 
 sentence-transformers is one that returns what it is given: only the losses are timed.
 """
 
+import functools
 import importlib.metadata
 import sys
 
@@ -35,63 +36,109 @@ KEYS = ("loss", "n", "m", "who")
 
 
 def batch(n):
-    """Queries, documents near them, hard negatives, targets from 0 to 1, a teacher's scores."""
+    """Queries, documents near them, hard negatives, targets from 0 to 1, a teacher's scores, and a
+    guide's embeddings of queries and documents ``[2, N, D / 2]``.
+    """
     rng = np.random.default_rng(0)
     query = rng.normal(size=(n, FEATURES))
     doc = query + rng.normal(size=query.shape)
     negatives = query[:, None] + 2 * rng.normal(size=(n, NEGATIVES, FEATURES))
     targets, teacher = rng.random(n), rng.normal(size=(n, 1 + NEGATIVES))
-    return [x.astype(np.float32) for x in (query, doc, negatives, targets, teacher)]
+    guide = np.stack([query, doc])[:, :, ::2] + 2 * rng.normal(size=(2, n, FEATURES // 2))
+    return [x.astype(np.float32) for x in (query, doc, negatives, targets, teacher, guide)]
 
 
 def documents(doc, negatives):
     return jnp.concatenate([doc[:, None], negatives], 1)
 
 
+def orthogonal(query, doc):
+    """The terms of queries and of documents, half of each."""
+    half = functools.partial(mj.regularizers.global_orthogonal, weight=0.5)
+    return mj.merge(half(query, name="query"), half(doc, name="doc"))
+
+
 L = mj.losses
 QUERY_TO_DOC = {"directions": ("query_to_doc",), "temperature": 0.05}
-OURS = {  # of queries, documents, hard negatives, targets, a teacher's scores
-    "infonce": lambda q, d, v, t, s: L.infonce(q, d, **QUERY_TO_DOC),
-    "infonce, symmetric": lambda q, d, v, t, s: L.infonce(q, d, temperature=0.05),
-    "infonce, hard negatives": lambda q, d, v, t, s: L.infonce(q, d, v, **QUERY_TO_DOC),
-    "cosent": lambda q, d, v, t, s: L.cosent(q, d, t),
-    "angle": lambda q, d, v, t, s: L.angle(q, d, t),
-    "cosine_mse": lambda q, d, v, t, s: L.cosine_mse(q, d, t),
-    "margin_mse": lambda q, d, v, t, s: L.margin_mse(q, d, v, s),
-    "distill_kl": lambda q, d, v, t, s: L.distill_kl(q, documents(d, v), s),
+GISTEMBED = {"directions": ("query_to_doc", "query_to_query", "doc_to_doc"), "joint": True}
+DIMS = 128, 64, 32
+OURS = {  # of queries, documents, hard negatives, targets, a teacher's scores, a guide
+    "infonce": lambda q, d, v, t, s, g: L.infonce(q, d, **QUERY_TO_DOC),
+    "infonce, symmetric": lambda q, d, v, t, s, g: L.infonce(q, d, temperature=0.05),
+    "infonce, hard negatives": lambda q, d, v, t, s, g: L.infonce(q, d, v, **QUERY_TO_DOC),
+    "infonce, guide": lambda q, d, v, t, s, g: L.infonce(
+        q, d, guide=tuple(g), temperature=0.01, **GISTEMBED
+    ),
+    "matryoshka, infonce": lambda q, d, v, t, s, g: mj.matryoshka(L.infonce, DIMS)(
+        q, d, **QUERY_TO_DOC
+    ),
+    "cosent": lambda q, d, v, t, s, g: L.cosent(q, d, t),
+    "angle": lambda q, d, v, t, s, g: L.angle(q, d, t),
+    "cosine_mse": lambda q, d, v, t, s, g: L.cosine_mse(q, d, t),
+    "margin_mse": lambda q, d, v, t, s, g: L.margin_mse(q, d, v, s),
+    "distill_kl": lambda q, d, v, t, s, g: L.distill_kl(q, documents(d, v), s),
+    "global_orthogonal": lambda q, d, v, t, s, g: orthogonal(q, d),
 }
-THEIRS = {  # the class, whether it gets negatives, and what else
+THEIRS = {  # the class, whether it gets negatives, and its labels
     "infonce": ("MultipleNegativesRankingLoss", False, None),
     "infonce, symmetric": ("MultipleNegativesSymmetricRankingLoss", False, None),
     "infonce, hard negatives": ("MultipleNegativesRankingLoss", True, None),
+    "infonce, guide": ("GISTEmbedLoss", False, None),
+    "matryoshka, infonce": ("MatryoshkaLoss", False, None),
     "cosent": ("CoSENTLoss", False, "targets"),
     "angle": ("AnglELoss", False, "targets"),
     "cosine_mse": ("CosineSimilarityLoss", False, "targets"),
     "margin_mse": ("MarginMSELoss", True, "scores"),
     "distill_kl": ("DistillKLDivLoss", True, "scores"),
+    "global_orthogonal": ("GlobalOrthogonalRegularizationLoss", False, None),
 }
 
 
-def sentence_transformers(name, query, doc, negatives, targets, teacher):
+def sentence_transformers(name, query, doc, negatives, targets, teacher, guide):
     """One step of their loss, with the gradients of all embeddings."""
     import torch
     from sentence_transformers.sentence_transformer import losses
+    from transformers import PreTrainedTokenizerBase
+
+    class Tokenizer(PreTrainedTokenizerBase):
+        """Of models that tokenize nothing: their losses ask for one."""
+
+        def get_vocab(self):
+            return {}
 
     class AsItIs(torch.nn.Module):
-        """A model whose embeddings are its inputs."""
+        """A model whose embeddings are in its inputs."""
+
+        tokenizer, max_seq_length = Tokenizer(), 1
+
+        def __init__(self, key="sentence_embedding"):
+            super().__init__()
+            self.key = key
 
         def forward(self, features):
+            features["sentence_embedding"] = features[self.key]
             return features
 
     cls, takes_negatives, labels = THEIRS[name]
-    loss = getattr(losses, cls)(AsItIs())
+    model, make = AsItIs(), getattr(losses, cls)
+    if name == "infonce, guide":
+        loss = make(model, AsItIs("guide"))
+    elif name == "matryoshka, infonce":
+        loss = make(model, losses.MultipleNegativesRankingLoss(model), DIMS)
+    else:
+        loss = make(model)
     arrays = [query, doc, *(negatives.swapaxes(0, 1) if takes_negatives else ())]
     columns = [torch.tensor(x, requires_grad=True) for x in arrays]
+    guides = [torch.tensor(x) for x in guide] if name == "infonce, guide" else []
     labels = {"targets": targets, "scores": teacher}.get(labels)
     labels = None if labels is None else torch.tensor(labels)
 
     def step():
-        value = loss([{"sentence_embedding": x} for x in columns], labels)
+        features = [{"sentence_embedding": x} for x in columns]
+        for given, x in zip(features, guides, strict=False):
+            given["guide"] = x
+        value = loss(features, labels)
+        value = sum(value.values()) if isinstance(value, dict) else value
         torch.autograd.grad(value, columns)
         return value.detach()
 

@@ -295,6 +295,26 @@ def test_margins_are_drawn_for_the_whole_batch():
     assert abs(other - want) > 1e-3
 
 
+def test_selectively_contrastive_of_triplets():
+    """Each one that is given counts: nothing is chosen among them."""
+    triplets = np.array([[0, 1, 2], [0, 1, 3], [2, 3, 0], [2, 3, 1], [0, 1, 2]])
+    temperature = np.array([0.1, 1.0, 0.5, 1.0])
+    s = np.asarray(X) @ np.asarray(X).T / np.outer(*[np.linalg.norm(X, axis=1)] * 2)
+    ap, an = (s[triplets[:, 0], triplets[:, i]] for i in (1, 2))
+    easy = np.log1p(np.exp((an - ap) / temperature[triplets[:, 0]]))
+    want = np.mean(np.where((an > ap) | (an > 0.8), 2 * an, easy))
+    listed = mj.tuples.from_triplets(*triplets.T)
+
+    def loss(mined):
+        options = {"temperature": temperature, "lam": 2.0}
+        return mj.reduce(losses.selectively_contrastive(jnp.asarray(X), mined=mined, **options))[0]
+
+    np.testing.assert_allclose(jax.jit(loss)(listed), want, rtol=1e-5)
+    rule = mj.miners.triplet_margin(jnp.asarray(X), np.array(Y), margin=9.0)
+    every, _ = mj.tuples.as_triplets(rule, 16)
+    np.testing.assert_allclose(*jax.jit(lambda: (loss(rule), loss(every)))(), rtol=1e-5)
+
+
 # --- infonce ----------------------------------------------------------------------------------
 
 

@@ -89,6 +89,10 @@ class TripletSlab(NamedTuple):
         """A vector ``[N]`` with an entry for each anchor, as one that meets `ap` and `an`."""
         return x[:, None] if self.anchor is None else replicated(x)[self.anchor]
 
+    def option(self, x):
+        """An option, a number or ``[N, 1]``, as one that meets `ap` and `an`."""
+        return self.of_anchor(x[:, 0]) if jnp.ndim(x) else x
+
 
 def each_triplet(mined: Mined, mat, make) -> LossDict:
     """The loss dict ``make(slab)`` of all triplets: listed ones at once, others streamed."""

@@ -9,10 +9,20 @@ from metricjax._core.declare import declare
 from metricjax._core.masked import exists, softplus
 from metricjax._core.refs import prepare
 from metricjax._core.triplets import pick
-from metricjax._core.types import Labels, LossDict, Match, Pairs, PerSample, Refs, Scalar
+from metricjax._core.types import (
+    Labels,
+    LossDict,
+    Match,
+    Mined,
+    PerSample,
+    Refs,
+    Scalar,
+    TripletRule,
+    Triplets,
+)
 from metricjax.distances import CosineSimilarity, Distance
-from metricjax.losses._pairs import pairs_of
-from metricjax.losses._terms import row_term
+from metricjax.losses._pairs import TripletSlab, each_triplet, pairs_of, triplets_of
+from metricjax.losses._terms import row_term, term
 
 SAME = 0.9999
 """A positive as close as this is the same image once more: there is nothing to learn from it."""
@@ -26,7 +36,7 @@ def selectively_contrastive(
     labels: Labels = None,
     *,
     refs: Refs | None = None,
-    mined: Pairs | None = None,
+    mined: Mined | None = None,
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
     temperature: PerSample = 0.1,
@@ -55,7 +65,8 @@ def selectively_contrastive(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
         refs: what to compare with; the batch itself by default.
-        mined: the pairs to choose from; all of them by default.
+        mined: the pairs to choose from; all of them by default. Of triplets, listed or by a rule,
+            every one counts, and nothing is chosen.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
         temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
@@ -63,7 +74,8 @@ def selectively_contrastive(
         distance: a similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors that have both.
+        ``{"loss": [N]}``, divided by the number of anchors that have both; of triplets one value
+        each, divided by their number.
 
     Notes:
         - when: hard negatives from the start, large batches
@@ -75,13 +87,25 @@ def selectively_contrastive(
         Xuan et al., `Hard Negative Examples are Hard, but Useful
         <https://arxiv.org/abs/2007.12749>`_, 2020.
     """
-    check_similarity("losses.selectively_contrastive", distance)
+    name = "losses.selectively_contrastive"
+    check_similarity(name, distance)
     batch = prepare(embeddings, labels, refs, where)
-    positive, negative = pairs_of("losses.selectively_contrastive", batch, mined, match)
     mat = distance(batch.embeddings, batch.refs.embeddings)
+
+    def compare(ap, an, temperature):
+        hard = jax.lax.stop_gradient((an > ap) | (an > TOO_CLOSE))
+        return jnp.where(hard, lam * an, softplus((an - ap) / temperature))
+
+    def of_triplets(slab: TripletSlab) -> LossDict:
+        values = compare(slab.ap, slab.an, slab.option(temperature))
+        return {"loss": term(values, slab.weights, anchor=slab.anchor)}
+
+    if isinstance(mined, Triplets | TripletRule):
+        return each_triplet(triplets_of(name, batch, mined, match), mat, of_triplets)
+
+    positive, negative = pairs_of(name, batch, mined, match)
     seen = jax.lax.stop_gradient(mat)
     positive = jnp.where(seen <= SAME, positive, 0)
-
     if not mat.shape[1]:
         return {"loss": row_term(batch.weights, jnp.zeros_like(batch.weights))}
 
@@ -89,8 +113,6 @@ def selectively_contrastive(
         column = jnp.argmax(jnp.where(pairs > 0, seen, -jnp.inf), 1)
         return pick(mat, column)
 
-    ap, an = nearest(positive), nearest(negative)
-    hard = jax.lax.stop_gradient((an > ap) | (an > TOO_CLOSE))
-    values = jnp.where(hard, lam * an, softplus((an - ap) / temperature))
+    values = compare(nearest(positive), nearest(negative), temperature)
     both = exists(positive) & exists(negative)
     return {"loss": row_term(values[:, 0], jnp.where(both, batch.weights, 0))}

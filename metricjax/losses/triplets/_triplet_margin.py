@@ -87,8 +87,7 @@ def triplet_margin(
 
     def terms(slab: TripletSlab) -> LossDict:
         an = closer(slab.an, from_positive(slab)) if swap else slab.an
-        m = slab.of_anchor(jnp.asarray(margin)[:, 0]) if jnp.ndim(margin) else margin
-        values = hinge(farther(distance, slab.ap, an) + m)
+        values = hinge(farther(distance, slab.ap, an) + slab.option(margin))
         return {"loss": active_term(values, slab.weights, anchor=slab.anchor)}
 
     return each_triplet(mined, mat, terms)
