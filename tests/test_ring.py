@@ -5,18 +5,16 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import AxisType
 
 import metricjax as mj
 
 N, D = 24, 6
-RNG = np.random.default_rng(0)
-E = RNG.normal(size=(N, D)).astype(np.float32)
-Y = RNG.integers(0, 7, N).astype(np.int32)
-WHERE = np.arange(N, dtype=np.float32) % 5
-KERNEL = RNG.normal(size=(D, D)).astype(np.float32) / 3
+E = jax.random.normal(jax.random.key(0), (N, D))
+Y = jax.random.randint(jax.random.key(1), (N,), 0, 7)
+WHERE = jnp.arange(N, dtype=jnp.float32) % 5
+KERNEL = jax.random.normal(jax.random.key(2), (D, D)) / 3
 # each with an option that must stay traced
 LOSSES = {
     "circle": ("m", 0.3),
@@ -211,7 +209,7 @@ def test_degenerate_batches_are_one_device(name):
         got = part(*data)
         assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(got)), kind
         close(got, whole(*data), 2e-5)
-    nan = part(KERNEL, jnp.float32(value), jnp.array(E).at[3, 2].set(jnp.nan), Y, WHERE)
+    nan = part(KERNEL, jnp.float32(value), E.at[3, 2].set(jnp.nan), Y, WHERE)
     assert jnp.isnan(nan[0])
 
 
