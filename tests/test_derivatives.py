@@ -12,7 +12,7 @@ from metricjax._core.record import record_of
 
 QUICK = {
     "dense": ["cosface"],
-    "in blocks": ["contrastive"],
+    "in blocks": [],
     "in blocks of references": [],
 }
 LAYOUTS = {

@@ -575,7 +575,9 @@ def degrees(value, *names, **options):
 
 
 @pytest.mark.parametrize("metric", ["mean_average_precision", "r_precision", "recall_at_k"])
-@pytest.mark.parametrize("value", [1.5, -0.5, np.nan])
+@pytest.mark.parametrize(
+    "value", [1.5, *(pytest.param(x, marks=pytest.mark.slow) for x in (-0.5, np.nan))]
+)
 def test_degrees_that_make_nonsense_raise(metric, value):
     matches, relevant = np.array([[1.0, value, 0.0]]), np.array([2])
     for kind in (np.float64, np.float16):

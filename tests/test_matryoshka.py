@@ -97,6 +97,7 @@ def test_rows_may_be_normalized_after_they_are_cut():
     np.testing.assert_allclose(total(loss, E, LABELS), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_recipe_mines_whole_embeddings_and_spreads_over_devices():
     loss = mj.matryoshka(mj.losses.multi_similarity, (4, 8))
     recipe = mj.objective(loss, miner=mj.miners.multi_similarity)

@@ -339,9 +339,8 @@ def close(got, want):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "options", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[:2]), KINDS[2]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", KINDS)
 def test_infonce_in_blocks_and_over_devices(options):
     guide = options.get("guide", ())
     rest = {name: x for name, x in options.items() if name != "guide"}
@@ -485,12 +484,22 @@ def test_states_are_those_of_all_devices(loss):
     close(whole(jnp.zeros(8))[1], state)
 
 
-def test_a_margin_for_each_class():
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.arcface,
+        pytest.param(
+            functools.partial(losses.subcenter_arcface, sub_centers=1),
+            marks=pytest.mark.slow,
+            id="subcenter_arcface",
+        ),
+    ],
+)
+def test_a_margin_for_each_class(loss):
     margin = np.array([10.0, 20.0, 30.0])
-    for loss in (losses.arcface, functools.partial(losses.subcenter_arcface, sub_centers=1)):
-        values = jax.jit(lambda margin, loss=loss: loss(X, F, W, margin=margin)["loss"].values)
-        want = [values(margin[F[i]])[i] for i in range(4)]
-        np.testing.assert_allclose(values(margin), want, rtol=1e-5)
+    values = jax.jit(lambda margin: loss(X, F, W, margin=margin)["loss"].values)
+    want = [values(margin[F[i]])[i] for i in range(4)]
+    np.testing.assert_allclose(values(margin), want, rtol=1e-5)
     with pytest.raises(ValueError, match=r"`margin` must be one number or have shape \[3\]"):
         losses.arcface(X, F, W, margin=np.ones(4) * 20)
 

@@ -120,6 +120,12 @@ def test_logits_grow_with_closeness(module):
     assert jax.eval_shape(head.logits, X).shape == (12, C)
 
 
+def test_proxies_of_no_class_have_no_logits():
+    with pytest.raises(TypeError, match="nn.Manifold: `logits` do not exist"):
+        mj.nn.Manifold(C, D, rngs=nnx.Rngs(0)).logits(X)
+
+
+@pytest.mark.slow
 def test_logits_are_what_the_loss_takes_the_softmax_of():
     @nnx.jit
     def both(head, scale):

@@ -34,7 +34,9 @@ def pairs(n=200, seed=0):
     return rng.normal(size=n) + 2 * ~is_match, is_match
 
 
-@pytest.mark.parametrize("classes", [1, 3, 32, 33, 500])
+@pytest.mark.parametrize(
+    "classes", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 32, 500)), 3, 33]
+)
 def test_a_map_has_a_short_legend(classes):
     labels = np.arange(500) % classes
     figure = saved(pictures.embedding_map(drawn(500), labels, title="all of them"))

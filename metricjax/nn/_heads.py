@@ -296,3 +296,7 @@ class Manifold(_ClassWeights):
         """The loss dict of the pure function; give `proxy_ids` or `key`."""
         options = dict(self.options) | options
         return self.loss(embeddings, self.weights[...], proxy_ids=proxy_ids, **options)
+
+    def logits(self, embeddings):
+        """Raises a `TypeError`: proxies belong to no class."""
+        raise TypeError("nn.Manifold: `logits` do not exist, as proxies belong to no class.")
