@@ -65,13 +65,14 @@ def measured():
     ]
     n = next(iter(scale("devices")))[1]
     parts = [
-        "Value and gradient, 64 features. Memory is that of XLA's temporaries, or that of a whole "
-        "process where it says so; *at most* is the bound that it is held to. *At once* has no "
-        "blocks at all, and no time where it was only compiled. From `python -m benchmarks.scale`: "
+        "Value and gradient, 64 features. Memory means XLA's temporary buffers unless \"the whole "
+        'process" is noted. *At most* is the limit that the tests enforce. *At once* is the loss '
+        "without blocks; it has no time where it was only compiled. From "
+        "`python -m benchmarks.scale`: "
         f"{machine(environment)}.",
         table(found),
-        f"`ntxent`, N = {n:,}, temporaries on each device, and time. The devices share one CPU, so "
-        "more of them cannot be faster here:",
+        f"`ntxent`, N = {n:,}: temporary buffers of each device, and time. The devices share one "
+        "CPU, so more of them cannot be faster here:",
         table(spread),
     ]
     return "\n\n".join(map(paragraph, parts))

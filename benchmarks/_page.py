@@ -158,20 +158,20 @@ def page():
     """`docs/benchmarks.md`."""
     parts = [
         "# Benchmarks",
-        "This page is written by `python -m benchmarks.report` from the results in "
+        "`python -m benchmarks.report` writes this page from the results in "
         "[benchmarks/results](../benchmarks/results/losses-cpu.json), one file for each benchmark "
-        "and device. Every command prints its table, and `--out FILE.json` adds to a file. All "
-        "contestants get the same numbers, must agree on the value, and take turns; a time is the "
-        "median over the rounds, and ratios have their quartiles. Memory is what the process grew "
-        "by, or XLA's temporaries where that is more; compile time is apart. What would take too "
-        "much memory or time says how much, by estimate.",
-        "How much your own step takes:",
+        "and device. Every command prints its table, and `--out FILE.json` adds the rows to a "
+        "file. All contestants get the same numbers, must agree on the value, and take turns. A "
+        "time is the median over the rounds, and ratios show their quartiles. Memory is the growth "
+        "of the process, or XLA's temporary buffers if these are larger. Compile time is listed "
+        "separately. Runs that would need too much memory or time show an estimate instead.",
+        "To measure a step of your own:",
         SNIPPET,
         "## Losses",
         f"`python -m benchmarks.losses`: forward and backward, 128 features, four samples of a "
         f"class, N = {N}, up to {MOST_CLASSES:,} classes. *Products* are the three matrix products "
-        "that no implementation can avoid, done at once; a loss in blocks can beat them. In the "
-        "plots a line ends where its side no longer runs.",
+        "that no implementation can avoid, computed at once; a loss in blocks can be faster. In "
+        "the plots, a line ends where that implementation no longer runs.",
     ]
     parts += [f"{name}: {machine(about)}.{rates(name)}" for name, (about, _) in losses().items()]
     parts.append(every_loss())
@@ -180,22 +180,22 @@ def page():
             f"### By the size of the batch: {name}",
             image(f"losses-n-time-{name}.svg", "time of six losses by the size of the batch"),
             image(f"losses-n-memory-{name}.svg", "memory of six losses by the size of the batch"),
-            "Time, and PML's after it:",
+            "Our time, followed by PML's:",
             growth(rows, "n"),
             f"### By the number of classes: {name}",
             image(f"losses-classes-time-{name}.svg", "time of three losses by classes"),
             image(f"losses-classes-memory-{name}.svg", "memory of three losses by classes"),
             growth(rows, "classes"),
             f"### optax, and PML compiled: {name}",
-            "optax gets all triplets as lists of rows. `torch.compile` is asked for with "
-            "`--peers`, and works with breaks in the graph.",
+            "optax gets all triplets as lists of rows. `--peers` adds `torch.compile`, which runs "
+            "with graph breaks.",
             others(rows),
         ]
     for name, (about, rows) in results("text").items():
         parts += [
             f"## Queries and documents: {name}",
-            "`python -m benchmarks.text`: beside sentence-transformers, whose losses get the "
-            f"embeddings of a model that does nothing. {machine(about)}.",
+            "`python -m benchmarks.text` compares with sentence-transformers. Its losses get a "
+            f"model that returns its inputs, so only the losses are timed. {machine(about)}.",
             table([
                 {
                     "": f"{loss}, N = {n:,}",
@@ -215,8 +215,8 @@ def page():
         by_size = grouped(rows, "miner", "n")
         parts += [
             f"## Miners: {name}",
-            "`python -m benchmarks.miners`. Ours end in the weights of all pairs, PML's in lists; "
-            f"PML's time comes after ours. {machine(about)}.",
+            "`python -m benchmarks.miners`. Our miners return the weights of all pairs, PML's "
+            f"return lists. PML's time follows ours. {machine(about)}.",
             image(f"miners-{name}.svg", "time of the miners by the size of the batch"),
             table([
                 {"": f"`{miner}`"} | {f"{n:,}": beside(by_size[miner, n]) for n in heads}
@@ -227,15 +227,15 @@ def page():
         parts += [
             f"## Training: {name}",
             "`python -m benchmarks.training`: the demo's network, batches and optimizer on both "
-            "sides, from the same first weights. The time to a MAP@R on held-out images is that of "
-            f"the steps, ours with compilation. {machine(about)}.",
+            "sides, from the same initial weights. The time to reach a MAP@R on held-out images is "
+            f"the time of the steps; ours includes compilation. {machine(about)}.",
             training(rows),
         ]
     if results("scale"):
         parts += [
             "## Scale",
-            "`python -m benchmarks.scale`; the tools are told apart in [scale](scale.md#measured). "
-            "The size of the chunks of `ntxent`:",
+            "`python -m benchmarks.scale`. [Scale](scale.md#measured) compares the tools. The "
+            "chunk size of `ntxent`:",
             chunk_sizes(),
         ]
     for name, (about, rows) in results("evaluation").items():

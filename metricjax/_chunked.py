@@ -1,4 +1,4 @@
-"""A loss a block of rows at a time, on request."""
+"""Computes a loss one block of rows at a time, on request."""
 
 import dataclasses
 import functools
@@ -14,13 +14,13 @@ from metricjax._core.stream import Stream
 
 
 def chunked(loss, chunk_size: int, ref_chunk_size: int | None = None):
-    """The same loss, computed at most `chunk_size` rows at a time, and its gradient, too.
+    """Computes the same loss, and its gradient, with at most `chunk_size` rows at a time.
 
-    A row is an anchor with all its references, or a class with the whole batch for losses that sum
-    over the batch inside a logarithm (`losses.proxy_anchor`). With a `ref_chunk_size` anchors meet
-    so many references at a time: memory is ``chunk_size * ref_chunk_size`` whatever N and M are.
-    Value and gradient are those of the dense loss. Pair and triplet losses do this by themselves
-    once ``N * M`` is large.
+    A row is an anchor with all its references. For losses that sum over the batch inside a
+    logarithm (`losses.proxy_anchor`), a row is a class with the whole batch. With a
+    `ref_chunk_size`, anchors meet this many references at a time: memory is
+    ``chunk_size * ref_chunk_size``, whatever N and M are. Value and gradient are those of the dense
+    loss. Pair and triplet losses are split into blocks automatically once ``N * M`` is large.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -30,17 +30,18 @@ def chunked(loss, chunk_size: int, ref_chunk_size: int | None = None):
         1.4142135 1.4142135
 
     Args:
-        loss: any loss of this library or function of its shape,
+        loss: any loss of this library, or a function with the same arguments and result,
             ``(embeddings, labels, *params, refs=, where=, mined=, **options) -> LossDict``,
             whose terms have one row for each anchor.
-        chunk_size: rows at a time; static.
-        ref_chunk_size: references at a time; static. For the losses that `ring` takes; each block
-            of anchors meets all references once more for every sum over them that comes first.
-            There is no `mined`, unless it weighs samples, and terms of pairs hold no whole rows.
+        chunk_size: the number of rows at a time; static.
+        ref_chunk_size: the number of references at a time; static. Only the losses that `ring`
+            takes support it. Each block of anchors meets all references once more for every sum
+            over references that comes first. `mined` is supported only if it weighs samples. Terms
+            of pairs do not hold whole rows, which `reducers.per_anchor` needs.
 
     Returns:
-        A function with the arguments of `loss` whose terms are streamed: `reduce` them under the
-        same `jit`; ``term.dense()`` shows the arrays.
+        A function with the arguments of `loss` whose terms are streamed. Call `reduce` on them
+        under the same `jit`. ``term.dense()`` shows the arrays.
     """
     if chunk_size < 1:
         raise ValueError(f"chunked: `chunk_size` must be at least 1, got {chunk_size}.")

@@ -1,4 +1,4 @@
-"""Embeddings of a large batch, a chunk at a time, in the forward and the backward pass."""
+"""Embeds a large batch one chunk at a time, in the forward and the backward pass."""
 
 import functools
 import math
@@ -13,11 +13,12 @@ from metricjax._core.refs import reshape_rows
 
 
 def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray | None = None):
-    """``apply(params, inputs)`` without the activations of the whole batch: gradient caching.
+    """Computes ``apply(params, inputs)`` without holding the activations of the whole batch.
 
-    Losses that compare the samples of a batch want a large one, whose activations may not fit.
-    Here only one chunk's are ever held: the backward pass computes each chunk again. Value and
-    gradients, of the parameters and of the inputs, are those of the whole batch at once.
+    This is gradient caching. Losses that compare the samples of a batch need a large batch, whose
+    activations may not fit in memory. Here the activations of only one chunk are held at a time:
+    the backward pass computes each chunk again. The value, and the gradients of the parameters and
+    of the inputs, are those of the whole batch at once.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -30,17 +31,18 @@ def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray
         (5, 3)
 
     Args:
-        apply: ``(params, inputs) -> embeddings``, each row of which depends on that row of the
-            inputs alone. State such as the running averages of batch normalization is not
-            supported: use stored averages, or a normalization of each sample.
-        params: what `apply` takes first.
+        apply: ``(params, inputs) -> embeddings``. Each row of the embeddings depends only on the
+            same row of the inputs. State, such as the running averages of batch normalization, is
+            not supported: use stored averages, or a normalization of each sample.
+        params: the first argument of `apply`.
         inputs: a pytree of arrays with leading axis N.
-        chunk_size: rows at a time; static. The last chunk is filled up with copies of rows.
-        key: for dropout. Then `apply` takes a third argument, ``jax.random.fold_in(key, k)`` for
-            the k-th chunk, the same in both passes.
+        chunk_size: the number of rows at a time; static. The last chunk is filled with copies of
+            rows.
+        key: a key for dropout. With a key, `apply` takes a third argument,
+            ``jax.random.fold_in(key, k)`` for the k-th chunk, which is the same in both passes.
 
     Returns:
-        What `apply` returns, an array ``[N, ...]`` or a pytree of such.
+        What `apply` returns: an array ``[N, ...]``, or a pytree of such arrays.
 
     Raises:
         ValueError: `apply` returns something that does not have a row for each of the inputs.
@@ -74,12 +76,12 @@ def embed_in_chunks(apply, params, inputs, chunk_size: int, *, key: PRNGKeyArray
                 )
         return jax.tree.map(lambda x: reshape_rows(x, 1, cut.runs, cut.run), out)
 
-    out = cut.each(chunk, cut(inputs, "edge"))  # a network may not bear zeros
+    out = cut.each(chunk, cut(inputs, "edge"))  # a network may fail on zeros
     return jax.tree.map(lambda x: cut.join(jnp.moveaxis(x, 1, 0)), out)
 
 
 def _devices(x):
-    """How many parts the rows of `x` are explicitly sharded into."""
+    """Returns how many parts the rows of `x` are explicitly sharded into."""
     sharding = jax.typeof(x).sharding
     axes = sharding.spec[0] or ()
     axes = (axes,) if isinstance(axes, str) else axes

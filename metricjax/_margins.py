@@ -1,4 +1,4 @@
-"""Margins by how many samples a class has: rare classes get the larger ones."""
+"""Margins that depend on how many samples a class has: rare classes get larger margins."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -7,7 +7,7 @@ from metricjax._core.types import Scalar
 
 
 def ldam_margins(counts: Num[Array, " c"], *, largest: Scalar = 0.5) -> Float[Array, " c"]:
-    r"""Margins of the cosine for `losses.cosface`, by the fourth root of the sizes of classes.
+    r"""Computes cosine margins for `losses.cosface` from the fourth root of the class sizes.
 
     .. math:: m_c = m \, \Big(\frac{\min_k n_k}{n_c}\Big)^{1/4}
 
@@ -17,7 +17,7 @@ def ldam_margins(counts: Num[Array, " c"], *, largest: Scalar = 0.5) -> Float[Ar
         [0.5    0.2812 0.1581]
 
     Args:
-        counts: ``[C]``, how many samples each class has in the data set; 0 counts as 1.
+        counts: ``[C]``, the number of samples of each class in the data set; 0 counts as 1.
         largest: the margin of the smallest class.
 
     Returns:
@@ -38,12 +38,12 @@ def dynamic_margins(
     largest: Scalar = 28.6478898,
     power: Scalar = 0.25,
 ) -> Float[Array, " c"]:
-    r"""Margins of the angle for `losses.arcface`, by a power of the sizes of classes.
+    r"""Computes angular margins for `losses.arcface` from a power of the class sizes.
 
     .. math:: m_c = a n_c^{-p} + b
 
-    with a and b such that the smallest class has the largest margin and the largest class the
-    smallest one. Classes of equal size all have the largest.
+    a and b are chosen so that the smallest class has the largest margin, and the largest class has
+    the smallest margin. If all classes have the same size, all of them have the largest margin.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -51,8 +51,8 @@ def dynamic_margins(
         [28.65 12.15  2.86]
 
     Args:
-        counts: ``[C]``, how many samples each class has in the data set; 0 counts as 1.
-        smallest, largest: degrees (0.05 and 0.5 radians).
+        counts: ``[C]``, the number of samples of each class in the data set; 0 counts as 1.
+        smallest, largest: the margins in degrees (by default 0.05 and 0.5 radians).
         power: p, > 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One embedding whose first features are embeddings, too."""
+"""Embeddings whose first features are also embeddings."""
 
 import dataclasses
 import functools
@@ -14,18 +14,18 @@ from metricjax._core.types import LossDict, Refs, Scalar
 from metricjax.distances import normalize as unit
 
 SCORES = ("teacher", "documents_where")
-"""Arguments whose last axis is of documents, be these as many as there are features."""
+"""Arguments whose last axis is documents, even if there are as many documents as features."""
 
 
 def matryoshka(
     loss, dims: Sequence[int], weights: Sequence[Scalar] | None = None, *, normalize: bool = False
 ):
-    r"""The loss of the first d features, for several d: embeddings that may be cut off.
+    r"""Applies a loss to the first d features for several d, so that embeddings can be truncated.
 
     .. math:: L = \sum_d w_d \, \ell(x_{:d})
 
-    Everything with as many features as the embeddings is cut off with them: references, class
-    weights, a second view, negatives, a teacher of the same width.
+    Everything with as many features as the embeddings is truncated with them: references, class
+    weights, a second view, negatives, and a teacher's embeddings of the same width.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -37,22 +37,22 @@ def matryoshka(
         0.0286 {'loss_2': '0.0279', 'loss_3': '0.0007'}
 
     Args:
-        loss: any loss of `metricjax.losses`, a module of `metricjax.nn`, what `chunked` makes of
-            one, or any function of that shape. A miner sees whole embeddings: give it to
-            `objective` beside this.
-        dims: how many of the first features, each of them at most D; static. D itself should be
-            among them.
+        loss: any loss of `metricjax.losses`, a module of `metricjax.nn`, the result of `chunked`,
+            or any function with the same arguments and result. A miner sees whole embeddings: pass
+            the miner to `objective`, together with the function that is returned here.
+        dims: how many of the first features to use, each number at most D; static. D itself should
+            be among them.
         weights: a factor for each of `dims`, 1 by default; may be traced.
-        normalize: divide what was cut off by its norm, but for class weights; static. For losses
-            that do not normalize by themselves.
+        normalize: whether to divide truncated rows by their norm, except class weights; static. Use
+            it for losses that do not normalize embeddings themselves.
 
     Returns:
-        A function with the arguments of `loss`. Its terms are named ``{name}_{d}``, so reducers may
-        differ by d.
+        A function with the arguments of `loss`. Its terms are named ``{name}_{d}``, so that
+        reducers can differ by d.
 
     Raises:
-        ValueError: for dims that are not integers from 1 to D or come twice, or another number of
-            weights.
+        ValueError: `dims` is empty, holds something other than integers from 1 to D, or holds a
+            number twice, or there are not as many `weights` as `dims`.
 
     References:
         Kusupati et al., `Matryoshka Representation Learning <https://arxiv.org/abs/2205.13147>`_,
@@ -103,7 +103,7 @@ def matryoshka(
 
 
 def _first(value, normalize, *, width, d):
-    """The first d features of references, or of an array of rows with `width` features."""
+    """Returns the first d features of references, or of an array of rows with `width` features."""
     if isinstance(value, Refs):
         rows = _first(value.embeddings, normalize, width=width, d=d)
         return value._replace(embeddings=rows)

@@ -1,4 +1,4 @@
-"""References that go around the devices: no device ever holds those of all."""
+"""Passes references around the devices, so that no device ever holds all of them."""
 
 import functools
 import inspect
@@ -14,11 +14,12 @@ from metricjax._core.visits import Around, over_refs
 
 
 def ring(loss):
-    r"""The same loss over the batches of all devices, which never meet on one of them.
+    r"""Computes the same loss over the batches of all devices, without gathering them on a device.
 
-    The references go around the devices of a `jax.shard_map` or `pmap` axis, and each device
-    compares its anchors with one block of them at a time. Value and gradient are those of the whole
-    batch on one device, or of `metricjax.gather_refs`; memory grows with N * N of one device's N.
+    The references go around the devices of a `jax.shard_map` or `pmap` axis. Each device compares
+    its anchors with one block of references at a time. Value and gradient are those of the whole
+    batch on one device, or of `metricjax.gather_refs`. Memory grows with N * N, where N is the
+    batch of one device.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -32,20 +33,20 @@ def ring(loss):
         1.0986
 
     Args:
-        loss: one of `metricjax.losses` whose values are sums, or functions of sums, over the
-            references of an anchor, as most losses of pairs are, or a `functools.partial` of it.
-            The error for any other loss lists them all.
+        loss: one of `metricjax.losses` whose values are sums over the references of an anchor, or
+            functions of such sums, or a `functools.partial` of such a loss. Most losses of pairs
+            qualify. The error for any other loss lists all losses that do.
 
     Returns:
         ``(embeddings, labels, *params, axis_name, refs=None, where=None, **options) -> LossDict``,
         to be reduced with the same `axis_name`. `refs` are this device's part of the references,
-        the other tower's batch, say; a ``self_index`` is a place in this part. There is no
-        `mined`, which would be a matrix of all references. Terms of pairs are streamed, and
-        `reducers.per_anchor` cannot have them.
+        for example the other tower's batch. A ``self_index`` is a row of this part. `mined` is not
+        supported, because it would be a matrix of all references. Terms of pairs are streamed, and
+        `reducers.per_anchor` does not support them.
 
     Raises:
-        ValueError: the loss cannot be computed so: it needs several references at once, as
-            triplets and ranks do.
+        ValueError: the loss cannot be computed this way. For example, losses of triplets and most
+            losses of ranks need several references at once.
     """
     record = record_of(loss)
     if not record.ring or record.opaque:
@@ -70,8 +71,8 @@ def ring(loss):
         block, self_index = batch.refs._replace(self_index=None), batch.refs.self_index
 
         def body(own, block):
-            """The loss of the device's anchors that meets one block of references."""
-            if self_index is not None:  # in blocks of other devices an anchor is nowhere
+            """Computes the loss of the device's anchors with one block of references."""
+            if self_index is not None:  # an anchor is not in the blocks of other devices
                 nowhere = jnp.full_like(self_index, len(block.embeddings))
                 block = block._replace(self_index=jnp.where(own, self_index, nowhere))
             options = given | {"refs": block, "where": batch.weights}
@@ -90,7 +91,7 @@ _LOSSES = sorted(
 
 
 def _signature(loss):
-    """The loss's own, with `axis_name` and without `mined`."""
+    """Returns the signature of the loss, with `axis_name` and without `mined`."""
     whole = inspect.signature(loss)
     mined = whole.parameters.get("mined")
     if mined is not None and mined.default is not None:

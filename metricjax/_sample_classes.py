@@ -1,4 +1,4 @@
-"""Partial FC: a softmax over the classes of the batch and a sample of all others."""
+"""Partial FC: a softmax over the classes of the batch and a sample of all other classes."""
 
 import math
 from typing import NamedTuple
@@ -13,11 +13,12 @@ from metricjax._core.types import AxisName
 
 
 class SampledClasses(NamedTuple):
-    """Some of the classes.
+    """A sample of the classes.
 
     Attributes:
-        ids: ``[S]``, rows of the class weights, in order, no two the same.
-        labels: ``[N]``, the labels as places among these; -1 for a class that is not there.
+        ids: ``[S]``, different rows of the class weights, in order.
+        labels: ``[N]``, the labels as places in `ids`, or with a `class_axis` in the joined `ids`
+            of all its devices; -1 for a class that was not sampled.
     """
 
     ids: Int[Array, " s"]
@@ -33,11 +34,12 @@ def sample_classes(
     where: Num[Array, " n"] | None = None,
     class_axis: AxisName | None = None,
 ) -> SampledClasses:
-    """Some of the classes: all those in the batch, and of the others a uniform random sample.
+    """Samples classes: all classes of the batch, and a uniform random sample of the others.
 
-    A loss of the sampled rows of the class weights takes time and memory in proportion to
-    `sample_rate`, and its gradient reaches no other rows. It is an estimate, and too low: it sums
-    over fewer classes. The paper finds a tenth of a million classes to be as good as all of them.
+    A loss with the sampled rows of the class weights takes time and memory in proportion to
+    `sample_rate`, and its gradient reaches no other rows. Such a loss is an estimate. It is too
+    low, because it sums over fewer classes. In the paper, a tenth of a million classes is as good
+    as all of them.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -48,15 +50,15 @@ def sample_classes(
         [7 2 7]
 
     Args:
-        key: a `jax.random.key`, another for each step.
+        key: a `jax.random.key`, a different one for each step.
         labels: ``[N]`` integers.
-        num_classes: how many classes there are; with a `class_axis`, on each device.
-        sample_rate: what part of the classes (of each device) to take, above 0 and up to 1; static.
-            They are ``S = ceil(sample_rate * num_classes)``. If the batch has more classes than
-            that, some of these are left out, and a loss gives their samples weight 0.
-        where: ``[N]`` sample weights; the class of a sample of weight 0 need not be taken.
+        num_classes: the number of classes; with a `class_axis`, the number on each device.
+        sample_rate: the share of the classes (of each device) to take, above 0 and up to 1; static.
+            This gives ``S = ceil(sample_rate * num_classes)`` classes. If the batch has more
+            classes than S, some of them are left out, and a loss gives their samples weight 0.
+        where: ``[N]`` sample weights. Classes whose samples all have weight 0 may be left out.
         class_axis: the `jax.shard_map` axis over which the rows of the class weights are spread, as
-            in the losses; `labels` and `key` are the same on all its devices, `ids` are rows of
+            in the losses. `labels` and `key` must be the same on all its devices. `ids` are rows of
             this device's weights.
 
     Returns:
@@ -71,7 +73,7 @@ def sample_classes(
     check_weights(name, "where", where, "labels", len(labels))
     if not 0 < sample_rate <= 1:
         raise ValueError(f"{name}: `sample_rate` must be above 0 and up to 1, got {sample_rate}.")
-    size = max(1, math.ceil(sample_rate * num_classes - 1e-6))  # 0.1 * 30 is above 3
+    size = max(1, math.ceil(sample_rate * num_classes - 1e-6))  # in floats, 0.1 * 30 > 3
     device = jnp.int32(0) if class_axis is None else jax.lax.axis_index(class_axis)
     label = labels - (device * num_classes).astype(labels.dtype)
     here = (label >= 0) & (label < num_classes)
@@ -79,10 +81,10 @@ def sample_classes(
     counts = here if where is None else here & (jnp.asarray(where) > 0)
     taken = replicated(jnp.where(counts, label, num_classes))
     score = jax.random.uniform(jax.random.fold_in(key, device), (num_classes,))
-    score = score.at[taken].set(1, mode="drop")  # above all others
+    score = score.at[taken].set(1, mode="drop")  # above all random scores
     ids = jnp.sort(jax.lax.top_k(score, size)[1])
     places = jnp.full(num_classes, -1, jnp.int32).at[ids].set(jnp.arange(size, dtype=jnp.int32))
     place = jnp.where(here, take(places, label), -1)
-    if class_axis is not None:  # at most one device has it
+    if class_axis is not None:  # at most one device has the class
         place = jax.lax.psum(jnp.where(place < 0, 0, place + device * size + 1), class_axis) - 1
     return SampledClasses(ids, place)

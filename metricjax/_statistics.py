@@ -26,10 +26,10 @@ def statistics(
     where: Num[Array, " n"] | None = None,
     axis_name: AxisName | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """What a loss and a miner did with a batch, as a flat dict of scalars without gradient.
+    """Reports what a loss and a miner did with a batch: a flat dict of scalars without gradient.
 
-    Every count is a sum of weights: a pair that was mined twice counts twice. Smallest, largest
-    and mean over nothing are 0.
+    Every count is a sum of weights: a pair that was mined twice counts twice. The smallest value,
+    the largest value and the mean of nothing are 0.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -55,19 +55,22 @@ def statistics(
         terms: what a loss returned. Streamed terms take one more forward pass over their parts.
         mined: what a miner returned, or `tuples.all_pairs`.
         distances: ``[N, M]``, any distance or similarity of anchors and references; needs `mined`.
-        embeddings: ``[N, D]``, whose Euclidean norms are to be shown.
-        labels: ``[N]`` integers, to be counted where no class has them; needs `num_classes`.
-        num_classes: how many classes a loss has weights for.
+        embeddings: ``[N, D]``, embeddings whose Euclidean norms are reported.
+        labels: ``[N]`` integers; the labels that belong to no class are counted. Needs
+            `num_classes`.
+        num_classes: the number of classes that a loss has weights for.
         where: ``[N]`` weights of the samples in `embeddings` and `labels`.
-        axis_name: counts are summed, and extremes taken, over this `jax.shard_map` or `pmap` axis.
+        axis_name: the `jax.shard_map` or `pmap` axis over which counts are summed and extremes are
+            taken.
 
     Returns:
-        By term, ``_count``: how many elements it has, and ``_non_zero``: the share of those that
-        are not 0. Terms that are one number already have neither. Then ``positive_pairs`` and
-        ``negative_pairs``, or ``triplets``: how many were mined; and of the distances of the mined
-        pairs (of a triplet, both), ``positive_`` and ``negative_distance_min, _mean, _max``. Of
-        the embeddings ``norm_min, _mean, _max``. Of the labels ``num_unknown``: how many samples
-        are outside of ``[0, num_classes)``, and so have no part in a loss with class weights.
+        For each term, ``_count``: how many elements it has, and ``_non_zero``: the share of the
+        elements that are not 0. Terms that are already one number have neither. For `mined`,
+        ``positive_pairs`` and ``negative_pairs``, or ``triplets``: how many were mined. For
+        `distances`, ``positive_`` and ``negative_distance_min, _mean, _max`` over the mined pairs,
+        or over both pairs of each triplet. For `embeddings`, ``norm_min, _mean, _max``. For
+        `labels`, ``num_unknown``: how many samples have a label outside of ``[0, num_classes)``,
+        and so do not count in a loss with class weights.
     """
     add = top = lambda x: x
     if axis_name is not None:
@@ -81,7 +84,7 @@ def statistics(
     pairs = _pairs_of(mined, distances)
     if isinstance(mined, Pairs):
         out |= {f"{kind}_pairs": add(_total(x)) for kind, x in mined._asdict().items()}
-    elif mined is not None:  # each triplet of a rule is in one pair of either kind
+    elif mined is not None:  # each triplet of a rule is in one pair of each kind
         weights = mined.weights if isinstance(mined, Triplets) else pairs.positive
         out["triplets"] = add(_total(weights))
     if distances is not None:
@@ -105,14 +108,14 @@ def statistics(
 
 
 class _Counted(NamedTuple):
-    """What a reducer made; a term that is one number already has passed it by."""
+    """The result of `_count`, which terms that are already one number do not go through."""
 
     non_zero: Array
     every: Array
 
 
 def _spread_of(what, x, weights, add, top):
-    """Smallest, mean and largest of what weighs something."""
+    """Returns the smallest, the mean and the largest of the values with a weight above 0."""
     weights = weights.astype(x.dtype)
     count, exists = add(_total(weights)), weights > 0
     low, high = top([jnp.max(x, where=exists, initial=-jnp.inf) for x in (-x, x)])
@@ -126,7 +129,7 @@ def _count(term: LossTerm) -> _Counted:
 
 
 def _pairs_of(mined, distances):
-    """The pairs in `mined`; `None` where nobody asks for them."""
+    """Returns the pairs in `mined`, or `None` if they are not needed."""
     if mined is None:
         if distances is not None:
             raise ValueError("statistics: `distances` need `mined`, the pairs to look at.")

@@ -1,9 +1,9 @@
-"""What micro-batches add up to the loss of the whole batch.
+"""Totals and counts of micro-batches, which add up to the loss of the whole batch.
 
-A loss is a total divided by a count. Both are sums over anchors, so they may be added up over parts
-of the batch, but only before they are divided. That is not so for a loss that first sums over all
-anchors, and then does something else with the sum: of parts it would have another value, without a
-sign of it. The losses' records say which losses these are, and they are refused.
+A loss is a total divided by a count. Both are sums over anchors, so they can be added up over parts
+of the batch, but only before the division. This does not hold for a loss that first sums over all
+anchors, and then computes something else from the sum: parts would give a wrong value without any
+sign of it. The records of the losses say which losses these are. `totals` raises for them.
 """
 
 import functools
@@ -17,12 +17,12 @@ from metricjax._core.types import LossDict, LossTerm, Reducer
 
 
 def totals(loss, reducer: Reducer | dict[str, Reducer] | None = None):
-    """A loss whose terms add up over micro-batches, and are then divided by `reduce`.
+    """Returns a loss whose terms add up over micro-batches and are then divided by `reduce`.
 
     .. math:: L = \\frac{\\sum_k \\text{total}_k}{\\sum_k \\text{count}_k}
 
-    is the loss of the whole batch, where the mean of the micro-batches' losses is not: they differ
-    in their counts.
+    This is the loss of the whole batch. The mean of the losses of the micro-batches is not, because
+    their counts differ.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -37,18 +37,19 @@ def totals(loss, reducer: Reducer | dict[str, Reducer] | None = None):
         0.2310
 
     Args:
-        loss: any loss of `metricjax.losses` that is a sum over anchors, or function of that shape.
-        reducer: see `reduce`, which is not given one afterwards.
+        loss: any loss of `metricjax.losses` that is a sum over anchors, or a function with the same
+            arguments and result.
+        reducer: see `reduce`. Call `reduce` without a reducer afterwards.
 
     Returns:
-        A function with the arguments of `loss`, whose terms are one number each: add them up by
-        ``jax.tree.map(jnp.add, ...)``. A loss that compares with references needs ``refs``: those
-        that every anchor of the whole batch meets.
+        A function with the arguments of `loss`. Each of its terms is one number: add the terms up
+        with ``jax.tree.map(jnp.add, ...)``. A loss that compares with references needs ``refs``:
+        the references that every anchor of the whole batch meets.
 
     Raises:
-        ValueError: the parts would not add up: the loss sums over all anchors before it goes on,
-            a term is one number without a divisor, or ``refs`` are missing. `embed_in_chunks`
-            takes any loss.
+        ValueError: the parts would not add up, because the loss first sums over all anchors, a term
+            is one number without a divisor, or ``refs`` are missing. `embed_in_chunks` takes any
+            loss.
     """
     record = record_of(loss)
     instead = "Use `embed_in_chunks`, which takes any loss."

@@ -1,4 +1,4 @@
-"""A memory of past batches, to compare the current one with."""
+"""A memory of past batches, to compare the current batch with."""
 
 from typing import Any, NamedTuple, Self
 
@@ -14,16 +14,19 @@ from metricjax._core.types import AxisName, Labels, Refs
 
 
 class MemoryBank(NamedTuple):
-    """The last embeddings that were enqueued, without gradient, and their labels: a ring of slots.
+    """Keeps the last enqueued embeddings, without gradient, and their labels, in a ring of slots.
 
-    An immutable pytree of fixed shape: it goes through `jit`, `vmap` and `scan`, into a train state
-    and into a checkpoint like any other. Two ways to compare a batch with it:
+    The bank is an immutable pytree of fixed shape. Like any other pytree, it goes through `jit`,
+    `vmap` and `scan`, into a train state and into a checkpoint. There are two ways to compare a
+    batch with it:
 
     - `refs` of the batch, then `enqueue`: the references are the batch, with its gradient, followed
-      by the memory. Tuples address the batch by 0 to N - 1, slot s of the memory by N + s.
-    - `enqueue`, then `refs` of nothing: the references are the memory alone, and gradients reach
-      the anchors only. In cross-batch memory, the anchors themselves were enqueued: say where with
-      ``self_index``. In MoCo, their keys were, another encoder's embeddings of the same samples.
+      by the memory. In tuples, 0 to N - 1 are the rows of the batch, and N + s is slot s of the
+      memory.
+    - `enqueue`, then `refs()` without the batch: the references are the memory alone, and gradients
+      reach only the anchors. In cross-batch memory, the anchors themselves were enqueued: pass
+      their slots as ``self_index``. In MoCo, the keys of the anchors were enqueued: another
+      encoder's embeddings of the same samples.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,8 +48,8 @@ class MemoryBank(NamedTuple):
     Attributes:
         embeddings: ``[Q, D]``.
         labels: ``[Q]``, or a pytree of arrays with leading axis Q.
-        where: ``[Q]``, the weight that each row was enqueued with; 0: nothing is there yet.
-        position: the slot that the next row goes to.
+        where: ``[Q]``, the weight that each row was enqueued with; 0 means that the slot is empty.
+        position: the slot that the next row is written to.
 
     References:
         Wang et al., `Cross-Batch Memory for Embedding Learning
@@ -63,15 +66,15 @@ class MemoryBank(NamedTuple):
     def create(
         cls, size: int, embedding_size: int, *, dtype: Any = jnp.float32, labels: Labels = None
     ) -> Self:
-        """A memory without anything in it.
+        """Creates an empty memory.
 
         Args:
-            size: Q, how many rows it holds.
+            size: Q, the number of rows that the memory holds.
             embedding_size: D.
-            dtype: of the embeddings; half precision halves the memory, and is computed with in
-                float32 like everywhere.
-            labels: the labels of some batch, or anything with their structure, shapes behind the
-                first axis and dtypes; ``[N]`` integers by default.
+            dtype: the dtype of the embeddings. Half precision halves the memory. Computations with
+                it are in float32, as everywhere.
+            labels: the labels of some batch, or anything with the same structure, dtypes, and
+                shapes after the first axis; ``[N]`` integers by default.
         """
         check_at_least("MemoryBank.create", "size", size, 1)
         check_at_least("MemoryBank.create", "embedding_size", embedding_size, 1)
@@ -90,14 +93,16 @@ class MemoryBank(NamedTuple):
         *,
         axis_name: AxisName | None = None,
     ) -> Self:
-        """The memory with a batch in place of its oldest rows; of too large a batch, the last rows.
+        """Returns the memory with a batch in place of its oldest rows.
+
+        If the batch has more rows than the memory, the last rows of the batch are kept.
 
         Args:
-            embeddings: ``[N, D]``; no gradient flows to them from here.
-            labels: ``[N]``, or the pytree that the memory was created for.
-            where: ``[N]`` weights, kept for `refs`; rows of weight 0 are left out.
+            embeddings: ``[N, D]``; no gradient flows to them from the memory.
+            labels: ``[N]``, or a pytree like the one that the memory was created for.
+            where: ``[N]`` weights, which are kept for `refs`; rows of weight 0 are left out.
             axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. The rows of
-                all devices are enqueued on all of them, in the order of the axis.
+                all devices are enqueued on every device, in the order of the axis.
         """
         rows = self._checked("MemoryBank.enqueue", embeddings, labels, where)
         rows = _everyone(rows, axis_name)
@@ -113,14 +118,14 @@ class MemoryBank(NamedTuple):
     def slots(
         self, n: int, where: Num[Array, " n"] | None = None, *, axis_name: AxisName | None = None
     ) -> Int[Array, " n"]:
-        """Where `enqueue` is about to put each row of a batch; Q for rows that it leaves out.
+        """Returns the slot that `enqueue` will write each row of a batch to; Q for left out rows.
 
-        They are the ``self_index`` of the batch among ``refs()`` of the memory after that, and
-        ``slots[index]`` turns indices of the batch into indices of those references.
+        After `enqueue`, the slots are the ``self_index`` of the batch among ``refs()`` of the
+        memory. ``slots[index]`` turns indices of the batch into indices of those references.
 
         Args:
-            n: N, the rows of the batch (of this device's part of it).
-            where, axis_name: what `enqueue` is given.
+            n: N, the number of rows of the batch (of this device's part of it).
+            where, axis_name: the same as for `enqueue`.
         """
         check_weights("MemoryBank.slots", "where", where, "n", n)
         slots, _ = self._ahead(_everyone(self._weights(n, where) > 0, axis_name))
@@ -138,18 +143,19 @@ class MemoryBank(NamedTuple):
         self_index: Int[Array, " n"] | None = None,
         axis_name: AxisName | None = None,
     ) -> Refs:
-        """What to compare a batch with: the batch itself, if it is given, and the memory.
+        """Returns what to compare a batch with: the batch itself, if it is given, and the memory.
 
         Args:
             embeddings: ``[N, D]``, a batch that is not in the memory yet; gradients flow to it.
-            labels: ``[N]``, its labels.
-            where: ``[N]``, its weights.
-            self_index: ``[N]``, where the anchors are in the memory, if they are: what `slots` gave
-                before they were enqueued.
-            axis_name: the batches of all devices along that axis, see `metricjax.gather_refs`.
+            labels: ``[N]``, the labels of the batch.
+            where: ``[N]``, the weights of the batch.
+            self_index: ``[N]``, the slots of the anchors, if they are in the memory: what `slots`
+                returned before the anchors were enqueued.
+            axis_name: the axis along which the batches of all devices are gathered, see
+                `metricjax.gather_refs`.
 
         Returns:
-            `Refs`; slots that nothing is in have weight 0.
+            `Refs`, in which empty slots have weight 0.
         """
         if embeddings is None:
             return Refs(self.embeddings, self.labels, self_index, self.where)
@@ -175,9 +181,9 @@ class MemoryBank(NamedTuple):
         return jnp.ones(n, dtype) if where is None else jnp.asarray(where).astype(dtype)
 
     def _ahead(self, kept):
-        """The slots of the next rows, of which some are kept, and the position behind them."""
+        """Returns the slots of the next rows, if they are `kept`, and the position after them."""
         size, kept = len(self.where), replicated(kept)
-        rank = jnp.cumsum(kept, dtype=jnp.int32)  # from 1 on
+        rank = jnp.cumsum(kept, dtype=jnp.int32)  # starts at 1
         total = jnp.sum(kept, dtype=jnp.int32)
         last = kept & (rank > total - size)
         slots = jnp.where(last, (self.position + rank - 1) % size, size)
@@ -204,10 +210,10 @@ class MemoryBank(NamedTuple):
 
 
 def _everyone(rows, axis_name):
-    """The rows of all devices, the same on each of them."""
+    """Gathers the rows of all devices, so that every device has the same rows."""
     if axis_name is None:
         return replicated(rows)
-    # types say so under `jax.shard_map` alone, and `vmap` refuses to hear of it
+    # only under `jax.shard_map` do types say that the rows are the same, and `vmap` refuses `to`
     typed = varying(jax.typeof(jax.lax.axis_index(axis_name)))
     how = {"to": "invarying"} if typed else {}
     return jax.lax.all_gather(rows, axis_name, tiled=True, **how)

@@ -1,7 +1,8 @@
 """Pictures of embeddings, neighbors and thresholds, as matplotlib figures.
 
-Every function takes arrays and gives a `matplotlib.figure.Figure`; nothing global is touched. Save
-one with ``figure.savefig("map.png", dpi=150)``. They need ``pip install 'metricjax[plots]'``.
+Every function takes arrays and returns a `matplotlib.figure.Figure`. No global state is changed.
+Save a figure with ``figure.savefig("map.png", dpi=150)``. The functions need
+``pip install 'metricjax[plots]'``.
 """
 
 import itertools
@@ -22,12 +23,12 @@ from metricjax.inference._pairs import the_distance
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, told apart with any color vision; wine for yellow, too pale for points.
+# Okabe and Ito's colors, distinct with any color vision; wine replaces yellow, too pale for points.
 COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 black #882255".split()
 MARKERS = "o^sD"
 BLUE, ORANGE, RED, GRAY = "#0072B2", "#E69F00", "#D55E00", "0.8"
 MOST_CLASSES = len(COLORS) * len(MARKERS)
-PITCH, TILE = 1.28, 0.86  # from one row of images to the next, and the side of one
+PITCH, TILE = 1.28, 0.86  # step between rows of images, and side of an image
 
 
 def embedding_map(
@@ -39,21 +40,22 @@ def embedding_map(
     seed: int = 0,
     title: str = "",
 ) -> "Figure":
-    """The embeddings in the plane, a color and a shape for each label.
+    """Draws the embeddings in the plane, with a color and a shape for each label.
 
-    Of more than 32 labels the eight most frequent have colors, and the others are gray.
+    If there are more than 32 labels, the eight most frequent have colors, and the others are gray.
 
     Args:
-        embeddings: ``[N, D]``; or several of the same samples, by name, for panels side by side.
+        embeddings: ``[N, D]``; or a dict of names and embeddings of the same samples, for panels
+            side by side.
         labels: ``[N]`` integers or strings.
         method: "pca" for the two directions of most variance, or "umap", which keeps neighbors
             together and needs ``pip install 'metricjax[umap]'``.
         normalize_embeddings: divide each row by its Euclidean norm first, as distances do.
-        seed: of UMAP.
+        seed: seed of UMAP.
         title: above the picture.
 
     Raises:
-        ValueError: for mismatched shapes, or without embeddings.
+        ValueError: if shapes do not match, or there are no embeddings.
     """
     name = "pictures.embedding_map"
     check_choice(name, "method", method, ("pca", "umap"))
@@ -67,7 +69,7 @@ def embedding_map(
     groups = _groups(labels)
     width = 5.6 * len(panels)
     longest = max(len(style["label"]) for _, style in groups)
-    lines = -(-len(groups) // max(1, int(width / (0.4 + 0.085 * longest))))  # of the legend
+    lines = -(-len(groups) // max(1, int(width / (0.4 + 0.085 * longest))))  # lines of the legend
     figure = _figure(name, (width, 6 + 0.22 * lines))
     figure.suptitle(title)
     places = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -98,13 +100,13 @@ def roc_curve(
     threshold: float | None = None,
     title: str = "",
 ) -> "Figure":
-    """True against false matches at every threshold, and where the two errors are equal.
+    """Draws true against false matches at every threshold, and marks where both errors are equal.
 
-    If they are equal below 5%, false matches are on a logarithmic axis.
+    If the equal error rate is below 5%, the axis of false matches is logarithmic.
 
     Args:
         distances, is_match, weights, of, distance: labeled pairs, as in `inference.roc_curve`.
-        threshold: one to mark.
+        threshold: a threshold to mark; none by default.
         title: above the picture.
     """
     pairs = distances, is_match, weights, of
@@ -114,7 +116,7 @@ def roc_curve(
     figure = _figure("pictures.roc_curve", (5.6, 5.4))
     axes = figure.subplots()
     log = error.rate < 0.05
-    left = curve.fmr[curve.fmr > 0].min() / 2 if log else 0  # where none are false
+    left = curve.fmr[curve.fmr > 0].min() / 2 if log else 0  # where a rate of 0 is drawn
     at = lambda fmr: np.maximum(fmr, left)
     axes.plot(at(curve.fmr), curve.tmr, color=BLUE, linewidth=2, label=f"ROC, area {area:.4f}")
     line = np.geomspace(left, 1) if log else np.array([0, 1])
@@ -147,12 +149,12 @@ def distance_histogram(
     bins: int = 60,
     title: str = "",
 ) -> "Figure":
-    """How the distances of matches and of other pairs are spread, each as shares of their kind.
+    """Draws histograms of the distances of matches and of other pairs, each as shares of its kind.
 
     Args:
         distances, is_match, weights, of, distance: labeled pairs, as in `inference.roc_curve`.
-        threshold: one to mark.
-        bins: how many.
+        threshold: a threshold to mark; none by default.
+        bins: number of bins.
         title: above the picture.
     """
     name = "pictures.distance_histogram"
@@ -188,13 +190,16 @@ def retrieval_sheet(
     *,
     title: str = "",
 ) -> "Figure":
-    """Images and their nearest neighbors, row by row; neighbors of other labels framed and named.
+    """Draws images and their nearest neighbors, row by row.
+
+    Queries have a blue frame and their label. Neighbors with the same label have a green frame.
+    Neighbors with another label have a dashed red frame and their label.
 
     Args:
-        query_images: ``[Q, H, W]`` or ``[Q, H, W, 1]`` in shades of gray, or ``[Q, H, W, 3]``,
-            ``[Q, H, W, 4]`` in color: floats from 0 to 1 or bytes.
+        query_images: ``[Q, H, W]`` or ``[Q, H, W, 1]`` in shades of gray, or ``[Q, H, W, 3]`` or
+            ``[Q, H, W, 4]`` in color; floats from 0 to 1, or bytes.
         query_labels: ``[Q]`` integers or strings.
-        neighbor_images: ``[Q, K, H, W]`` or with the same channels, nearest first.
+        neighbor_images: ``[Q, K, H, W]``, or with channels as above; nearest first.
         neighbor_labels: ``[Q, K]``.
         title: above the picture.
     """
@@ -226,7 +231,7 @@ def retrieval_sheet(
 
 
 def _tile(axes, x, row, image, color, name="", line="-"):
-    """One image in a frame, with a name below it if there is one."""
+    """Draws an image in a frame, with its name, if any, below it."""
     from matplotlib.patches import Rectangle
 
     y = row * PITCH
@@ -242,7 +247,7 @@ def _shorter(name, most):
 
 
 def _images(function, name, images, axes):
-    """Images in shades of gray without channel, or in color; from 0 to 1."""
+    """Returns images from 0 to 1, in color, or in shades of gray without a channel axis."""
     images = np.asarray(images)
     _not_empty(function, name, images)
     if images.ndim == axes + 3 and images.shape[-1] == 1:
@@ -256,7 +261,7 @@ def _images(function, name, images, axes):
 
 
 def _groups(labels):
-    """Rows to draw together, and how."""
+    """Returns groups of rows to draw together, each with its style."""
     distinct, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
     colored = np.arange(len(distinct))
     groups = []
@@ -274,12 +279,12 @@ def _groups(labels):
 
 
 def _pca(x):
-    """The two directions of most variance, each pointing to where its largest weight is."""
+    """Projects on the two directions of most variance; the largest weight of each is positive."""
     x = x - x.mean(0)
     _, scale, directions = np.linalg.svd(x, full_matrices=False)
     largest = np.argmax(np.abs(directions), 1)[:, None]
     directions = (directions * np.sign(np.take_along_axis(directions, largest, 1)))[:2]
-    missing = 2 - len(directions)  # there is one feature, or one embedding
+    missing = 2 - len(directions)  # with one feature or one embedding
     plane = np.pad(x @ directions.T, [(0, 0), (0, missing)])
     shares = np.pad(scale[:2] ** 2, (0, missing)) / max(np.sum(scale**2), 1e-300)
     return plane, [f"direction {i}: {share:.0%} of the variance" for i, share in
@@ -289,7 +294,7 @@ def _pca(x):
 def _umap(x, seed):
     advice = "`method='umap'` needs UMAP: pip install 'metricjax[umap]'"
     umap = needed("umap", f"pictures.embedding_map: {advice}").UMAP
-    init = "spectral" if len(x) >= 5 else "random"  # too few for a first guess by eigenvectors
+    init = "spectral" if len(x) >= 5 else "random"  # too few points for a start from eigenvectors
     neighbors = max(2, min(15, len(x) - 1))
     model = umap(n_neighbors=neighbors, random_state=seed, n_jobs=1, init=init)
     return model.fit_transform(x), ["UMAP 1", "UMAP 2"]

@@ -1,10 +1,11 @@
 """Reducers: ``LossTerm -> (total, count)``, both sums over elements. Any such function is one.
 
-They are left undivided so that the parts of a chunk, a device or a micro-batch add up; `reduce`
-divides at the end. Every reducer here weighs each value by its weight, and none hides a NaN.
+The total is not divided by the count yet, so that the parts of chunks, devices or micro-batches
+can be added up. `reduce` divides at the end. Every reducer here weighs each value by its weight,
+and no reducer hides a NaN.
 
-`reduce(terms)` without a reducer uses `divisor`, which gives each loss its own default. Not
-reducing at all is just using the loss dict. Reducers compose by `then`:
+`reduce(terms)` without a reducer uses `divisor`, which gives each loss its own default. To use
+unreduced values, take the loss dict as it is. `then` combines reducers:
 
     >>> from metricjax import reducers
     >>> reducer = reducers.threshold(low=0.1, then=reducers.per_anchor())
@@ -20,23 +21,23 @@ from metricjax._core.types import LossTerm, Ratio, Reducer, Scalar
 
 
 def divisor(term: LossTerm) -> Ratio:
-    """Sum over what the loss itself divides by: its default, and its paper's."""
+    """Divides the weighted sum by what the loss itself divides by: its default, as in its paper."""
     count = jnp.sum(term.weights) if term.divisor is None else term.divisor
     return jnp.sum(term.values * term.weights), count
 
 
 def mean(term: LossTerm) -> Ratio:
-    """Weighted mean of all values that exist."""
+    """Takes the weighted mean of all values that exist."""
     return jnp.sum(term.values * term.weights), jnp.sum(term.weights)
 
 
 def sum(term: LossTerm) -> Ratio:
-    """Weighted sum, not divided."""
+    """Takes the weighted sum, without a division."""
     return jnp.sum(term.values * term.weights), None
 
 
 def avg_non_zero(term: LossTerm) -> Ratio:
-    """Weighted mean of the values above 0."""
+    """Takes the weighted mean of the values above 0."""
     return threshold(low=0)(term)
 
 
@@ -49,8 +50,8 @@ def threshold(
     """Keeps the values with ``low < value < high``, then reduces them with `then`.
 
     Args:
-        low, high: bounds, both strict, at least one of them; may be traced.
-        then: what to do with the rest.
+        low, high: strict bounds, at least one of them; may be traced.
+        then: the reducer for the values that are kept.
     """
     if low is None and high is None:
         raise ValueError("reducers.threshold: give `low`, `high` or both.")
@@ -68,8 +69,9 @@ def threshold(
 def per_anchor(*, then: Reducer = mean) -> Reducer:
     """Averages each anchor's values first, then reduces the N averages with `then`.
 
-    Anchors without a value count as 0. Values that are one per anchor already go straight to
-    `then`. Triplets are produced by positives, not by anchors, and cannot be averaged so.
+    Anchors without a value count as 0. Terms that already have one value for each anchor go
+    straight to `then`. Triplets are computed by positives, not by anchors, and cannot be averaged
+    this way.
     """
 
     def reduce(term: LossTerm) -> Ratio:
@@ -92,11 +94,12 @@ def per_anchor(*, then: Reducer = mean) -> Reducer:
 def class_weighted(anchor_weights: Float[Array, " n"], *, then: Reducer = mean) -> Reducer:
     """Multiplies each value by a weight of its anchor's class, then reduces with `then`.
 
-    As in PyTorch Metric Learning the mean is over the count of values, not the sum of weights.
+    As in PyTorch Metric Learning, the mean divides by the number of values, not by the sum of the
+    class weights.
 
     Args:
         anchor_weights: ``[N]``, usually ``class_weights[labels]``.
-        then: what to do with the products.
+        then: the reducer for the products.
     """
     anchor_weights = jnp.asarray(anchor_weights)
     check_not_negative("reducers.class_weighted", "anchor_weights", anchor_weights)

@@ -19,6 +19,7 @@ import gc
 import os
 import re
 import resource
+from collections import Counter
 
 import jax
 import pytest
@@ -44,8 +45,7 @@ SHARE_NOTHING = (
     "test_adding.py", "test_derivatives.py", "test_examples.py", "test_layouts.py",
     "test_processes.py", "test_training.py",
 )  # fmt: skip
-"""Files with long tests that have few programs in common. They come first, so that no worker is
-left with one of them in the end."""
+"""Files with long tests that have few programs in common, and need not share a worker."""
 
 # Large programs for several CPU devices that come out of JAX's persistent cache can wait for each
 # other for ever (jaxlib 0.10.2).
@@ -76,9 +76,15 @@ def _group(nodeid):
 
 
 def pytest_collection_modifyitems(items):
-    order = {group: i for i, group in enumerate(dict.fromkeys(_group(x.nodeid) for x in items))}
-    long = lambda item: item.nodeid.partition("::")[0].endswith(SHARE_NOTHING)
-    items.sort(key=lambda item: (not long(item), order[_group(item.nodeid)]))
+    groups = [_group(item.nodeid) for item in items]
+    sizes, order = Counter(groups), {group: i for i, group in enumerate(dict.fromkeys(groups))}
+
+    def place(item):
+        """Long tests first, then large groups: what is small evens out the ends of the workers."""
+        group, path = _group(item.nodeid), item.nodeid.partition("::")[0]
+        return not path.endswith(SHARE_NOTHING), -sizes[group], order[group]
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,15 +1,15 @@
-"""Rows in blocks of equal size: of anchors, of references, of classes, of a network's inputs.
+"""Splits rows into blocks of equal size: anchors, references, classes, or inputs of a network.
 
-There is one way to deal rows out. On one device, block k is a slice: the rows from k * size on. On
-several, a batch may be spread over all of them, and then each device should have a part in every
-block. So a block is made of runs of consecutive rows, one from each of several equal parts of the
-batch. Here 12 rows are dealt out to blocks of 4, in 2 runs:
+All rows are split in the same way. On one device, block k is a slice: the rows from k * size on. On
+several devices, a batch may be spread over all of them. Each device should then have a part of
+every block. So a block consists of runs of consecutive rows, one run from each of several equal
+parts of the batch. Here 12 rows are split into blocks of 4, in 2 runs:
 
     rows     0  1 | 2  3 | 4  5      6  7 | 8  9 | 10 11
     block    0  0 | 1  1 | 2  2      0  0 | 1  1 |  2  2
 
-Single rows taken with a stride would do, too, but a TPU moves tiles of 8 rows: a stride cost it a
-quarter of the time of a loss, by its compiler's estimate.
+Single rows taken with a stride would also work. But a TPU moves tiles of 8 rows: by the estimate of
+its compiler, a stride cost a quarter of the time of a loss.
 """
 
 import math
@@ -25,9 +25,9 @@ from metricjax._core.types import TripletRule, Triplets
 
 
 class Cut:
-    """How n rows are dealt out to `count` blocks of `size` rows.
+    """Splits n rows into `count` blocks of `size` rows.
 
-    Where a run is longer than what is left, it is filled up with padding, rows of number n.
+    If a run is longer than the rows that are left, it is filled with padding: rows of number n.
     """
 
     def __init__(self, n: int, size: int, runs: int | None = None):
@@ -38,9 +38,9 @@ class Cut:
         self.missing = self.count * self.run - self.part  # rows of padding in each run
 
     def __call__(self, tree: Any, padding: str = "constant") -> Any:
-        """Arrays ``[n, ...]`` as ``[runs, count, run, ...]``, with zeros for what is missing.
+        """Splits arrays ``[n, ...]`` into ``[runs, count, run, ...]``, with zeros for missing rows.
 
-        With "edge" as `padding`, with copies of a row.
+        With "edge" as `padding`, missing rows are copies of the last row of their part.
         """
 
         in_runs = lambda x: reshape_rows(x, 1, self.runs, self.part)
@@ -50,12 +50,12 @@ class Cut:
         return jax.tree.map(dealt, tree)
 
     def at(self, parts: Any, k: Array | int) -> Any:
-        """Block k ``[size, ...]`` of what was dealt out."""
+        """Returns block k ``[size, ...]`` of arrays that were split."""
         one = lambda x: jax.lax.dynamic_index_in_dim(x, k, 1, False)
         return jax.tree.map(lambda x: one(x).reshape(self.size, *x.shape[3:]), parts)
 
     def put(self, parts: Any, block: Any, k: Array) -> Any:
-        """What was dealt out, with another block k."""
+        """Returns arrays that were split, with block k replaced."""
 
         def one(x, new):
             new = new.reshape(self.runs, self.run, *new.shape[1:])
@@ -64,36 +64,39 @@ class Cut:
         return jax.tree.map(one, parts, block)
 
     def each(self, fn: Callable[[Array, Any], Any], parts: Any) -> Any:
-        """``fn(k, block k)`` of every block, stacked."""
+        """Returns ``fn(k, block k)`` of every block, stacked."""
         flat = lambda x: reshape_rows(x, 2, self.size)
         one = lambda args: fn(args[0], jax.tree.map(flat, args[1]))
         blocks = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts)
         return jax.lax.map(one, (jnp.arange(self.count, dtype=jnp.int32), blocks))
 
     def rows(self, k: Array) -> Int[Array, " size"]:
-        """The row numbers of block k, n for padding."""
+        """Returns the row numbers of block k. Padding has the number n."""
         runs = jnp.arange(self.runs, dtype=jnp.int32)[:, None] * self.part
         place = k * self.run + jnp.arange(self.run, dtype=jnp.int32)[None, :]
         return jnp.where(place < self.part, runs + place, self.n).reshape(self.size)
 
     def place(self, row: Int[Array, "*shape"]) -> tuple[Array, Array]:
-        """Which block a row is in, and where in it. The row n, and a negative one, are nowhere."""
-        row = row.astype(jnp.int32)  # as the numbers of blocks are
+        """Returns the block that a row is in, and its place in that block.
+
+        The place of row n, and of a negative row, is outside of the block.
+        """
+        row = row.astype(jnp.int32)  # the dtype of block numbers
         run, place = row // self.part, row % self.part
         return place // self.run, run * self.run + place % self.run
 
     def join(self, parts: Array) -> Array:
-        """What was dealt out as rows ``[n, ...]`` again."""
+        """Joins arrays that were split into rows ``[n, ...]`` again."""
         x = reshape_rows(parts, 3, self.runs, self.count * self.run)[:, : self.part]
         return reshape_rows(x, 2, self.n)
 
     def join_stacked(self, x: Array) -> Array:
-        """Blocks ``[size, count, ...]`` as rows ``[n, ...]``."""
+        """Joins blocks ``[size, count, ...]`` into rows ``[n, ...]``."""
         return self.join(jnp.moveaxis(x.reshape(self.runs, self.run, *x.shape[1:]), 2, 1))
 
 
 def cut_mined(cut: Cut, mined) -> Callable[[Array], Any]:
-    """Mined pairs or triplets as a function of k: those of the anchors in block k."""
+    """Returns mined pairs or triplets as a function of k: those of the anchors in block k."""
     if isinstance(mined, Triplets):
         block, place = cut.place(mined.anchor)
         return lambda k: mined._replace(

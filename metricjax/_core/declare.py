@@ -1,17 +1,18 @@
-"""Losses, and the driver that computes them: at once, or in blocks of anchors and of references.
+"""Declares losses, and computes them at once, or in blocks of anchors and of references.
 
-A loss is a function of anchors and references that returns terms, or a generator that yields what
-has to be summed elsewhere before it can go on:
+A loss is a function of anchors and references that returns terms. If the loss needs sums over
+anchors or references first, it is a generator that yields what is to be summed:
 
     negatives = yield OverRefs(LogSum(logsumexp(logits, w)))   # of each anchor, over references
     total = yield jnp.sum(...)                                 # over all anchors
     return {"loss": ...}
 
-Whoever runs it sends the sums back. With the whole batch at once, that is what it yields, summed
-over devices if there is an `axis_name`. In blocks of anchors, a loss that yields n sums over them
-runs n + 1 times over all blocks, each time from its start. In run k the first k sums are known and
-are sent at once; the next sum is added up over the blocks, and the rest of the function is dropped.
-The last run is a stream of terms, which reducers add up. `visits` treats references the same way.
+The driver sends the sums back. With the whole batch at once, a sum is the yielded value itself,
+summed over devices if there is an `axis_name`. In blocks of anchors, a loss that yields n sums over
+anchors runs n + 1 times over all blocks, each time from its start. In run k the first k sums are
+known and are sent at once. The next sum is added up over the blocks, and the rest of the function
+is dropped. The last run is a stream of terms, which reducers add up. `visits` treats references the
+same way.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Passes = Generator[Any, Any, T]
-"""A loss that yields sums, is sent those over everything, and returns a T."""
+"""A loss that yields sums of a part, is sent the sums over all parts, and returns a T."""
 
 
 class _Declare(Protocol):
@@ -58,14 +59,15 @@ class _Declare(Protocol):
 def declare(
     *, within: Mapping[str, str] | None = None, degrees: tuple[str, ...] = (), **known
 ) -> _Declare:
-    """Makes a loss of a function or a generator; what is `known` of it is in its `Record`.
+    """Turns a function or a generator into a loss. `known` are fields of its `Record`.
 
-    Numbers among the options are checked, and that they are `within` an interval, see `Options`.
+    Options that are numbers are checked, and must be `within` their intervals; see `Options`.
 
-    A loss with references is run by a driver: a large batch is taken in blocks. Rows of weight 0
-    must add 0 to every sum, as padding has weight 0. With an argument `axis_name`, which is read
-    here and not by the loss, sums over anchors are summed over that axis, and the batch is gathered
-    as references if there are none; terms that are numbers must then come from sums alone.
+    A loss with references is run by a driver, which computes a large batch in blocks. Rows of
+    weight 0 must add 0 to every sum, because padding has weight 0. An argument `axis_name` is read
+    by the driver, not by the loss. Sums over anchors are then also summed over that axis, and the
+    batch is gathered as references if none are given. Terms that are numbers must then be computed
+    from sums alone.
     """
 
     def mark(body):
@@ -107,20 +109,21 @@ def declare(
 
 
 def _rows_at_once(record, size, n, m, mined=None):
-    """How many of n anchors a block has; with a pair, so many anchors and references; `None`: all.
+    """Returns how many of n anchors a block has, or a pair: how many anchors and references.
 
-    By itself a loss takes a block of too many pairs in smaller ones, where rows are anchors.
+    `None` means all at once. A loss that splits large batches automatically also splits a block of
+    `size` anchors that has too many pairs, unless the loss sums over anchors first.
     """
     sizes = block_sizes()
-    if not isinstance(n, int) or not isinstance(m, int):  # symbolic, as `jax.export` has them
+    if not isinstance(n, int) or not isinstance(m, int):  # symbolic sizes of `jax.export`
         return size
     if isinstance(size, tuple) or not record.by_itself or (size and record.sums_over_anchors):
         return size
-    # one that sums over anchors first computes its pairs anew each time, and is at once for longer
+    # a loss that sums over anchors first recomputes its pairs in every run, so its limit is doubled
     if (size or n) * m < pairs_at_once() * (1 + record.sums_over_anchors):
         return size
     rows = block_rows(size or n, m)
-    tuples = mined is not None and record.mined == "tuples"  # blocks of references have no part
+    tuples = mined is not None and record.mined == "tuples"  # unsupported in blocks of references
     if not size and rows * m > sizes.ref_pairs and record.ring and not tuples:
         return min(n, sizes.ref_chunk[0]), sizes.ref_chunk[1]
     return rows if size or rows < n else None
@@ -137,9 +140,10 @@ def by_anchor(
     mined=None,
     **options,
 ):
-    """The terms of a loss, `size` anchors at a time; `None`: as many as it takes by itself.
+    """Computes the terms of a loss, `size` anchors at a time.
 
-    Or `size` is a pair: so many anchors, and so many references at a time.
+    `size` may be a pair: how many anchors and how many references at a time. With `None`, the size
+    is chosen automatically.
     """
     totals, of_all = [], lambda total: total
     embeddings, labels, refs = admit(f"losses.{record.name}", embeddings, labels, refs, where)
@@ -176,7 +180,7 @@ def by_anchor(
         totals.append(of_all(sum_over(add_up, cut.count)))
     if not isinstance(out, dict):
         return out
-    if totals and all(map(_is_number, out.values())):  # made of sums over all anchors alone
+    if totals and all(map(_is_number, out.values())):  # computed from sums over all anchors alone
         return out
 
     def slab(k):
@@ -198,7 +202,7 @@ def _is_number(term):
 
 
 def _own_mined(record, mined, n, refs, where, axis_name):
-    """What was mined within a batch, as the loss wants it of the whole batch."""
+    """Converts what was mined within the whole batch to what the loss needs."""
     if refs is not None or mined is None or record.own_mined is None:
         return mined
     if axis_name is not None:
@@ -210,7 +214,7 @@ def _own_mined(record, mined, n, refs, where, axis_name):
 
 
 def _first_total(record, size, refs, *params, axis_name=None, **options):
-    """The first total, of the references among themselves."""
+    """Returns the first total: the sum over the references among themselves."""
     batch = refs.embeddings, refs.labels, *params
     options |= {"where": refs.where}
     size = _rows_at_once(record, size, len(refs.embeddings), len(refs.embeddings))
@@ -223,7 +227,7 @@ def _first_total(record, size, refs, *params, axis_name=None, **options):
 def _blocks(
     record, size, embeddings, labels, *params, refs=None, where=None, mined=None, **options
 ):
-    """How the anchors are cut, and what the loss makes of the k-th of their blocks."""
+    """Returns how the anchors are cut, and a function that runs the loss on their k-th block."""
     n, own_refs = len(embeddings), refs is None
     paired = record.by_itself or record.accepts("refs")
     size, ref_size = size if isinstance(size, tuple) else (size, None)
@@ -233,10 +237,10 @@ def _blocks(
     cut = Cut(n, size)
     some = record.options.per_sample
     each = {k: jnp.asarray(x) for k, x in options.items() if k in some and jnp.ndim(x)}
-    # at least float32, or gradients would be added up in half precision
+    # at least float32: otherwise gradients would be added up in half precision
     rows = upcast(embeddings), labels, where, refs and refs.self_index
     parts = cut(replicated(rows))
-    each = cut(replicated(each), "edge")  # padding must not divide by a temperature of 0
+    each = cut(replicated(each), "edge")  # "edge": padding must not divide by a temperature of 0
     if isinstance(mined, Mined) and (record.mined != "tuples" or not paired):
         own_refs &= record.mined != "anchors"
         mined = samples_weighed(f"losses.{record.name}", mined, n, own_refs)
@@ -268,7 +272,7 @@ def _blocks(
 
 
 def _ref_blocks(refs, size):
-    """References dealt out to blocks: how to visit them, the blocks, and the `Refs` of one."""
+    """Splits references: returns how to visit the blocks, the blocks, and a function for `Refs`."""
     m = len(refs.embeddings)
     cut = Cut(m, size)
     where = jnp.ones(m, upcast(refs.embeddings[:0]).dtype) if refs.where is None else refs.where
@@ -278,7 +282,7 @@ def _ref_blocks(refs, size):
         weights = jnp.where(cut.rows(j) < m, weights, jnp.zeros_like(weights))
         if self_index is not None:
             its_block, place = cut.place(self_index)
-            place = jnp.where(its_block == j, place, cut.size)  # in other blocks it is nowhere
+            place = jnp.where(its_block == j, place, cut.size)  # not a row of any other block
             self_index = place.astype(self_index.dtype)
         return Refs(embeddings, labels, self_index, weights)
 

@@ -1,14 +1,15 @@
-"""Products of rows in half precision: exact, in one pass, and so are their derivatives.
+"""Products of rows in half precision. They are exact, take one pass, and have exact derivatives.
 
-Rows in bfloat16 or float16 can be multiplied as they are: a product with float32 sums loses
-nothing, and an accelerator computes it in one pass, where float32 rows at full precision take six.
-So rows are not normalized before it, but the product is after it:
+Rows in bfloat16 or float16 can be multiplied as they are. A product with float32 sums loses
+nothing, and an accelerator computes it in one pass. Float32 rows at full precision take six passes.
+So the rows are not normalized before the product. The product is normalized instead:
 
     cosine = (x y^T) / (|x| |y|)      of rows x, y as they came
 
-Their derivatives are those of the normalized rows a = x / |x| and b = y / |y|, in float32. With c
-the cotangent, that of a is c b = (c / |y|) y: again a product with rows as they came. c has all the
-digits of float32, and y those of half precision, which takes three passes (`Precision.HIGH`).
+The derivatives are those of the normalized rows a = x / |x| and b = y / |y|, in float32. If c is
+the cotangent of the cosine, the cotangent of a is c b = (c / |y|) y. This is again a product with
+rows as they came. c has all the digits of float32, and y has those of half precision. On a TPU,
+this product takes three passes (`Precision.HIGH`).
 """
 
 from typing import NamedTuple
@@ -26,8 +27,8 @@ class Halves(NamedTuple):
     """Both sides in half precision.
 
     Attributes:
-        x, y: rows as they came, but for a power of two.
-        u, v: what makes them unit vectors, one factor for each row; or ``None``.
+        x, y: the rows as they came, except for a power of two as a factor.
+        u, v: the factor for each row that makes it a unit vector; or ``None``.
     """
 
     x: Float[Array, "n d"]
@@ -37,7 +38,7 @@ class Halves(NamedTuple):
 
 
 def halves(x: Float[Array, "n d"], y: Float[Array, "m d"], unit: bool) -> Halves | None:
-    """The rows to multiply, `unit` vectors or not; ``None`` where float32 is as quick."""
+    """Returns the rows to multiply, as `unit` vectors or not. ``None`` where float32 is as fast."""
     if x.dtype != y.dtype or x.shape[1] < block_sizes().half_features:
         return None
     x, y = jax.lax.stop_gradient((x, y))
@@ -48,21 +49,24 @@ def halves(x: Float[Array, "n d"], y: Float[Array, "m d"], unit: bool) -> Halves
 
 
 def _scaled(x):
-    """Rows times a power of two, which is exact, so that no sum overflows; and 1 / norm of each."""
+    """Multiplies rows by a power of two, so that no sum overflows. Also returns 1 / norm of each.
+
+    A product with a power of two is exact.
+    """
     top = jnp.max(jnp.abs(upcast(x)), -1, keepdims=True, initial=0)
     _, exponent = jnp.frexp(jnp.where(jnp.isfinite(top), top, 1))
-    half = exponent // 2  # 2^-exponent itself may be too small for float32
+    half = exponent // 2  # 2^-exponent in one step may be too small for float32
     first, second = (jnp.exp2(k.astype(top.dtype)) for k in (-half, half - exponent))
     scaled = upcast(x) * first * second
-    least = max(1e-12, float(jnp.finfo(x.dtype).tiny))  # as of `distances.normalize`
-    least = (least * first * second)[:, 0]  # infinite where a row is much shorter
+    least = max(1e-12, float(jnp.finfo(x.dtype).tiny))  # as in `distances.normalize`
+    least = (least * first * second)[:, 0]  # infinite for a row that is much shorter
     norm = jnp.maximum(jnp.sqrt(jnp.sum(scaled * scaled, -1)), least)
     return scaled.astype(x.dtype), 1 / norm
 
 
 @jax.custom_jvp
 def exact_products(a: Float[Array, "n d"], b: Float[Array, "m d"], rows: Halves) -> Array:
-    """``a @ b.T`` in float32, by the rows in half precision that `a` and `b` are made of."""
+    """Returns ``a @ b.T`` in float32, from the half-precision rows that `a` and `b` come from."""
     x, y, u, v = rows
     mat = jnp.matmul(x, y.T, preferred_element_type=jnp.float32)
     return mat if u is None or v is None else mat * u[:, None] * v[None, :]
@@ -77,7 +81,7 @@ def _exact_products_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _times(d, b, y, v):
-    """``d @ b.T``, of any rows d, by the rows that `b` is made of."""
+    """Returns ``d @ b.T`` for any rows d, from the half-precision rows that `b` comes from."""
     mat = jnp.matmul(d, upcast(y).T, precision=block_sizes().half_precision)
     return mat if v is None else mat * v[None, :]
 

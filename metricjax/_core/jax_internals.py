@@ -1,13 +1,14 @@
-"""The parts of JAX that this library uses and JAX does not document, all of them in this file.
+"""All parts of JAX that this library uses although JAX does not document them.
 
-A streamed sum (`stream.sum_over`) takes a function of a loop's index and has to know three things
-that no documented function tells:
+A streamed sum (`stream.sum_over`) takes a function of a loop's index. It needs three facts that no
+documented function returns:
 
 * which arrays the function closes over, so that gradients reach them (`hoist`),
-* what of its work no step changes, so that this work is done once (`hoist`, `split`),
+* which work of the function is the same in every step, so that it is done once (`hoist`, `split`),
 * which of its outputs have a derivative, so that one loop can sum value and gradient (`depends`).
 
-All three are read off its jaxpr. For instance ``lambda k: (jnp.sum(jnp.sin(a)) * k, k)`` becomes
+All three are read from the function's jaxpr. For example,
+``lambda k: (jnp.sum(jnp.sin(a)) * k, k)`` becomes
 
     { lambda a:f32[9]; k:i32[]. let       a is closed over: a constant of the jaxpr
         b:f32[9] = sin a                  } `split`: constants alone decide these,
@@ -16,10 +17,11 @@ All three are read off its jaxpr. For instance ``lambda k: (jnp.sum(jnp.sin(a)) 
         e:f32[] = mul c d
       in (e, k) }                         `depends`: e moves with c, k is an integer
 
-Relied upon: `jax.make_jaxpr` keeps what is closed over as constants; equations have a primitive
-with a name and parameters as `_outputs` reads them; `jax.core.eval_jaxpr` runs a jaxpr;
-`SymbolicZero` marks cotangents that nobody asked for; a type has `manual_axis_type`.
-tests/test_jax_internals.py fails where a version of JAX changes any of this.
+The library relies on the following. `jax.make_jaxpr` keeps closed-over arrays as constants.
+Equations have a primitive with a name, and parameters as `_outputs` reads them.
+`jax.core.eval_jaxpr` runs a jaxpr. `SymbolicZero` marks the tangents of arrays that are not
+differentiated. A type has `manual_axis_type`. tests/test_jax_internals.py fails if a version of JAX
+changes any of this.
 """
 
 from typing import Any
@@ -30,28 +32,28 @@ from jax.custom_derivatives import SymbolicZero as SymbolicZero
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 SEEN_THROUGH = "sum_of_slabs"
-"""A `jax.custom_jvp` function of this name has the derivative of what is written in it."""
+"""The derivative of a `jax.custom_jvp` function of this name is the derivative of its body."""
 
 
 def varying(like: Any) -> frozenset[str]:
-    """The axes of `jax.shard_map` that a type varies over; none outside of it."""
+    """Returns the axes of `jax.shard_map` that a type varies over. Outside, there are none."""
     axes = like.manual_axis_type  # None: a `jax.ShapeDtypeStruct` that varies over no axis
     return frozenset() if axes is None else axes.varying
 
 
 def no_slope(x: Any) -> SymbolicZero:
-    """The tangent of an output of `jax.custom_jvp` that has no derivative."""
+    """Returns the tangent of an output of `jax.custom_jvp` that has no derivative."""
     return SymbolicZero(jax.typeof(x).to_tangent_aval())
 
 
 def hoist(fn, *example):
-    """`fn` with every array it closes over as an explicit argument, integers included.
+    """Returns `fn` with every array that it closes over as an explicit argument, and these arrays.
 
-    What does not depend on the arguments of `fn` is computed here, once, and closed over. Returned
-    with these arrays.
+    Integer arrays are included. Work that does not depend on the arguments of `fn` is done here,
+    once: its results are among the returned arrays.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*example)
-    count = len(example)  # closing over the example itself would leak it, where it is traced
+    count = len(example)  # closing over `example` itself would leak it if it is traced
     tree = jax.tree.structure(shape)
     first, rest = split(closed.jaxpr)
     closed_over = jax.core.eval_jaxpr(first, closed.consts)
@@ -64,9 +66,10 @@ def hoist(fn, *example):
 
 
 def depends(jaxpr: Any, moving: list[bool]) -> list[bool]:
-    """Whether each output changes smoothly with what is `moving` of the inputs, constants first.
+    """Returns for each output whether it changes smoothly with the inputs that are `moving`.
 
-    Never False of an output that has a derivative; nothing passes through integers.
+    `moving` lists constants first. The answer is never False for an output that has a derivative.
+    Nothing passes through integers.
     """
     given = [*jaxpr.constvars, *jaxpr.invars][-len(moving) :]
     found = {v for v, moves in zip(given, moving, strict=True) if moves}
@@ -81,7 +84,7 @@ def depends(jaxpr: Any, moving: list[bool]) -> list[bool]:
 
 def _outputs(eqn, inputs):
     kind, params = eqn.primitive.name, eqn.params
-    if kind == "stop_gradient":  # not differentiated further, and so nothing moves
+    if kind == "stop_gradient":  # not differentiated further, so nothing moves
         return [False] * len(eqn.outvars)
     if kind == "jit":
         return depends(params["jaxpr"].jaxpr, inputs)
@@ -94,24 +97,25 @@ def _outputs(eqn, inputs):
         consts = inputs[start : start + params["body_nconsts"]]
         carry = inputs[start + params["body_nconsts"] :]
         body = params["body_jaxpr"].jaxpr
-        # what moves in a step moves its followers in the next: until nothing is added
+        # what moves in one step may move more in the next step: repeat until nothing is added
         while True:
             more = depends(body, consts + carry)
             if not any(m and not c for m, c in zip(more, carry, strict=True)):
                 return carry
             carry = [m or c for m, c in zip(more, carry, strict=True)]
-    return [True] * len(eqn.outvars)  # of any other operation: it may have a derivative
+    return [True] * len(eqn.outvars)  # any other operation may have a derivative
 
 
 def split(jaxpr: Any) -> tuple[Jaxpr, Jaxpr]:
-    """What the constants alone decide, and the rest, with the results of the first as constants.
+    """Splits a jaxpr into the part that depends only on constants, and the rest.
 
-    A result that is larger than all the constants it is made of is left to the rest, and so is
-    everything where sizes are symbolic, as `jax.export` has them, and cannot be compared.
+    The results of the first part are constants of the rest. A result that is larger than each of
+    the constants it is computed from stays in the rest. If there are symbolic sizes, as in
+    `jax.export`, sizes cannot be compared, and everything stays in the rest.
     """
     known = all(isinstance(v.aval.size, int) for e in jaxpr.eqns for v in [*e.invars, *e.outvars])
     variables_of = lambda atoms: {v for v in atoms if not isinstance(v, Literal)}
-    size = {v: v.aval.size for v in jaxpr.constvars}  # of the largest constant in what is known
+    size = {v: v.aval.size for v in jaxpr.constvars}  # of the largest constant it comes from
     early, late = [], []
     for eqn in jaxpr.eqns:
         variables = variables_of(eqn.invars)

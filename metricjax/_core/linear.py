@@ -1,21 +1,23 @@
 """Linear maps whose transpose is written by hand, and that have all of JAX's derivatives.
 
-The tangent of a streamed sum is a loop, and its cotangent another loop. JAX cannot derive the
-second from the first: it does not transpose a loop whose number of steps is traced. `linear` is
-given both. (`jax.custom_vjp` has no forward mode; `jax.custom_derivatives.linear_call` no `vmap`.)
+The tangent of a streamed sum is a loop, and its cotangent is another loop. JAX cannot derive the
+second loop from the first: it does not transpose a loop whose number of steps is traced. `linear`
+takes both loops. (`jax.custom_vjp` has no forward mode, and `jax.custom_derivatives.linear_call`
+has no `vmap`.)
 
-`jax.lax.custom_linear_solve` has every derivative. It takes a matrix M, solves M z = b by a
-function that it is given, and systems with the transpose of M by another function. So that a map L
-from x to y becomes a part of a solution, z has two copies of x and y:
+`jax.lax.custom_linear_solve` has every derivative. It takes a matrix M, a function that solves
+M z = b, and another function that solves systems with the transpose of M. To make a map L from x to
+y a part of a solution, z has two copies of x and y:
 
         | 0   I |             | X  I |                | 0  L^T |
     M = | I  -X |      M^-1 = | I  0 |     with   X = | L   0  |
 
-M is symmetric, which the solver is told. The solution of M z = (x, 0, 0, 0) is (0, L x, x, 0). The
-solver below does not apply the half of X that would meet zeros: L^T forward, L backward.
+M is symmetric, and the solver is told so. The solution of M z = (x, 0, 0, 0) is (0, L x, x, 0). The
+solver below skips the half of X that would be applied to zeros: L^T in the forward solve, L in the
+backward solve.
 
-M itself is applied by second derivatives alone, which differentiate `push` and `pull` as they are
-written. These may be streamed sums in turn, and so on: derivatives of any order.
+M itself is applied only by second derivatives, which differentiate `push` and `pull` as they are
+written. `push` and `pull` may be streamed sums themselves, so there are derivatives of any order.
 """
 
 from collections.abc import Callable
@@ -30,11 +32,12 @@ from metricjax._core.jax_internals import varying
 def linear(
     push: Callable[[Any, Any], Any], pull: Callable[[Any, Any], Any], args: Any, x: Any, like: Any
 ) -> Any:
-    """``push(args, x)``, linear in x, with the transpose ``pull(args, y)``; `like` has its type.
+    """Returns ``push(args, x)``, linear in x, with the transpose ``pull(args, y)``.
 
-    Neither closes over arrays. JAX makes all operands of a solver vary over the same axes of
-    `jax.shard_map`, so they do already here, and each gets its own type back inside: otherwise a
-    gradient that `pull` has summed over devices would be summed again.
+    `like` has the type of the result. `push` and `pull` close over no arrays. JAX makes all
+    operands of a solver vary over the same axes of `jax.shard_map`. So they are made to vary here
+    first, and each operand gets its own type back inside of the solver. Otherwise a gradient that
+    `pull` has summed over devices would be summed again.
     """
     plus = lambda a, b: jax.tree.map(jnp.add, a, b)
     minus = lambda a, b: jax.tree.map(jnp.subtract, a, b)
@@ -68,25 +71,25 @@ def linear(
 
 
 def _tied(tree, to):
-    """`tree`, plus a zero that is a linear function of `to`, which XLA sees through.
+    """Returns `tree` plus a zero that is a linear function of `to`. XLA removes the zero.
 
-    JAX transposes the solver only if it is linear in all of b, or not transposed in any of it.
+    JAX can transpose the solver only with respect to all of b or none of b.
     """
     nothing = [jnp.sum(jnp.where(False, x, jnp.zeros_like(x))) for x in jax.tree.leaves(to)]
     return jax.tree.map(lambda x: x + sum(n.astype(x.dtype) for n in nothing), tree)
 
 
 def alike(tree: Any) -> Any:
-    """All arrays varying over the same axes of `jax.shard_map`, those of any of them.
+    """Makes all arrays vary over the same axes of `jax.shard_map`: all axes that any of them has.
 
-    Gradients are then summed over devices once, behind it, and not in every step of a loop.
+    Gradients are then summed over devices once, after a loop, and not in every step of the loop.
     """
     axes = frozenset().union(*(varying(jax.typeof(x)) for x in jax.tree.leaves(tree)))
     return jax.tree.map(lambda x: vary(x, axes - varying(jax.typeof(x))), tree)
 
 
 def _cast(tree, like):
-    """`tree` varying over the axes that `like` varies over; along those that go, it is constant."""
+    """Makes `tree` vary over the axes of `like`. Along axes that are dropped, it is constant."""
 
     def one(x, like):
         more, fewer = _axes(x, like)
@@ -98,7 +101,7 @@ def _cast(tree, like):
 
 
 def _transposed_cast(tree, like):
-    """The transpose of a `_cast` from the type of `like` to that of `tree`."""
+    """Applies the transpose of a `_cast` from the type of `like` to the type of `tree`."""
 
     def one(x, like):
         more, fewer = _axes(x, like)
@@ -109,29 +112,29 @@ def _transposed_cast(tree, like):
 
 
 def _axes(x, like):
-    """The axes that `like` varies over and `x` does not, and the other way round.
+    """Returns the axes that only `like` varies over, and the axes that only `x` varies over.
 
-    Sorted, since sets of names have another order in every process, and then processes wait for
-    each other in different collectives.
+    The axes are sorted, because sets of names have a different order in every process. Without
+    sorting, processes would wait for each other in different collectives.
     """
     x, like = varying(jax.typeof(x)), varying(jax.typeof(like))
     return tuple(sorted(like - x)), tuple(sorted(x - like))
 
 
 def vary(x, axes):
-    """`x` varying over more axes of `jax.shard_map`."""
+    """Makes `x` vary over more axes of `jax.shard_map`."""
     return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
 
 
 def vary_along(tree: Any, axis_name) -> Any:
-    """A pytree that varies over a mapped axis, or several, where types tell such things at all.
+    """Makes a pytree vary over one or several mapped axes, if types record such axes at all.
 
-    Collectives of several axes want all arrays to vary over all of them, or over none.
+    Collectives over several axes require that all arrays vary over all of the axes, or over none.
     """
     axes = varying(jax.typeof(jax.lax.axis_index(axis_name)))
     return jax.tree.map(lambda x: vary(x, axes - varying(jax.typeof(x))), tree)
 
 
 def sum_along(tree: Any, axis_name) -> Any:
-    """The sum of all devices' arrays, be some of them the same on all."""
+    """Sums the arrays of all devices, including arrays that are the same on all devices."""
     return jax.lax.psum(vary_along(tree, axis_name), axis_name)

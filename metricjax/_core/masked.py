@@ -13,30 +13,30 @@ from metricjax._core.jax_internals import SymbolicZero
 
 
 def upcast(x: Array) -> Array:
-    """At least float32: half-precision inputs are computed with in single precision."""
+    """Casts to at least float32: half-precision inputs are computed in single precision."""
     x = jnp.asarray(x)
     return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def exists(weights: Array, axis: int | None = -1) -> Bool[Array, "..."]:
-    """Whether any weight along an axis is above 0; sums are faster than `any` over comparisons."""
+    """Returns whether any weight along an axis is above 0. A sum is faster than `any`."""
     return jnp.sum(weights, axis) > 0
 
 
 def safe_divide(total: Array, count: Array) -> Array:
-    """``total / count``, and 0 where the count is 0; a NaN total stays NaN."""
+    """Returns ``total / count``, or 0 where the count is 0. A NaN total stays NaN."""
     none = count == 0
     return jnp.where(none, total * 0, total / jnp.where(none, 1, count))
 
 
 def safe_sqrt(x: Array) -> Array:
-    """Square root, 0 with gradient 0 for ``x <= 0``."""
+    """Returns the square root. It is 0 with gradient 0 for ``x <= 0``."""
     none = x <= 0
     return jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, x)))
 
 
 def safe_power(x: Array, power: float) -> Array:
-    """``x ** power`` for non-negative `x` and static `power`; at 0 the gradient is finite."""
+    """Returns ``x ** power`` for `x` >= 0 and static `power`, with a finite gradient at 0."""
     if power == 1:
         return x
     if power == 0.5:
@@ -46,12 +46,15 @@ def safe_power(x: Array, power: float) -> Array:
 
 
 def safe_abs(x: Array) -> Array:
-    """Absolute value with gradient 0 at 0 (JAX has 1)."""
+    """Returns the absolute value, with gradient 0 at 0 (JAX has 1)."""
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
 def safe_norm(x: Array, p: float = 2) -> Array:
-    """p-norm over the last axis (0: non-zero entries, inf: largest), with gradient 0 at 0."""
+    """Returns the p-norm over the last axis, with gradient 0 at 0.
+
+    ``p=0`` counts the non-zero entries. ``p=inf`` is the largest absolute value.
+    """
     if p == 0:
         return jnp.sum(x != 0, -1).astype(x.dtype)
     if p == float("inf"):
@@ -63,9 +66,10 @@ def safe_norm(x: Array, p: float = 2) -> Array:
 
 @jax.custom_jvp
 def softplus(x: Array) -> Array:
-    """``log(1 + exp(x))``, several times as fast as `jax.nn.softplus` where `log1p` is slow.
+    """Returns ``log(1 + exp(x))``, several times as fast as `jax.nn.softplus` if `log1p` is slow.
 
-    ``log(1 + e) = 2 artanh(t)`` with ``t = e / (2 + e)``, at most 1/3 here: a short series.
+    ``log(1 + e) = 2 artanh(t)`` with ``t = e / (2 + e)``. Here t is at most 1/3, so a short series
+    is enough.
     """
     e = jnp.exp(-jnp.abs(x))
     t = e / (2 + e)
@@ -85,22 +89,24 @@ def _softplus_jvp(primals, tangents):
 def logsumexp(
     x: Array, weights: Array, axis: int = -1, plus_one: bool = False, empty: float = -jnp.inf
 ) -> Float[Array, "..."]:
-    """``log(sum(weights * exp(x)))``, or ``log(1 + ...)``; `empty` where every weight is 0.
+    """Returns ``log(sum(weights * exp(x)))``, or ``log(1 + ...)`` with `plus_one`.
 
-    `weights` may be a boolean mask. Between the passes only the exponentials are kept. `softplus`
-    of -inf is 0, with gradient 0: the loss of one among no others.
+    Where every weight is 0, the result is `empty`. `softplus` of -inf is 0 with gradient 0, which
+    is the loss of one candidate without any others. `weights` may be a boolean mask. Only the
+    exponentials are kept between the forward and the backward pass.
     """
     return _exponentials(x, weights, axis, plus_one, empty)[0]
 
 
 def _exponentials(x, weights, axis, plus_one, empty):
-    """The logarithm of the sum, the weighted exponentials of x less its largest, and their sum."""
+    """Returns the log-sum, the weighted exponentials of x minus its maximum, and their sum."""
     mask = weights.dtype == bool
     x = jnp.where(weights if mask else weights > 0, x, -jnp.inf)
     top = jnp.max(x, axis, keepdims=True, initial=0 if plus_one else -jnp.inf)
     top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0, top))
-    # x may be rounded otherwise here than in the maximum, and then lie above it. `minimum(x - top,
-    # 0)` would not do: its derivative at a tie is 1/2, and the largest x of every row is one.
+    # x may be rounded differently here than in the maximum, and then be above the maximum.
+    # `minimum(x - top, 0)` would not help: its derivative at a tie is 1/2, and the largest x of
+    # every row is a tie.
     e = jnp.exp(x - jax.lax.stop_gradient(jnp.maximum(x, top)))
     e = e if mask else weights * e
     total = jnp.sum(e, axis, keepdims=True)

@@ -4,10 +4,10 @@ import numpy as np
 
 
 def names(function, name, values) -> np.ndarray:
-    """`values` as an array of int64 or of strings."""
+    """Returns `values` as an array of int64 or of strings."""
     try:
         array = np.asarray(values)
-        if array.dtype.kind in "OT":  # numpy's own names for objects and for strings of any length
+        if array.dtype.kind in "OT":  # NumPy's kinds of objects and of strings of any length
             values = array.tolist()
             array = np.asarray(values)
     except ValueError as error:
@@ -16,7 +16,7 @@ def names(function, name, values) -> np.ndarray:
         array = array.astype(np.int64)
     if array.dtype.kind in "OUf" and not isinstance(values, np.ndarray):
         entries = np.asarray(values, object).ravel().tolist()
-        if all(isinstance(x, int) for x in entries):  # numpy makes floats or objects of large ones
+        if all(isinstance(x, int) for x in entries):  # NumPy turns large ones to float or object
             raise _too_large(function, name, max(entries, key=abs))
         if array.dtype.kind != "f":
             array = _strings(function, name, entries).reshape(array.shape)
@@ -31,7 +31,7 @@ def names(function, name, values) -> np.ndarray:
 
 
 def column(function, name, values, of, n) -> np.ndarray:
-    """The names of `n` rows, one for each."""
+    """Returns the names of `n` rows, one for each row."""
     array = names(function, name, values)
     if array.shape != (n,):
         raise ValueError(
@@ -42,11 +42,11 @@ def column(function, name, values, of, n) -> np.ndarray:
 
 
 def _strings(function, name, values):
-    """Objects that are all strings. numpy would turn a number among them into a string, too."""
+    """Returns an array of strings. Any other object raises; NumPy would turn it into a string."""
     if not all(isinstance(x, str) for x in values):
         kinds = sorted({type(x).__name__ for x in values})
         raise _wrong(function, name, " and ".join(kinds[:4]))
-    if cut := [x for x in values if x.endswith("\0")]:  # numpy drops these: two names become one
+    if cut := [x for x in values if x.endswith("\0")]:  # NumPy drops these: two names become one
         raise ValueError(
             f"{function}: `{name}` must not end in a zero character, got {cut[0][-20:]!r}. Strip "
             f"these characters or replace them."

@@ -1,10 +1,10 @@
-"""What the library knows of a loss: one record, set by one decorator and read here alone.
+"""What the library records about a loss: one record, set by one decorator, found by `record_of`.
 
 A loss is written once, as a function of a batch, and computed in many ways: at once, in blocks of
-anchors, with references that go around devices. `declare` writes down what a driver has to know in
-order to choose among them; `record_of` finds it again, under a `functools.partial` or a module of
-`metricjax.nn`. A function without a record is taken for a loss of anchors that meets all of its
-references at once.
+anchors, or with references that go around devices. `declare` records what a driver needs in order
+to choose among these ways. `record_of` finds the record again, also if the loss is inside of a
+`functools.partial` or a module of `metricjax.nn`. A function without a record is treated as a loss
+whose rows are anchors, and which needs all of its references at once.
 """
 
 import dataclasses
@@ -21,22 +21,26 @@ class Record:
     """A declared loss.
 
     Attributes:
-        name: of the public function.
-        signature: of the public function.
-        body: the function as it is written: it returns its terms, or yields sums before.
-        rows: what a row of its terms is, and so what it can be split by: an anchor, a class with
-            the whole batch, or nothing: it needs the whole batch at once, and `why`. A pair is by
-            itself: it needs nothing but its own row, and splitting saves nothing.
-        ring: all that it sums over references is in an `OverRefs`, so that it may meet them in
-            blocks.
-        mined: what is mined chooses pairs or triplets, or only weighs samples: all of a tuple, or
-            its anchors (`tuples.sample_weights`).
-        refs_first: the first sum over anchors is that of the references among themselves.
-        own_mined: ``(mined, n, where) -> mined``, for what was mined within the batch.
-        by_itself: takes a large batch in blocks without being asked.
-        sums_over_anchors: yields sums over all anchors, for which it takes `axis_name`.
-        opaque: `body` yields nothing: it is a module of `metricjax.nn`, or a loss in chunks.
-        options: what they must be.
+        name: the name of the public function.
+        signature: the signature of the public function.
+        body: the function as it is written. It returns its terms, or yields sums first.
+        rows: what a row of the terms is, and so what the loss can be split by. A row of "anchors"
+            is an anchor, and a row of "classes" is a class with the whole batch. "batch" cannot be
+            split: the loss needs the whole batch at once, and `why` is the reason. A row of "pairs"
+            needs nothing but itself, so splitting saves nothing.
+        ring: whether all sums over references are yielded in an `OverRefs`, so that references can
+            come in blocks.
+        mined: what `mined` does. It chooses pairs or triplets ("tuples"), or it only weighs
+            samples: all samples of a tuple ("samples"), or its anchors ("anchors"). See
+            `tuples.sample_weights`.
+        refs_first: whether the first sum over anchors is the sum over the references among
+            themselves.
+        own_mined: ``(mined, n, where) -> mined``, applied to what was mined within the batch.
+        by_itself: whether a large batch is split into blocks automatically.
+        sums_over_anchors: whether the loss yields sums over all anchors, which need `axis_name`.
+        opaque: whether `body` yields nothing, because it is a module of `metricjax.nn`, or a loss
+            that `chunked` or `matryoshka` returned.
+        options: the requirements of the loss's options.
     """
 
     name: str
@@ -54,28 +58,31 @@ class Record:
     options: Options = Options()
 
     def has(self, name: str) -> bool:
-        """Whether it has an argument of that very name."""
+        """Returns whether the loss has an argument with exactly this name."""
         return name in self.signature.parameters
 
     def accepts(self, name: str) -> bool:
-        """Whether it has an argument of that name, or takes any."""
+        """Returns whether the loss has an argument with this name, or takes any keyword."""
         kinds = (p.kind for p in self.signature.parameters.values())
         return self.has(name) or inspect.Parameter.VAR_KEYWORD in kinds
 
     def needs_whole_batch(self, *, mined: bool = False) -> bool:
-        """Whether a device's part of the batch, or of what is `mined` in it, is not enough."""
+        """Returns whether a device's part of the batch, or what is `mined` in it, is not enough."""
         return self.rows in ("classes", "batch") or (mined and self.own_mined is not None)
 
 
 def record_of(loss) -> Record:
-    """The record of a loss; its `body` has what a partial has bound, or is the module itself."""
+    """Returns the record of a loss.
+
+    The `body` includes the arguments that a partial has bound. For a module, it is the module.
+    """
     if isinstance(loss, functools.partial):
         record = record_of(loss.func)
         body = functools.partial(record.body, *loss.args, **loss.keywords)
         required = record.options.required - loss.keywords.keys()
         options = dataclasses.replace(record.options, required=required)
         return dataclasses.replace(record, body=body, options=options)
-    if hasattr(loss, "loss"):  # a module gives the loss what it requires
+    if hasattr(loss, "loss"):  # a module passes what the loss requires
         record = record_of(loss.loss)
         options = dataclasses.replace(record.options, required=frozenset())
         return dataclasses.replace(record, body=loss, opaque=True, options=options)
@@ -85,7 +92,7 @@ def record_of(loss) -> Record:
 
 
 def bound(loss, option: str):
-    """What a `functools.partial` or a module of `metricjax.nn` has for an option."""
+    """Returns the value of an option in a `functools.partial` or a module of `metricjax.nn`."""
     while isinstance(loss, functools.partial):
         if option in loss.keywords:
             return loss.keywords[option]

@@ -16,9 +16,9 @@ from metricjax._core.types import AxisName, Labels, Pairs, Refs
 
 
 def replicated(x):
-    """`x` on every device of an explicitly sharded mesh; `x` itself everywhere else.
+    """Copies `x` to every device of its mesh, if `x` is explicitly sharded.
 
-    An explicitly sharded batch cannot be compared with itself; a replicated copy can.
+    An explicitly sharded batch cannot be compared with itself. A replicated copy can.
     """
 
     leaves, tree = jax.tree.flatten(x)
@@ -30,12 +30,12 @@ def replicated(x):
 
 
 def take(x: Array, index: Array) -> Array:
-    """``x[index]`` for an `x` that is not sharded, sharded as `index` is."""
+    """Returns ``x[index]`` for an `x` that is not sharded. The result is sharded like `index`."""
     return spread_as(x[replicated(index)], index)
 
 
 def spread_as(x: Array, like: Array) -> Array:
-    """`x` with its first axis explicitly sharded as that of `like` is; `x` itself elsewhere."""
+    """Shards the first axis of `x` like that of `like`, if `like` is explicitly sharded."""
     sharding = jax.typeof(like).sharding
     if not any(sharding.spec):
         return x
@@ -44,7 +44,7 @@ def spread_as(x: Array, like: Array) -> Array:
 
 
 def reshape_rows(x: Array, axes: int, *shape: int) -> Array:
-    """`x` with its first `axes` axes reshaped; the first stays explicitly sharded as it is."""
+    """Reshapes the first `axes` axes of `x`. The first axis keeps its explicit sharding."""
     sharding, shape = jax.typeof(x).sharding, shape + x.shape[axes:]
     if not any(sharding.spec):
         return x.reshape(shape)
@@ -53,10 +53,10 @@ def reshape_rows(x: Array, axes: int, *shape: int) -> Array:
 
 
 def on_mesh_of(tree):
-    """A context with the mesh that arrays of a pytree are explicitly sharded over.
+    """Returns a context with the mesh that arrays of a pytree are explicitly sharded over.
 
-    Since JAX 0.12, gradients of gathers start from zeros on the mesh of the context: without one,
-    optax's cross entropy of a sharded batch has no gradient.
+    Since JAX 0.12, gradients of gathers start from zeros on the mesh of the context. Without a
+    mesh, optax's cross entropy of a sharded batch has no gradient.
     """
     shardings = [jax.typeof(x).sharding for x in jax.tree.leaves(tree)]
     meshes = [s.mesh for s in shardings if any(s.spec)]
@@ -66,7 +66,7 @@ def on_mesh_of(tree):
 
 
 def self_refs(embeddings, labels, where=None) -> Refs:
-    """The batch itself as references; each anchor sits at its own place."""
+    """Returns the batch itself as references. Row i is anchor i."""
     return replicated(Refs(embeddings, labels, jnp.arange(len(embeddings)), where))
 
 
@@ -77,17 +77,17 @@ def gather_refs(
     *,
     where: Num[Array, " n"] | None = None,
 ) -> Refs:
-    """The batches of all devices along a `jax.shard_map` or `pmap` axis, as references.
+    """Gathers the batches of all devices along a `jax.shard_map` or `pmap` axis, as references.
 
-    Gradients flow back to the device an embedding came from. With ``reduce(axis_name=...)`` the
-    loss and its gradient are those of the whole batch on one device. A loss that has an argument
-    `axis_name` takes sums over all anchors first, and must be given it, too.
+    Gradients flow back to the device that an embedding came from. With ``reduce(axis_name=...)``
+    the loss and its gradient are those of the whole batch on one device. A loss that has an
+    argument `axis_name` first sums over all anchors, and needs `axis_name` as well.
 
     Args:
         embeddings: ``[N, D]``, this device's part of the batch.
-        labels: ``[N]``, its labels.
+        labels: ``[N]``, the labels of this part.
         axis_name: the mapped axis to gather over.
-        where: ``[N]`` weights, gathered too.
+        where: ``[N]`` weights, which are also gathered.
 
     Returns:
         `Refs` with ``M = N * axis size`` rows, in the order of the axis.
@@ -98,10 +98,10 @@ def gather_refs(
 
 
 def gather_same(tree, axis_name: AxisName):
-    """The rows of all devices, for computations that every device does alike.
+    """Gathers the rows of all devices, for a computation that every device repeats.
 
-    Where types tell, under `jax.shard_map`, these say that no device has other rows. Then the
-    gradient of a row is not summed over devices: each has computed all of it.
+    Under `jax.shard_map`, types can say that the rows are the same on all devices. Then the
+    gradient of a row is not summed over devices, because each device has computed all of it.
     """
     typed = varying(jax.typeof(jax.lax.axis_index(axis_name)))
     to = "invarying" if typed else "varying"
@@ -109,20 +109,23 @@ def gather_same(tree, axis_name: AxisName):
 
 
 def axis_names(axis_name: AxisName | None) -> tuple[str, ...]:
-    """The names of the axes that are taken as one."""
+    """Returns the names of the axes that are taken as one axis."""
     if axis_name is None:
         return ()
     return (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
 
 
 def numbered(n: int, axis_name: AxisName) -> Int[Array, " n"]:
-    """The numbers of this device's n rows among those of all devices along an axis."""
+    """Returns the numbers of this device's n rows among the rows of all devices along an axis."""
     rows = jnp.arange(n)
     return rows + n * jax.lax.axis_index(axis_name).astype(rows.dtype)
 
 
 def whole_batch(tree, axis_name: AxisName | None):
-    """The rows of all devices along an `axis_name`, and the numbers of this device's among them."""
+    """Gathers the rows of all devices along `axis_name`.
+
+    Also returns the numbers of this device's rows among them.
+    """
     n = len(jax.tree.leaves(tree)[0])
     if axis_name is None:
         return replicated(tree), jnp.arange(n)
@@ -131,9 +134,10 @@ def whole_batch(tree, axis_name: AxisName | None):
 
 
 class Batch(NamedTuple):
-    """A checked batch: anchors, references, and a weight for each of both.
+    """A checked batch: anchors, references, and a weight for each anchor and each reference.
 
-    Embeddings of weight 0 are zero, so that nothing of a padding row, be it NaN, gets through.
+    Embeddings of weight 0 are set to zero, so that padding rows have no effect, even if they hold
+    NaN.
     """
 
     embeddings: Float[Array, "n d"]
@@ -143,19 +147,19 @@ class Batch(NamedTuple):
 
     @property
     def ref_weights(self) -> Float[Array, " m"]:
-        """``refs.where``, which `prepare` has filled in."""
+        """Returns ``refs.where``, which `prepare` has filled in."""
         assert self.refs.where is not None
         return self.refs.where
 
 
 def admit(function, embeddings, labels, refs=None, where=None):
-    """The batch that the public `function` was given: embeddings, labels and references, checked.
+    """Checks the embeddings, labels and references that were passed to the public `function`.
 
-    What came as lists or NumPy arrays leaves as JAX arrays.
+    Returns them. Lists and NumPy arrays become JAX arrays.
     """
     embeddings = jnp.asarray(embeddings)
     check_embeddings(function, "embeddings", embeddings)
-    n = embeddings.shape[0]  # `len` takes no symbolic size, as `jax.export` has them
+    n = embeddings.shape[0]  # `len` does not support the symbolic sizes of `jax.export`
     ready = isinstance(labels, jax.Array) and labels.dtype == jnp.result_type(int)
     if not ready or labels.shape != (n,):
         labels = as_labels(function, "labels", labels, "embeddings", n)
@@ -181,7 +185,7 @@ def admit(function, embeddings, labels, refs=None, where=None):
 
 
 def somebody(refs, mined, n):
-    """One reference of weight 0 where there are none: a gather needs a row to take."""
+    """Replaces empty references by one row of weight 0, because a gather needs a row to take."""
     one = lambda x: jnp.zeros_like(x, shape=(1, *jnp.shape(x)[1:]))
     rows = jax.tree.map(lambda x: one(jnp.asarray(x)), (refs.embeddings, refs.labels))
     mined = None if mined is None else Pairs(jnp.zeros((n, 1)), jnp.zeros((n, 1)))
@@ -189,9 +193,10 @@ def somebody(refs, mined, n):
 
 
 def check_not_gathered(function, embeddings, refs):
-    """Without `axis_name` the sums over anchors would be those of one device, its references not.
+    """Raises if references were gathered, but `axis_name` is missing.
 
-    The type of the embeddings says along which axes devices differ, under `jax.shard_map`.
+    The sums over anchors would then be those of one device, with references of all devices. Under
+    `jax.shard_map`, the type of the embeddings says along which axes devices differ.
     """
     axes = varying(jax.typeof(embeddings))
     devices = math.prod(map(jax.lax.axis_size, axes))
@@ -204,9 +209,10 @@ def check_not_gathered(function, embeddings, refs):
 
 
 def check_same(function, embeddings, class_axis):
-    """Devices that share out the classes must have the same samples, or softmax sums mix them.
+    """Raises if devices that split the classes among themselves have different samples.
 
-    The type of the embeddings says along which axes devices differ, under `jax.shard_map`.
+    Softmax sums would then mix the samples. Under `jax.shard_map`, the type of the embeddings says
+    along which axes devices differ.
     """
     if axes := varying(jax.typeof(embeddings)) & {*axis_names(class_axis)}:
         raise ValueError(
@@ -218,7 +224,7 @@ def check_same(function, embeddings, class_axis):
 
 
 def prepare(embeddings, labels, refs=None, where=None) -> Batch:
-    """What `admit` let in, with defaults filled in and padding rows emptied."""
+    """Fills in the defaults of what `admit` returned, and sets padding rows to 0."""
     weights = jnp.ones(embeddings.shape[0], upcast(embeddings[:0]).dtype)
     if where is not None:
         weights, embeddings = weighed(where, embeddings)
@@ -234,6 +240,6 @@ def prepare(embeddings, labels, refs=None, where=None) -> Batch:
 
 
 def weighed(where, embeddings):
-    """`where` as float weights, and the embeddings with rows of weight 0 set to 0."""
+    """Returns `where` as float weights, and the embeddings with rows of weight 0 set to 0."""
     weights = jnp.asarray(where).astype(upcast(embeddings[:0]).dtype)
     return weights, jnp.where(weights[:, None] > 0, embeddings, 0)

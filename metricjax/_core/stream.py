@@ -1,18 +1,19 @@
 """Streamed terms: losses too large to hold, computed slab by slab and reduced on the way.
 
-A loss of 8,192 anchors has 67 million pairs. Instead of an array of them its term holds a function,
-``slab(k)``: the term of the k-th block of anchors, or of the k-th positive of every anchor. A
-reducer makes two sums of each slab, so a loop can add them up and forget the slab:
+A loss of 8,192 anchors has 67 million pairs. Its term does not hold an array of them, but a
+function. ``slab(k)`` is the term of the k-th block of anchors, or of the k-th positive of every
+anchor. A reducer computes two sums of each slab, so a loop can add up the sums and drop the slab:
 
     total, count = 0, 0
     for k in range(steps):                 # a loop of XLA; `steps` may be traced
         term = slab(k)
         total, count = total + sum(term.values * term.weights), count + term.divisor
 
-`fold` does this for all terms of a loss; terms of one stream share the loop, `sum_over`.
-JAX cannot differentiate a loop of a traced number of steps backwards, and would store every slab
-for a fixed number, so the loop has a rule of its own, `_sum_of_tangents`: derivatives compute the
-slabs again, and the gradient of a single number is added up in the same loop as the number.
+`fold` does this for all terms of a loss. Terms of one stream share the loop, `sum_over`.
+
+JAX cannot differentiate a loop backwards if its number of steps is traced. If the number is fixed,
+JAX would store every slab. So the loop has its own rule, `_sum_of_tangents`: derivatives compute
+the slabs again. The gradient of a single number is added up in the same loop as the number.
 """
 
 import dataclasses
@@ -31,12 +32,13 @@ from metricjax._core.types import LossDict, LossTerm, Ratio, Reducer
 
 
 class Stream(NamedTuple):
-    """A loss dict in parts: `slab(k)` is the k-th, `steps` how many there are (may be traced).
+    """A loss dict in parts: `slab(k)` is the k-th of `steps` parts. `steps` may be traced.
 
-    A slab may close over traced arrays, which gradients reach, and may hold streamed terms itself.
-    `rows(k)` are the anchors that the rows of slab k belong to, where these are not all of them in
-    order. `join` brings slabs stacked along axis 1 into the order of the whole term. `total` adds
-    up ``fn(k)`` over all slabs, `sum_over` if not given; k is then whatever `total` calls it with.
+    A slab may close over traced arrays, and gradients reach these arrays. A slab may hold streamed
+    terms itself. `rows(k)` are the anchors that the rows of slab k belong to, if these are not all
+    anchors in order. `join` brings slabs stacked along axis 1 into the order of the whole term.
+    `total` adds up ``fn(k)`` over all slabs, and chooses what to pass as k. The default is
+    `sum_over`.
     """
 
     slab: Callable[[Array], LossDict]
@@ -46,7 +48,7 @@ class Stream(NamedTuple):
     total: Callable[[Callable[[Any], Any], Array | int], Any] | None = None
 
     def terms(self) -> LossDict:
-        """The streamed loss dict: what a loss returns."""
+        """Returns the streamed loss dict, which is what a loss returns."""
         names: list[str] = []
         jax.eval_shape(lambda k: names.extend(self.slab(k)), jnp.int32(0))
         return {name: StreamedTerm(self, name) for name in names}
@@ -54,9 +56,9 @@ class Stream(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StreamedTerm:
-    """Stands where a `LossTerm` would, when its values would not fit in memory.
+    """Takes the place of a `LossTerm` whose values would not fit in memory.
 
-    It holds a computation, not arrays: reduce it under the same `jit` that made it.
+    It holds a computation, not arrays. Reduce it under the same `jit` that made it.
     """
 
     stream: Stream
@@ -66,7 +68,10 @@ class StreamedTerm:
         return f"StreamedTerm({self.name!r}; `metricjax.reduce` computes it, under the same `jit`)"
 
     def dense(self) -> LossTerm:
-        """The whole term as arrays. For looking at: outside `jit`, and not for large batches."""
+        """Returns the whole term as arrays, for inspection outside of `jit`.
+
+        Do not use it for large batches.
+        """
         if self.stream.total is not None:
             raise ValueError(f"{self.name}: the parts of this term are never on one device.")
         steps = max(1, int(self.stream.steps))
@@ -97,13 +102,14 @@ def _refuse(term):
 
 
 jax.tree_util.register_pytree_node(StreamedTerm, _refuse, lambda *_: None)  # type: ignore
-"""Only to say so where it would leave: what it closes over is of no use outside."""
+"""Registered only to raise this error when a term would leave a transformed function. Outside, what
+the term closes over is of no use."""
 
 
 def fold(
     terms: LossDict, reducers: dict[str, Reducer], rows: Array | None = None
 ) -> dict[str, Ratio]:
-    """Each term's `(total, count)`; terms of one stream share one pass over its slabs.
+    """Reduces each term to `(total, count)`. Terms of one stream share one pass over its slabs.
 
     `rows` are the anchors that the rows of these terms belong to, if not 0, 1, 2, ...
     """
@@ -133,7 +139,7 @@ def fold(
 
 
 def scaled(terms: LossDict, factor: Any) -> LossDict:
-    """Terms whose values are `factor` times as large; those of one stream stay so."""
+    """Multiplies the values of terms by `factor`. Terms of one stream stay in one stream."""
     streams: dict[int, Stream] = {}
 
     def one(term: Any):
@@ -147,40 +153,42 @@ def scaled(terms: LossDict, factor: Any) -> LossDict:
 
 
 def _of(rows, inner):
-    """Row numbers `inner` of the rows `rows`; `None` stands for 0, 1, 2, ..."""
+    """Takes the row numbers `inner` of the rows `rows`. `None` stands for 0, 1, 2, ..."""
     return inner if rows is None else rows if inner is None else rows[inner]
 
 
 def sum_over(fn: Callable[[Array], Any], count: Array | int) -> Any:
-    """``sum(fn(k) for k in range(count))`` for a traced `count`, with all of JAX's derivatives.
+    """Returns ``sum(fn(k) for k in range(count))``, with all of JAX's derivatives.
 
-    Everything `fn` closes over is hoisted to arguments, so that derivatives reach it.
+    `count` may be traced. All arrays that `fn` closes over become arguments, so that derivatives
+    reach them.
     """
     fn, closed_over = hoist(fn, jnp.int32(0))
     return sum_of_slabs(_once(fn), jnp.asarray(count, jnp.int32), *closed_over)
 
 
 _once = functools.partial(jax.jit, inline=True)
-"""Functions are traced several times here, and inside each other. So that their Python code runs
-but once, they are jitted, which keeps what was traced, and is nothing in the program: `inline`."""
+"""Functions are traced several times here, and inside each other. `jit` keeps what was traced, so
+their Python code runs only once. With `inline`, the `jit` does not appear in the program."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def sum_of_slabs(fn, count, *args):  # `jax_internals` knows it by this name
-    """``sum(fn(k, *args) for k in range(count))``; `fn` closes over no arrays."""
+def sum_of_slabs(fn, count, *args):  # `jax_internals` looks for this name
+    """Returns ``sum(fn(k, *args) for k in range(count))``. `fn` closes over no arrays."""
     zero = jax.tree.map(zeros_like, jax.eval_shape(fn, jnp.int32(0), *args))
     step = lambda k, total: jax.tree.map(jnp.add, total, fn(k, *args))
     return jax.lax.fori_loop(jnp.int32(0), count, step, zero)
 
 
 def _sum_of_tangents(fn, primals, tangents):
-    """The rule of `sum_of_slabs`.
+    """Differentiates `sum_of_slabs`.
 
-    Where a single number has a derivative, its gradient is added up along with it: one loop, and
-    the tangent is an inner product, whose transpose scales the gradient. Else the tangent is a loop
-    of its own, and its transpose a third one; each recomputes every ``fn(k)``, so that nothing is
-    stored between them. (Loops that stored something, or two loops for the single number, took 1.3
-    to 2 times as long.) The loops are streamed sums, and so have derivatives themselves.
+    If a single number has a derivative, its gradient is added up together with the number. There is
+    one loop. The tangent is an inner product, whose transpose scales the gradient. Otherwise the
+    tangent is a loop of its own, and its transpose is a third loop. Each loop computes every
+    ``fn(k)`` again, so nothing is stored between the loops. (Loops that stored something, or two
+    loops for the single number, took 1.3 to 2 times as long.) The loops are streamed sums, so they
+    have derivatives themselves.
     """
     (count, *args), (_, *tangents) = primals, tangents
     moves = [not isinstance(t, SymbolicZero) for t in tangents]
@@ -189,7 +197,7 @@ def _sum_of_tangents(fn, primals, tangents):
     flows = depends(jaxpr, [False, *moves])
 
     def smooth(k, args):
-        """``fn(k, *args)`` as a function of what moves, and where to take its derivative."""
+        """Returns ``fn(k, *args)`` as a function of what moves, and where to differentiate it."""
 
         def of_moving(*moving):
             rest = iter(moving)
@@ -241,10 +249,10 @@ sum_of_slabs.defjvp(_sum_of_tangents, symbolic_zeros=True)
 
 
 def _alone(jaxpr, flows, moving):
-    """Whether one output alone has a derivative, and its gradient can be scaled later.
+    """Returns whether only one output has a derivative, and its gradient can be scaled later.
 
-    That is so of a number, unless its gradient is rounded to half precision, or adds up devices,
-    whose scales may differ.
+    A single number qualifies, unless its gradient is rounded to half precision, or is a sum over
+    devices, whose scales may differ.
     """
     out = [v.aval for v, flow in zip(jaxpr.outvars, flows, strict=True) if flow]
     if [x.shape for x in out] != [()]:
@@ -254,7 +262,7 @@ def _alone(jaxpr, flows, moving):
 
 
 def zeros_like(like: jax.ShapeDtypeStruct) -> Array:
-    """Zeros that a loop can carry: with the mesh axes that `like` varies or is sharded over."""
+    """Returns zeros for a loop to carry, with the axes that `like` varies or is sharded over."""
     sharding = getattr(like, "sharding", None)
     zeros = jnp.zeros(like.shape, like.dtype, device=sharding)
     return vary(zeros, varying(like))

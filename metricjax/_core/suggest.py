@@ -1,4 +1,4 @@
-"""What to say of a name that a module does not have."""
+"""Error messages for names that a module does not have."""
 
 import difflib
 import re
@@ -15,10 +15,10 @@ ELSEWHERE = {
 
 
 def plain(name: str) -> str:
-    """A name without case and underscores, and without what kind of thing it is.
+    """Returns a name without case, underscores and its kind, such as "loss" or "miner".
 
-    Classes of PyTorch Metric Learning are functions here; ``TripletMarginLoss`` and
-    ``triplet_margin`` become the same.
+    Classes of PyTorch Metric Learning are functions here. ``TripletMarginLoss`` and
+    ``triplet_margin`` become the same name.
     """
     return KIND.sub("", name.replace("_", "").lower())
 
@@ -44,6 +44,6 @@ class Missing:
 
 
 def for_missing_names(module: str) -> None:
-    """From now on, the error for a name that `module` does not have says which one is meant."""
-    # not written as a function in the module: type checkers would then allow any name there
+    """Makes the error for a name that `module` does not have suggest the name that is meant."""
+    # not written as a function in the module: type checkers would then allow any name in it
     sys.modules[module].__getattr__ = Missing(module)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Sums that a loss takes before its terms, and what adds two parts of one up."""
+"""Sums that a loss needs before its terms, and how two parts of a sum are added up."""
 
 from collections.abc import Generator
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ class OverRefs(NamedTuple):
 
 
 class OfAnchors(NamedTuple):
-    """What a loss yields of its anchors alone; each block of references is sent its share."""
+    """What a loss yields of its anchors alone. Each block of references is sent its share."""
 
     value: Any
 
 
 class LogSum(NamedTuple):
-    """A sum by its logarithm, as `logsumexp` gives it: -inf where nothing has been added."""
+    """The logarithm of a sum, as `logsumexp` returns it: -inf where nothing has been added."""
 
     log: Float[Array, "..."]
 
@@ -33,7 +33,7 @@ class LogSum(NamedTuple):
 
     @property
     def value(self) -> Float[Array, "..."]:
-        """The logarithm, 0 where there is none."""
+        """Returns the logarithm, or 0 where nothing has been added."""
         return jnp.where(self.exists, self.log, 0)
 
 
@@ -52,7 +52,10 @@ def nothing(like):
 
 
 def share(cotangents, part, total):
-    """The tangents or cotangents of a part: of a log-sum, times its share in the total."""
+    """Returns the tangents or cotangents of a part.
+
+    Those of a log-sum are multiplied by the part's share of the total.
+    """
 
     def one(c, part, total):
         if not _is_log(c):
@@ -65,10 +68,10 @@ def share(cotangents, part, total):
 
 
 def sent(body, known, *, all_refs: bool = True, then=None):
-    """What a loss yields when it has been sent all that is `known`, or returns; and if it returned.
+    """Runs a loss on the `known` sums. Returns what it yields next or returns, and if it returned.
 
-    With `all_refs` its anchors meet all references, and its sums over them are sent back at once.
-    It goes on with ``then(part)`` of what else it yields, if there is a `then`.
+    With `all_refs` the anchors meet all references, and sums over references are sent back at once.
+    If `then` is given, the loss continues with ``then(part)`` of everything else that it yields.
     """
     if not isinstance(body, Generator):
         return body, True
@@ -79,7 +82,7 @@ def sent(body, known, *, all_refs: bool = True, then=None):
             if all_refs and isinstance(part, OverRefs | OfAnchors):
                 part = body.send(part[0])
                 continue
-            for total in known:  # the next of them
+            for total in known:  # only the next one
                 part = body.send(total)
                 break
             else:

@@ -8,9 +8,9 @@ than others have triplets of weight 0 in the last steps:
     anchor 0:  3, 5          3        5       none
     anchor 1:  0, 2, 4       0        2         4
 
-The walk needs the columns of a row's positives in turn. Sorting would take longer than the loss, so
-a row of the matrix is packed into words of 32 bits; taking off the lowest bit of a word is one
-operation.
+The walk needs the columns of a row's positives one after the other. Sorting would take longer than
+the loss. So a row of the matrix is packed into words of 32 bits: removing the lowest bit of a word
+is one operation.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,10 @@ from metricjax._core.types import Pairs, TripletRule
 
 
 class Walk(NamedTuple):
-    """Visits the positives of all anchors side by side: ``table[:, k]`` are the k-th, M for none.
+    """Visits the positives of all anchors side by side.
 
-    Only the first `steps` columns of `table` are filled; no anchor has more positives.
+    ``table[:, k]`` holds the k-th positive of each anchor, or M if there is none. Only the first
+    `steps` columns of `table` are filled, because no anchor has more positives.
     """
 
     table: Int[Array, "n m"]
@@ -35,9 +36,9 @@ class Walk(NamedTuple):
 
 
 def walk_positives(weights: Num[Array, "n m"]) -> Walk:
-    """Where each anchor's positives (weight above 0) are.
+    """Finds the positives (weight above 0) of each anchor.
 
-    One pass over ``[N, M]`` packs them into bits; each step takes the first of a row's bits off.
+    One pass over ``[N, M]`` packs them into bits. Each step removes the first bit of every row.
     """
     n, m = weights.shape
     count = -(-m // 32)  # words: column j is bit j // count of word j % count
@@ -62,7 +63,10 @@ def walk_positives(weights: Num[Array, "n m"]) -> Walk:
 
 
 def positive_at(weights: Num[Array, "n m"], walk: Walk, k) -> tuple[Array, Array]:
-    """Step k of the walk: each anchor's positive ``j [N]`` and its weight ``[N, 1]``, or 0."""
+    """Returns step k of the walk: each anchor's positive ``j [N]`` and its weight ``[N, 1]``.
+
+    The weight is 0 if an anchor has no k-th positive.
+    """
     m = weights.shape[1]
     j = jax.lax.dynamic_index_in_dim(walk.table, k, 1, False, allow_negative_indices=False)
     exists, j = j < m, jnp.minimum(j, m - 1)
@@ -70,15 +74,15 @@ def positive_at(weights: Num[Array, "n m"], walk: Walk, k) -> tuple[Array, Array
 
 
 def sum_over_positives(fn: Callable[[Array, Array], Any], weights: Num[Array, "n m"]) -> Any:
-    """The sum of ``fn(j, weight)`` over a walk along the positives; see `positive_at`."""
+    """Sums ``fn(j, weight)`` over a walk along the positives; see `positive_at`."""
     walk = walk_positives(weights)
     return sum_over(lambda k: fn(*positive_at(weights, walk, k)), walk.steps)
 
 
 def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array]:
-    """Step k of the walk: each anchor's positive ``j [N]``, and the weights of its triplets.
+    """Returns step k of the walk: each anchor's positive ``j [N]``, and its triplets' weights.
 
-    Where an anchor has no k-th positive, j is some valid index and the weights ``[N, M]`` are 0.
+    If an anchor has no k-th positive, j is some valid index and its weights in ``[N, M]`` are 0.
     """
     j, positive = positive_at(mined.positive, walk, k)
     weights = positive * mined.negative
@@ -89,7 +93,7 @@ def triplets_at(mined: Pairs | TripletRule, walk: Walk, k) -> tuple[Array, Array
 
 @jax.custom_jvp
 def pick(mat: Num[Array, "n m"], j: Int[Array, " n"]) -> Num[Array, "n 1"]:
-    """``mat[i, j[i]]``, with a gradient that is a mask and not a scatter: it fuses with others."""
+    """Returns ``mat[i, j[i]]``. Its gradient is a mask, not a scatter: it fuses with others."""
     return jnp.take_along_axis(mat, j[:, None], 1, mode="promise_in_bounds")
 
 

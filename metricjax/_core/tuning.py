@@ -1,6 +1,6 @@
-"""How large blocks are, by platform: every number that was tuned on a machine, and why.
+"""The sizes of blocks by platform: every number that was tuned on a machine, and why.
 
-A CPU is quick while a block stays in its caches, so its blocks are small. An accelerator pays about
+A CPU is fast while a block stays in its caches, so its blocks are small. An accelerator needs about
 a microsecond for each operation of each block, so its blocks are as large as memory allows.
 """
 
@@ -24,18 +24,18 @@ class BlockSizes:
     """The sizes of blocks on one kind of machine.
 
     Attributes:
-        dense_pairs: a loss of fewer (anchor, reference) pairs is computed at once.
-        chunk_pairs: a block of anchors of a larger one has so many pairs,
-        chunk_rows: but at least so many anchors: products of few rows are slow.
-        ref_pairs: where that is more pairs than this, references come in blocks, too,
-        ref_chunk: and a block is of so many anchors and so many references.
-        class_block: a block of classes has at most so many similarities.
-        class_kept: up to so many are one block, and kept for the backward pass.
-        search: a search looks at so many queries and so many references at a time.
-        share: devices that share the pairs of a loss compute as many times more at once.
-        half_features: from so many features on, rows in half precision are multiplied as they are,
-            see `halves`.
-        half_precision: of the products of their gradient.
+        dense_pairs: a loss with fewer (anchor, reference) pairs is computed at once.
+        chunk_pairs: a block of anchors of a larger loss has this many pairs.
+        chunk_rows: such a block has at least this many anchors: products of few rows are slow.
+        ref_pairs: if such a block has more pairs than this, references are also split into blocks.
+        ref_chunk: a block then has this many anchors and this many references.
+        class_block: a block of classes has at most this many similarities.
+        class_kept: up to this many similarities are one block, and kept for the backward pass.
+        search: a search compares this many queries and this many references at a time.
+        share: whether k devices that share the pairs of a loss compute k times as many at once.
+        half_features: from this many features on, rows in half precision are multiplied as they
+            are; see `halves`.
+        half_precision: the precision of the products in their gradient.
     """
 
     dense_pairs: int
@@ -52,45 +52,49 @@ class BlockSizes:
 
 
 CPU = BlockSizes(
-    # Two cores, N = 2,048, D = 128, value and gradient: multi_similarity 41 ms at once, 25 in
-    # blocks; ntxent 50 and 33. At N = 512 blocks gain nothing.
+    # Two cores, N = 2,048, D = 128, value and gradient: multi_similarity takes 41 ms at once, and
+    # 25 ms in blocks; ntxent takes 50 ms and 33 ms. At N = 512 blocks gain nothing.
     dense_pairs=2**20,
-    # Blocks of 2^20 pairs take as long and twice the memory: ntxent 36 MiB, 19 with these.
+    # Blocks of 2^20 pairs take as long, and twice the memory: ntxent takes 36 MiB, 19 with these.
     chunk_pairs=2**19,
     chunk_rows=128,
     ref_pairs=2**25,  # 128 MiB for each array of pairs
     ref_chunk=(1024, 4096),
     class_block=2**21,
-    # A call that needs more than about 32 MiB gets fresh memory from the system each time, which
-    # takes longer than to compute blocks again.
+    # A call that needs more than about 32 MiB gets fresh memory from the system each time. That
+    # takes longer than computing blocks again.
     class_kept=3 * 2**21,
     search=(256, 2**16),
     share=False,  # each device has its own caches
 )
 
 GPU = BlockSizes(
-    # An H200, value and gradient, at once and in blocks of 256 and 1,024 anchors: N = 2,048, ntxent
-    # 0.15 ms, 0.43, 0.31, triplet_margin 0.7, 6.0, 1.8 (the three products alone 0.14). N = 8,192,
-    # at once and in blocks of 1,024 and 4,096: ntxent 1.9, 2.4, 2.1, contrastive 1.8, 3.1, 2.3.
-    # N = 16,384, at once and in blocks of 1,024 and 2,048: contrastive 6.8, 9.8, 8.9; at once takes
-    # 2.5 GiB, 7 times as much as blocks of 2,048. The TPU's compiler estimates the same order.
+    # Measured on an H200, value and gradient, in ms: at once, in small blocks, in larger blocks.
+    # N = 2,048, blocks of 256 and of 1,024 anchors: ntxent 0.15, 0.43, 0.31; triplet_margin 0.7,
+    # 6.0, 1.8 (the three products alone take 0.14). N = 8,192, blocks of 1,024 and of 4,096: ntxent
+    # 1.9, 2.4, 2.1; contrastive 1.8, 3.1, 2.3. N = 16,384, blocks of 1,024 and of 2,048:
+    # contrastive 6.8, 9.8, 8.9. At N = 16,384, at once takes 2.5 GiB, 7 times as much as blocks of
+    # 2,048. The TPU's compiler estimates the same order.
     dense_pairs=2**27,
     chunk_pairs=2**25,
     chunk_rows=1024,
     ref_pairs=2**27,
     ref_chunk=(2048, 16384),
-    # 2,048 samples, 100,000 classes: 8.1 ms in blocks of 2^25, 4.9 in one. So as of pairs.
+    # 2,048 samples and 100,000 classes take 8.1 ms in blocks of 2^25, and 4.9 ms in one block. So
+    # the limit is the one for pairs.
     class_block=2**27,
     class_kept=2**27,
-    # 1,024 queries, 100,000 references: 2.0 ms with a CPU's blocks, 1.3 with these; 10,000 and a
-    # million: 178 ms, and 116 with twice the references.
+    # 1,024 queries and 100,000 references take 2.0 ms with the blocks of a CPU, and 1.3 ms with
+    # these. 10,000 queries and a million references take 178 ms, and 116 ms with twice the
+    # references in a block.
     search=(1024, 2**17),
-    share=True,  # and in loops they would exchange numbers in every step
-    half_features=256,  # not measured on a card; by its rates one of three products costs nothing
+    share=True,  # in a loop over blocks, devices would exchange numbers in every step
+    # Not measured on a GPU. By a GPU's rates, one of the three products then costs nothing.
+    half_features=256,
 )
 
-# By libtpu's estimate for a v5e, N = 4,096, D = 1,024: ntxent 3.9 ms in float32, 1.9 in bfloat16.
-# One factor of each product has the digits of bfloat16, so three passes lose nothing.
+# By libtpu's estimate for a v5e, N = 4,096, D = 1,024: ntxent takes 3.9 ms in float32, and 1.9 ms
+# in bfloat16. One factor of each product has the digits of bfloat16, so three passes lose nothing.
 TPU = dataclasses.replace(GPU, half_precision=jax.lax.Precision.HIGH)
 
 
@@ -99,11 +103,11 @@ _chosen: contextvars.ContextVar[Platform | None] = contextvars.ContextVar("platf
 
 @contextlib.contextmanager
 def for_platform(name: Platform) -> Iterator[None]:
-    """Programs traced inside have the block sizes of another platform than this machine's.
+    """Gives programs that are traced inside the block sizes of another platform.
 
-    For programs that are compiled here and run elsewhere, as by `jax.export`. The environment
-    variable ``METRICJAX_PLATFORM`` does it for a whole process. Values do not change, but speed and
-    memory do. A function that `jax.jit` has traced before stays as it is.
+    Use it for programs that are compiled here and run elsewhere, for example with `jax.export`. The
+    environment variable ``METRICJAX_PLATFORM`` does the same for a whole process. Values do not
+    change, but speed and memory do. A function that `jax.jit` has traced before stays as it is.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -124,10 +128,10 @@ def for_platform(name: Platform) -> Iterator[None]:
 
 
 def block_sizes() -> BlockSizes:
-    """Those of the platform that was chosen, or of JAX's default device."""
+    """Returns the block sizes of the chosen platform, or of JAX's default device."""
     name: Any = _chosen.get() or os.environ.get("METRICJAX_PLATFORM")
     if not name:
-        device = getattr(jax.config, "jax_default_device", None)  # or the name of a platform
+        device = getattr(jax.config, "jax_default_device", None)  # or a platform's name
         name = getattr(device, "platform", device) or jax.default_backend()
     elif name not in get_args(Platform):
         raise ValueError(f"`METRICJAX_PLATFORM` must be one of {PLATFORMS}, got {name!r}.")
@@ -135,9 +139,9 @@ def block_sizes() -> BlockSizes:
 
 
 def pairs_at_once() -> int:
-    """How many pairs are computed at once; devices that share them can do more."""
+    """Returns how many pairs are computed at once. Devices that share pairs can compute more."""
     sizes, devices = block_sizes(), 1
-    if sizes.share:  # with the devices of a mesh, but for axes along which each has its own part
+    if sizes.share:  # over the devices of a mesh, except along axes where each has its own part
         mesh = jax.sharding.get_abstract_mesh()
         kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
         devices = math.prod(count for count, kind in kinds if kind != AxisType.Manual)
@@ -145,6 +149,6 @@ def pairs_at_once() -> int:
 
 
 def block_rows(n: int, m: int) -> int:
-    """How many of n anchors a block has, of those that meet m references each."""
+    """Returns how many of n anchors a block has, if each anchor meets m references."""
     sizes = block_sizes()
     return min(n, max(sizes.chunk_rows, sizes.chunk_pairs // m))

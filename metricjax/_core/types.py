@@ -15,14 +15,14 @@ class LossTerm(NamedTuple):
 
     Attributes:
         values: ``[N]``, ``[N, M]`` or ``[T]``; 0 with zero gradient wherever the weight is 0.
-            A 0-d term is already reduced: every reducer passes ``values / divisor`` through.
-        weights: same shape. 0 means "does not exist", 2 "counts twice", a fraction is a soft
-            label or a sample weight.
+            A 0-d term is already reduced: with any reducer, it becomes ``values / divisor``.
+        weights: the same shape. 0 means "does not exist", 2 means "counts twice", and a fraction is
+            a soft label or a sample weight.
         divisor: what the loss itself divides the weighted sum by; ``None`` means the sum of the
-            weights. Additive over anchors, as the sum is.
+            weights. Like the weighted sum, it adds up over anchors.
         anchor: which anchor each row of `values` belongs to; ``None`` means row i is anchor i.
-        anchor_weights: ``[N]``, the weight of each anchor as a whole, where each row of `values`
-            holds all that belongs to its anchor; ``None`` where it does not (triplets).
+        anchor_weights: ``[N]``, the weight of each anchor as a whole, if each row of `values`
+            holds everything that belongs to its anchor; ``None`` if not, as for triplets.
     """
 
     values: Float[Array, "*shape"]
@@ -32,24 +32,24 @@ class LossTerm(NamedTuple):
     anchor_weights: Float[Array, " n"] | None = None
 
     def dense(self) -> "LossTerm":
-        """The term itself: the counterpart of a streamed term's `dense()`."""
+        """Returns the term itself, as the counterpart of a streamed term's `dense()`."""
         return self
 
-    def __repr__(self):  # errors of `jax.grad` print what they got; its numbers would fill pages
+    def __repr__(self):  # errors of `jax.grad` print it, and its numbers would fill pages
         values = f"{getattr(self.values, 'dtype', '')}{list(getattr(self.values, 'shape', []))}"
         return f"LossTerm(values={values}, ...; `metricjax.reduce` makes one number of the terms)"
 
 
 class Term(Protocol):
-    """A `LossTerm`, or what stands for one that would not fit in memory."""
+    """A `LossTerm`, or a streamed term that takes the place of one too large for memory."""
 
     def dense(self) -> LossTerm:
-        """The whole term as arrays."""
+        """Returns the whole term as arrays."""
         ...
 
 
 LossDict = dict[str, Term]
-"""What a loss returns: its named parts, unreduced. A plain dict, joined with `|` or `merge`."""
+"""What a loss returns: its named, unreduced parts. It is a plain dict; join with `|` or `merge`."""
 
 Scalar = float | Float[Array, ""]
 """A number that may be traced: scheduled, learned, differentiated or mapped over."""
@@ -61,15 +61,15 @@ PerClass = float | Float[Array, ""] | Float[Array, " c"]
 """A number that may be traced, or one for each class."""
 
 Ratio = tuple[Float[Array, ""], Float[Array, ""] | None]
-"""A total and what to divide it by, kept apart so that chunks and devices simply add up."""
+"""A total and its divisor. They are kept apart so that those of chunks and devices can be added."""
 
 Reducer = Callable[[LossTerm], Ratio]
 
 AxisName = str | tuple[str, ...]
-"""An axis of `jax.shard_map` or `pmap`, or several that are taken as one."""
+"""An axis of `jax.shard_map` or `pmap`, or several axes that are taken as one."""
 
 Labels = Any
-"""``[N]`` integers, or whatever pytree of arrays with leading axis N a `match` function takes."""
+"""``[N]`` integers, or any pytree of arrays with leading axis N that a `match` function takes."""
 
 Match = Callable[[Labels, Labels], Num[Array, "n m"]]
 """``(labels, reference labels) -> [N, M]``: which pairs match, boolean or soft (0 to 1)."""
@@ -80,10 +80,10 @@ class Refs(NamedTuple):
 
     Attributes:
         embeddings: ``[M, D]``.
-        labels: ``[M]``; may be ``None`` when the pairs are given by `mined`.
-        self_index: ``[N]``, where anchor i sits among the references, so that it is never
-            paired with itself; ``None`` if the anchors are not among them.
-        where: ``[M]``, the references' weights; ``None`` means 1 for each.
+        labels: ``[M]``; may be ``None`` if `mined` gives the pairs.
+        self_index: ``[N]``, the row of anchor i among the references, so that the anchor is never
+            paired with itself; ``None`` if the anchors are not among the references.
+        where: ``[M]``, the weights of the references; ``None`` means 1 for each.
     """
 
     embeddings: Float[Array, "m d"]
@@ -100,7 +100,7 @@ class Pairs(NamedTuple):
 
 
 class Triplets(NamedTuple):
-    """A list of triplets of fixed length T: three index arrays and a weight (0: not there)."""
+    """A list of triplets of fixed length T: three index arrays, and weights (0: not there)."""
 
     anchor: Int[Array, " t"]
     positive: Int[Array, " t"]
@@ -109,13 +109,14 @@ class Triplets(NamedTuple):
 
 
 class TripletRule(NamedTuple):
-    """The triplets that a rule picks among those of two pair matrices; they are never listed.
+    """The triplets that a rule picks from the pairs of two matrices. They are never listed.
 
     Attributes:
-        positive, negative: ``[N, M]`` weights; a triplet's weight is the product of its two.
-        rows: a pytree with leading axis N, what the rule knows of each anchor.
-        keep: ``keep(rows, j) -> [N, M]``: with reference ``j[i]`` as the positive of anchor i,
-            which negatives make a triplet that counts. A `jax.tree_util.Partial`.
+        positive, negative: ``[N, M]`` weights of pairs; a triplet's weight is the product of the
+            weights of its two pairs.
+        rows: a pytree with leading axis N, the data of each anchor that the rule needs.
+        keep: ``keep(rows, j) -> [N, M]``: which negatives make a triplet that counts, if reference
+            ``j[i]`` is the positive of anchor i. A `jax.tree_util.Partial`.
     """
 
     positive: Num[Array, "n m"]

@@ -1,18 +1,19 @@
-"""References met a block at a time, on one device or around many.
+"""Visits references one block at a time, on one device or around many devices.
 
-A loss yields what it sums over the references of each anchor (`OverRefs`), so that it can meet them
-in blocks: `over_refs` runs it. For each such sum all blocks are visited once and added up, and once
-more for the terms, if these have a value for each pair. `InTurn` visits blocks that lie on this
-device; `Around` lets each device's block go around, here of three devices:
+A loss yields what it sums over the references of each anchor (`OverRefs`), so that references can
+come in blocks. `over_refs` runs such a loss. For each of these sums, all blocks are visited once
+and added up. If the terms have a value for each pair, the blocks are visited once more for the
+terms. `InTurn` visits blocks that are on this device. `Around` passes the block of each device
+around, here among three devices:
 
     device 0   meets block 0, passes it to device 2, meets block 1, meets block 2
     device 1   meets block 1, passes it to device 0, meets block 2, meets block 0
     device 2   meets block 2, passes it to device 1, meets block 0, meets block 1
 
-A number of the anchors alone (`OfAnchors`) must not count once for each block, so each block has
-its share. For derivatives the blocks are visited again, and their tangents or gradients go with
-them: nothing is stored but the blocks and the sums. Only gradients that were asked for are
-computed: those of a memory's million rows are not.
+A number of the anchors alone (`OfAnchors`) must not count once for each block, so each block gets
+its share of the number. For derivatives the blocks are visited again, and their tangents or
+gradients travel with them: only the blocks and the sums are stored. Only requested gradients are
+computed. For example, the gradients of a million rows of a memory are not.
 """
 
 import dataclasses
@@ -35,9 +36,10 @@ from metricjax._core.types import AxisName
 
 @dataclasses.dataclass(frozen=True)
 class Around:
-    """Each device's block goes around the devices of a mapped axis; its key is if it is its own.
+    """Passes each device's block around the devices of a mapped axis.
 
-    Several axes are one: their devices are numbered with the last axis fastest.
+    A block's key says whether the block is the device's own. Several axes count as one: their
+    devices are numbered with the last axis fastest.
     """
 
     axis_name: AxisName
@@ -50,7 +52,7 @@ class Around:
         return jnp.bool_(True), block
 
     def fold(self, step, block, cargo, done):
-        """Folds ``step(key, block, cargo, done) -> cargo, done``; a block's cargo goes with it."""
+        """Folds ``step(key, block, cargo, done) -> cargo, done``. Cargo travels with its block."""
         on = [(i, (i - 1) % self.count) for i in range(self.count)]
 
         def body(k, carry):
@@ -62,11 +64,11 @@ class Around:
         return jax.lax.fori_loop(0, self.count, body, (block, cargo, done))[1:]
 
     def prepared(self, x):
-        """`x` as an array that may differ from device to device, as all that travels does."""
+        """Returns `x` as an array that may differ between devices, as everything that travels."""
         return vary_along(x, self.axis_name)
 
     def terms(self, slab, block):
-        """The streamed terms ``slab(key, block)`` of all blocks."""
+        """Returns the streamed terms ``slab(key, block)`` of all blocks."""
         of_all = lambda fn, _: total(self, block, lambda *visit: fn(visit))
         stream = Stream(lambda visit: slab(*visit), 0, total=of_all)
         names: list[str] = []
@@ -76,7 +78,7 @@ class Around:
 
 @dataclasses.dataclass(frozen=True)
 class InTurn:
-    """Blocks that lie on this device, as `cut` has dealt them out; the key of one is its number."""
+    """Visits blocks on this device, as `cut` has split them. A block's key is its number."""
 
     cut: Cut
 
@@ -90,7 +92,7 @@ class InTurn:
     def fold(self, step, blocks, cargo, done):
         def body(k, carry):
             cargo, done = carry
-            k = k.astype(jnp.int32)  # as the first key is, whatever the default integer
+            k = k.astype(jnp.int32)  # as the first key, whatever the default integer is
             new, done = step(k, self.cut.at(blocks, k), self.cut.at(cargo, k), done)
             return self.cut.put(cargo, new, k), done
 
@@ -106,9 +108,9 @@ class InTurn:
 
 
 def over_refs(body: Callable[[Array, Any], Any], visits: Around | InTurn, blocks: Any):
-    """The loss ``body(key, block)``, which meets one block of references at a time, of all blocks.
+    """Computes a loss over all blocks of references. ``body(key, block)`` meets one block.
 
-    What it yields in turn are its sums over anchors alone.
+    This is a generator itself: it yields only the sums over anchors.
     """
     known: list[Any] = []
     meet = lambda visit, known: sent(body(*visit), known, all_refs=False)
@@ -130,7 +132,7 @@ def over_refs(body: Callable[[Array, Any], Any], visits: Around | InTurn, blocks
     if all(term.values.ndim < 2 for term in part.values()):
         return part
 
-    def slab(key, block):  # of which none has a whole row
+    def slab(key, block):  # none of these has a whole row
         terms = meet((key, block), known)[0]
         return {name: term._replace(anchor_weights=None) for name, term in terms.items()}
 
@@ -138,7 +140,7 @@ def over_refs(body: Callable[[Array, Any], Any], visits: Around | InTurn, blocks
 
 
 def total(visits: Around | InTurn, blocks: Any, fn: Callable[[Array, Any], Any]) -> Any:
-    """What ``fn(key, block)`` adds up to over all blocks: arrays, and `LogSum` in logarithms."""
+    """Adds up ``fn(key, block)`` over all blocks: arrays, and `LogSum` by logarithms."""
     leaves, tree = jax.tree.flatten(blocks)
     leaves = [visits.prepared(x) for x in leaves]
     of_leaves = lambda key, *leaves: fn(key, jax.tree.unflatten(tree, leaves))
@@ -149,7 +151,7 @@ def total(visits: Around | InTurn, blocks: Any, fn: Callable[[Array, Any], Any])
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _total(part, visits, blocks, rest):
-    """The sum of ``part(key, *block, *rest)`` over all blocks."""
+    """Returns the sum of ``part(key, *block, *rest)`` over all blocks."""
     key, block = visits.first(blocks)
     like = jax.eval_shape(part, key, *block, *rest)
     step = lambda key, block, _, done: ((), add(done, part(key, *block, *rest)))
@@ -164,7 +166,7 @@ def _total_jvp(part, visits, primals, tangents):
     plus = lambda a, b: jax.tree.map(jnp.add, a, b)
 
     def smooth(key, block, rest):
-        """The part of a block as a function of what moves, and where to differentiate it."""
+        """Returns a block's part as a function of what moves, and where to differentiate it."""
 
         def of_moving(*moving):
             moving, args = iter(moving), (*block, *rest)

@@ -1,7 +1,7 @@
-"""Data sets of the field with their standard splits by class, read from a local folder.
+"""Common data sets of metric learning with their standard splits by class, from a local folder.
 
-Nothing is downloaded, and only lists are read: images are decoded when they are asked for. That
-needs ``pip install 'metricjax[datasets]'``.
+Nothing is downloaded, and only lists are read. Images are decoded on access, which needs
+``pip install 'metricjax[datasets]'``.
 """
 
 from metricjax.datasets._cars196 import cars196 as cars196

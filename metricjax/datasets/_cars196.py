@@ -19,12 +19,13 @@ BY_CLASS = ("names.csv", "anno_train.csv", "anno_test.csv", "car_data")
 
 
 def cars196(folder: str | os.PathLike, split: str = "train") -> Dataset:
-    """Stanford Cars: classes 1 to 98 for training, 99 to 196 for test.
+    """Loads Stanford Cars: classes 1 to 98 for training, 99 to 196 for test.
 
-    8,054 and 8,131 images. The files' own split, of the images of each class, is not used. The
-    original address, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer has the
-    data; https://github.com/pytorch/vision/issues/7545 lists copies. Annotations of one copy do not
-    fit the images of another: file names differ.
+    There are 8,054 images for training and 8,131 for test. The split in the files divides the
+    images of each class and is not used. The original address,
+    https://ai.stanford.edu/~jkrause/cars/car_dataset.html, no longer has the data.
+    https://github.com/pytorch/vision/issues/7545 lists copies. Annotations and images must be of
+    the same copy, because file names differ between copies.
 
     Example:
         >>> from metricjax import datasets
@@ -33,14 +34,15 @@ def cars196(folder: str | os.PathLike, split: str = "train") -> Dataset:
         Dataset(8,131 images, 98 classes)
 
     Args:
-        folder: in one of three layouts. cars_annos.mat and car_ims; devkit, cars_train, cars_test
-            and cars_test_annos_withlabels.mat, as torchvision has it; or names.csv, anno_train.csv,
-            anno_test.csv and car_data, a folder for each class, as PyTorch Metric Learning has it.
+        folder: in one of three layouts: cars_annos.mat and car_ims; devkit, cars_train, cars_test
+            and cars_test_annos_withlabels.mat, as in torchvision; or names.csv, anno_train.csv,
+            anno_test.csv and car_data with a folder for each class, as in PyTorch Metric Learning.
         split: "train", "test" or "all".
 
     Raises:
-        FileNotFoundError: if it is another folder, or images that the lists have are missing.
-        ValueError: for other annotations, other classes, or paths that leave the folder.
+        FileNotFoundError: if `folder` is the wrong folder, or images of the lists are missing.
+        ValueError: if annotations or classes are not the expected ones, or a path leads out of the
+            folder.
 
     References:
         Krause et al., 3D Object Representations for Fine-Grained Categorization, 2013,
@@ -82,17 +84,17 @@ def _csv_row(line):
 
 
 def _names(names):
-    """By class id, which counts from 1."""
+    """Maps class ids, which count from 1, to class names."""
     return {i: str(name).strip() for i, name in enumerate(names, 1)}
 
 
 def _matlab(path, variable, *columns):
-    from scipy.io import loadmat  # which JAX itself needs
+    from scipy.io import loadmat  # a dependency of JAX itself
 
     try:
         rows = np.atleast_1d(loadmat(path, squeeze_me=True)[variable])
         return rows[list(columns)] if columns else rows
-    except Exception as error:  # damage can show in any way
+    except Exception as error:  # a damaged file can raise any error
         raise ValueError(
             f"{NAME}: {str(path)!r} must have {' and '.join(columns) or 'names'} in `{variable}`, "
             f"got {type(error).__name__}: {str(error)[:150]}. Get the file again."

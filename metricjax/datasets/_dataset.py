@@ -1,4 +1,4 @@
-"""What every loader returns: images, decoded when they are asked for, and labels."""
+"""The data set that every loader returns: images, decoded on access, and labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from jaxtyping import Int
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Images with labels: ``dataset[i]`` is an RGB image, decoded now, and its label.
+    """Images with labels: ``dataset[i]`` decodes an RGB image and returns it with its label.
 
-    The labels are ready for `metricjax.samplers` and for losses with class weights. As a sequence
-    of pairs it is also a source for Grain and a data set for torch.
+    The labels are ready for `metricjax.samplers` and for losses with class weights. A `Dataset` is
+    a sequence of pairs, so it is also a source for Grain and a data set for torch.
 
     Example:
         >>> import numpy as np
@@ -27,12 +27,13 @@ class Dataset:
         (8, 8, 3) 1
 
     Attributes:
-        images: a sequence of `PIL.Image.Image`. Those of a folder have ``images.paths``. Pixels of
-            16 bits are scaled to 8. A damaged image raises an `OSError` that names it.
+        images: a sequence of `PIL.Image.Image`. Images from a folder also have ``images.paths``.
+            Pixels of 16 bits are scaled to 8 bits. A damaged image raises an `OSError` that names
+            the image.
         labels: ``[N]`` integers from 0 to C - 1, in the order of the class ids of this split.
-        class_names: of each label.
-        super_labels: ``[N]``, from 0 on, the super class of each image; or None.
-        super_class_names: of each super label.
+        class_names: the name of each label.
+        super_labels: ``[N]`` integers from 0, the super class of each image; or None.
+        super_class_names: the name of each super label.
     """
 
     images: Sequence[Any]
@@ -48,12 +49,12 @@ class Dataset:
         return self.images[i], int(self.labels[i])
 
     def __repr__(self):
-        """Short. The same in every process: Grain compares it when it restores."""
+        """Is short, and the same in every process, because Grain compares it on restore."""
         supers = f", {len(self.super_class_names)} super classes" if self.super_class_names else ""
         return f"Dataset({len(self):,} images, {len(self.class_names):,} classes{supers})"
 
 
 def relabel(ids, names=str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels from 0 on in the order of the ids, and the name of each: a function of the id."""
+    """Returns labels from 0 in the order of the ids, and their names; `names` maps ids to names."""
     distinct, labels = np.unique(np.asarray(ids), return_inverse=True)
     return labels.astype(np.int64), tuple(map(names, distinct.tolist()))

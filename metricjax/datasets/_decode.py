@@ -1,4 +1,4 @@
-"""Images of any kind as Pillow images in RGB, 8 bits a channel."""
+"""Conversion of any image to a Pillow image in RGB with 8 bits for each channel."""
 
 import io
 
@@ -8,9 +8,9 @@ from metricjax._optional import needed
 
 
 def rgb(where, image):
-    """The bytes of a file, pixels or a Pillow image (of any mode) as a Pillow image in RGB.
+    """Converts the bytes of a file, pixels, or a Pillow image (of any mode) to RGB.
 
-    `where` opens the errors: a damaged image may turn up after hours of training.
+    Error messages start with `where`, because a damaged image may turn up after hours of training.
     """
     needed("PIL", "datasets: images need Pillow: pip install 'metricjax[datasets]'")
     from PIL import Image
@@ -22,8 +22,8 @@ def rgb(where, image):
             return image.convert("RGB")
         pixels = np.asarray(image)
         if getattr(image, "mode", "") == "I" and not np.any(pixels >> 16):
-            pixels = pixels.astype(np.uint16)  # Pillow has 16 bits of some files in 32
-    except Exception as error:  # decoders of damaged files raise errors of any type
+            pixels = pixels.astype(np.uint16)  # Pillow stores the 16 bits of some files in 32
+    except Exception as error:  # decoders raise any type of error for damaged files
         raise OSError(
             f"{where} must be a whole image, got {type(error).__name__}: {str(error)[:150]}. "
             f"Replace it or leave it out."
@@ -32,7 +32,10 @@ def rgb(where, image):
 
 
 def _eight_bits(where, pixels):
-    """Pillow itself would cut 16 bits off at 255, and floats in [0, 1] to 0 and 1."""
+    """Checks pixels and scales them to 8 bits.
+
+    Pillow itself would clip 16-bit values at 255, and cut floats in [0, 1] to 0 and 1.
+    """
     kind = pixels.dtype if pixels.ndim else type(pixels.item()).__name__
     if pixels.dtype.kind not in "bu" or pixels.dtype.itemsize > 2:
         raise TypeError(

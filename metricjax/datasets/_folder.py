@@ -1,4 +1,4 @@
-"""Folders: what must be in them, their lists, and errors that say what was expected where."""
+"""Folders of data sets: required files, lists, and errors that say what was expected where."""
 
 import dataclasses
 import os
@@ -13,9 +13,9 @@ SPLITS = ("train", "test", "all")
 
 
 class Row(NamedTuple):
-    """An image of a list."""
+    """An image in a list."""
 
-    path: str  # in the folder
+    path: str  # relative to the folder
     class_id: int | str
     class_name: str
     super_class: str | None = None
@@ -34,7 +34,7 @@ class ImageFiles(Sequence):
 
 
 def find(function, folder, source, *layouts: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """The folder and the first of `layouts`, names of files and folders, that is all there."""
+    """Returns the folder and the first of `layouts` whose files and folders are all in it."""
     folder = Path(folder).expanduser().absolute()
     for layout in layouts:
         if not _lacking(folder, layout):
@@ -55,8 +55,11 @@ def find(function, folder, source, *layouts: tuple[str, ...]) -> tuple[Path, tup
 
 
 def inside(where, folder, path) -> Path:
-    """The file or folder that `path` names in `folder`: lists and records come from strangers."""
-    target = (folder / path).resolve()  # through links, too
+    """Resolves `path` in `folder`, and raises if it leads out of `folder`.
+
+    Paths are not trusted, because lists and records come from strangers.
+    """
+    target = (folder / path).resolve()  # follows links
     if not target.is_relative_to(folder.resolve()):
         raise ValueError(
             f"{where}: paths must stay inside `folder`, {str(folder)!r}, got {str(path)!r}. Remove "
@@ -76,7 +79,7 @@ def _some(names):
 
 
 def read(function, path, /, **columns):
-    """The rows of a text file, each column converted by its type; a line of their names is none."""
+    """Reads the rows of a text file and converts each column; skips a line of the column names."""
     rows = []
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
@@ -95,14 +98,14 @@ def read(function, path, /, **columns):
 
 
 def natural(text) -> int:
-    """A class id of a list: they count from 1, and 0 or -1 mean that there is none."""
+    """Converts a class id; ids count from 1, so it raises for 0 and -1, which mean "no class"."""
     if int(text) < 1:
         raise ValueError
     return int(text)
 
 
 def by_class(function, rows: Iterable[Row], split, last) -> list[Row]:
-    """The rows of a split: the first `last` classes are for training, as many others for test."""
+    """Keeps the rows of a split: the first `last` classes for training, as many others for test."""
     rows = list(rows)
     for row in rows:
         if row.class_id not in range(1, 2 * last + 1):
@@ -114,7 +117,7 @@ def by_class(function, rows: Iterable[Row], split, last) -> list[Row]:
 
 
 def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
-    """The data set of the rows that `listing` has for the split."""
+    """Makes a data set of the rows that `listing` has for the split."""
     if not rows:
         raise ValueError(
             f"{function}: {listing} in {str(folder)!r} must name images of this split, got none. "
@@ -129,7 +132,7 @@ def load(function, folder, source, listing, rows: list[Row]) -> Dataset:
 
 
 def _check_files(function, folder, source, listing, paths):
-    """One look at each folder, not at each file: there may be half a million."""
+    """Checks that files exist, with one scan of each folder: there may be half a million files."""
     files, links = {}, set()
     for parent in {os.path.dirname(path) for path in paths}:
         place = inside(function, folder, parent)

@@ -26,11 +26,11 @@ def from_records(
     classes: Iterable | None = None,
     folder: str | os.PathLike | None = None,
 ) -> Dataset:
-    """A data set of Hugging Face or of tensorflow-datasets, or any sequence of dictionaries.
+    """Wraps a data set of Hugging Face or tensorflow-datasets, or any sequence of dictionaries.
 
-    Other collections split the images of each class, where metric learning splits the classes: take
-    both of their parts, and keep some of the classes by `classes`. The guide of the data sets has
-    the numbers.
+    Splits in these libraries often divide the images of each class, but metric learning splits the
+    classes. In that case, concatenate both parts and use `classes` to keep some of the classes. The
+    guide on data sets has the class numbers.
 
     Example:
         >>> import numpy as np
@@ -45,19 +45,20 @@ def from_records(
         records: with ``len(records)`` and ``records[i]``: a `datasets.Dataset`, what
             ``tfds.data_source`` returns, or a list. Images are Pillow images, the bytes of a file,
             or arrays ``[H, W]`` or ``[H, W, C]`` of bool, uint8 or uint16; 16 bits are scaled to 8.
-            Each record has one label, an integer or a string. Labels are read at once, by column
-            where there are columns: ask tensorflow-datasets not to decode images, with
+            Each record has one label, an integer or a string. All labels are read at once, by
+            column if there are columns. Tell tensorflow-datasets not to decode images for this:
             ``decoders={"image": tfds.decode.SkipDecoding()}``.
-        image, label, super_label: their names in a record; no super classes by default.
-        classes: those to keep, by their label in the records; all by default. This is also how to
-            leave out records without a label, which have -1 in other libraries.
-        folder: where image files are, if the images are paths. They must stay inside it, and so
-            must links. No file is opened by default.
+        image, label, super_label: names of the fields in a record; no super classes by default.
+        classes: the classes to keep, as labels in the records; all by default. Use it also to leave
+            out records without a label, which have the label -1 in other libraries.
+        folder: the folder of the image files, if the images are paths. Paths and links must stay
+            inside the folder. No file is opened by default.
 
     Raises:
-        TypeError: for several splits at once, without random access, or for labels of other types.
-        ValueError: for -1 or another label that is no class, several labels in a record, or a key
-            that is not there.
+        TypeError: if `records` are several splits or have no random access, or if labels have other
+            types.
+        ValueError: if a label is -1 or otherwise no class, if a record has several labels, or if a
+            key does not exist.
     """
     if isinstance(records, Mapping):
         raise TypeError(
@@ -105,7 +106,7 @@ class _Images(Sequence):
         row = int(self.rows[i])
         image = self.records[row][self.key]
         where = f"{NAME}: `image={self.key!r}` of record {row}"
-        if isinstance(image, Mapping):  # of Hugging Face, where it does not decode
+        if isinstance(image, Mapping):  # from Hugging Face without decoding
             image = image.get("bytes") or image.get("path")
         if isinstance(image, str | os.PathLike):
             where += f" ({str(image)!r})"
@@ -119,7 +120,7 @@ class _Images(Sequence):
 
 
 def _column_names(records, argument, key):
-    """The columns, where there are any; `key` has to be one, or in the records."""
+    """Returns the columns, if there are any; `key` must be a column, or a key of the records."""
     columns = getattr(records, "column_names", None)
     if columns is None and not isinstance(records[0], Mapping):
         raise TypeError(
@@ -131,7 +132,7 @@ def _column_names(records, argument, key):
 
 
 def _column(records, argument, key):
-    """What each record has as `key`: one integer or string."""
+    """Returns the values at `key` of all records: one integer or string each."""
     columns = _column_names(records, argument, key)
     try:
         values = records[key][:] if columns else [record[key] for record in records]
@@ -144,11 +145,11 @@ def _column(records, argument, key):
 
 
 def _coded(records, argument, key, ids):
-    """Labels from 0 on, and the name that the features of the library have for each."""
+    """Returns labels from 0, and the name of each from the features of the library, if any."""
     features = getattr(getattr(records, "dataset_info", records), "features", None) or {}
     known = getattr(features[key], "names", None) if key in features else None
     if ids.dtype.kind == "i":
-        # -1 is no label, by a convention of these libraries; Python has a last class for it
+        # -1 means "no label" in these libraries, but as an index it is the last class in Python
         unknown = (ids < 0) | (ids >= len(known)) if known else ids == -1
         if unknown.any():
             kind = f"class ids from 0 to {len(known) - 1}" if known else "labels other than -1"

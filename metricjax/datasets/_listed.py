@@ -10,10 +10,11 @@ CUB = "the folder CUB_200_2011 of https://data.caltech.edu/records/65de6-vp158"
 
 
 def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
-    """Caltech-UCSD Birds-200-2011: classes 1 to 100 for training, 101 to 200 for test.
+    """Loads Caltech-UCSD Birds-200-2011: classes 1 to 100 for training, 101 to 200 for test.
 
-    5,864 and 5,924 images. The file's own split, of the images of each class, is not used. Get it
-    from https://data.caltech.edu/records/65de6-vp158, and unpack CUB_200_2011.tgz.
+    There are 5,864 images for training and 5,924 for test. The split in the files divides the
+    images of each class and is not used. Download CUB_200_2011.tgz from
+    https://data.caltech.edu/records/65de6-vp158 and unpack it.
 
     Example:
         >>> from metricjax import datasets
@@ -26,8 +27,9 @@ def cub200(folder: str | os.PathLike, split: str = "train") -> Dataset:
         split: "train", "test" or "all".
 
     Raises:
-        FileNotFoundError: if it is another folder, or images that the list has are missing.
-        ValueError: for lists with other lines, other classes, or paths that leave the folder.
+        FileNotFoundError: if `folder` is the wrong folder, or images of the list are missing.
+        ValueError: if lines or classes of the lists are not the expected ones, or a path leads out
+            of the folder.
 
     References:
         Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, 2011,
@@ -55,12 +57,12 @@ SOP_LISTS["all"] = SOP_LISTS["train"] + SOP_LISTS["test"]
 
 
 def stanford_online_products(folder: str | os.PathLike, split: str = "train") -> Dataset:
-    """Stanford Online Products: photos of products from offers, in 12 super classes.
+    """Loads Stanford Online Products: photos of products from offers, in 12 super classes.
 
-    59,551 images of 11,318 products for training, 60,502 of 11,316 others for test. A class is
-    named by its id, and a super class, of which `metricjax.relations.hierarchical` and
-    `metricjax.samplers.hierarchical` make use, is a kind of product: bicycle, cabinet, and so on.
-    Get it from https://cvgl.stanford.edu/projects/lifted_struct/.
+    There are 59,551 images of 11,318 products for training, and 60,502 images of 11,316 other
+    products for test. The name of a class is its id. A super class is a kind of product: bicycle,
+    cabinet, and so on. `metricjax.relations.hierarchical` and `metricjax.samplers.hierarchical` can
+    use super classes. Download it from https://cvgl.stanford.edu/projects/lifted_struct/.
 
     Example:
         >>> from metricjax import datasets
@@ -70,12 +72,13 @@ def stanford_online_products(folder: str | os.PathLike, split: str = "train") ->
 
     Args:
         folder: Stanford_Online_Products, with Ebay_train.txt, Ebay_test.txt and the folders that
-            they name.
+            these lists name.
         split: "train", "test" or "all".
 
     Raises:
-        FileNotFoundError: if it is another folder, or images that the list has are missing.
-        ValueError: for lists with other lines, other classes, or paths that leave the folder.
+        FileNotFoundError: if `folder` is the wrong folder, or images of the list are missing.
+        ValueError: if lines or classes of the lists are not the expected ones, or a path leads out
+            of the folder.
 
     References:
         Song et al., `Deep Metric Learning via Lifted Structured Feature Embedding
@@ -103,26 +106,27 @@ INAT_LISTS["all"] = INAT_LISTS["train"] + INAT_LISTS["test"]
 
 
 def inaturalist2018(folder: str | os.PathLike, split: str = "train") -> Dataset:
-    """iNaturalist 2018 split by species, as in the SmoothAP paper.
+    """Loads iNaturalist 2018 split by species, as in the SmoothAP paper.
 
-    325,846 images of 5,690 species for training, 136,093 of 2,452 others for test. A class is named
-    by its folder, as Aves/3368, and its super class is the first part, of which
-    `metricjax.relations.hierarchical` and `metricjax.samplers.hierarchical` make use. Unpack
-    train_val2018.tar.gz of https://github.com/visipedia/inat_comp/tree/master/2018, and next to it
-    the lists that https://github.com/Andrew-Brown1/Smooth_AP links to. The annotations (.json) are
-    not needed.
+    There are 325,846 images of 5,690 species for training, and 136,093 images of 2,452 other
+    species for test. The name of a class is its folder, such as Aves/3368. The first part of the
+    name is the super class. `metricjax.relations.hierarchical` and
+    `metricjax.samplers.hierarchical` can use super classes. Unpack train_val2018.tar.gz from
+    https://github.com/visipedia/inat_comp/tree/master/2018, and next to it the lists that
+    https://github.com/Andrew-Brown1/Smooth_AP links to. The annotations (.json) are not needed.
 
     Example:
         >>> from metricjax import datasets
         >>> datasets.inaturalist2018("data/inaturalist", "test")  # doctest: +SKIP
 
     Args:
-        folder: with train_val2018 and Inat_dataset_splits in it.
+        folder: the folder that contains train_val2018 and Inat_dataset_splits.
         split: "train", "test" or "all".
 
     Raises:
-        FileNotFoundError: if it is another folder, or images that the list has are missing.
-        ValueError: for lists with other lines, other classes, or paths that leave the folder.
+        FileNotFoundError: if `folder` is the wrong folder, or images of the list are missing.
+        ValueError: if lines or classes of the lists are not the expected ones, or a path leads out
+            of the folder.
 
     References:
         Van Horn et al., `The iNaturalist Species Classification and Detection Dataset

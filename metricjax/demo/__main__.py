@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def table(networks, sets):
-    """One line for each network and, for each set of images, one column for each metric."""
+    """Formats a table: a line for each network, and a column for each metric of each image set."""
     row = lambda name, cells, width: name.ljust(17) + "".join(cell.rjust(width) for cell in cells)
     lines = [row("", sets, 3 * 13), row("", COLUMNS * len(sets), 13)]
     for name, network in networks.items():
@@ -55,7 +55,7 @@ def table(networks, sets):
 
 
 def parse(argv):
-    """The checked options; anything wrong ends the program with one line that says what."""
+    """Parses and checks the options; an error ends the program with a one-line message."""
     parser = argparse.ArgumentParser("python -m metricjax.demo", description=main.__doc__)
     parser.error = lambda message: parser.exit(2, f"metricjax.demo: {message}\n")
     add = functools.partial(parser.add_argument, help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""Handwritten digits from scikit-learn: seven to train on, three that stay unseen."""
+"""Handwritten digits from scikit-learn: seven to train on, and three that stay unseen."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Digits(NamedTuple):
 
 
 def load(seed: int) -> tuple[Digits, Digits, Digits]:
-    """Images of digits 0-6 to train on, held-out images of 0-6, and all images of 7-9."""
+    """Loads training images of digits 0-6, held-out images of 0-6, and all images of 7-9."""
     values, labels = load_digits(return_X_y=True)
     images = (values / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int32)
@@ -33,12 +33,12 @@ def join(*parts: Digits) -> Digits:
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
-    """The images themselves as embeddings."""
+    """Returns the pixels of the images as embeddings."""
     return images.reshape(len(images), -1)
 
 
 def batches(digits: Digits, per_class: int, steps: int, seed: int) -> Iterator[Digits]:
-    """Batches with `per_class` images of every class, each moved by up to a pixel."""
+    """Yields batches with `per_class` images of every class, each moved by up to a pixel."""
     rng = np.random.default_rng(seed)
     size = per_class * len(np.unique(digits.labels))
     options = {"m": per_class, "batch_size": size, "seed": seed, "steps": steps}

@@ -1,4 +1,4 @@
-"""What training did, in pictures: those of `metricjax.pictures`, and the loss."""
+"""Pictures of the training: those of `metricjax.pictures`, and the loss."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ NEIGHBORS = 10
 
 
 def loss_curve(losses: list[float], recipe: str) -> Figure:
-    """The loss of every step, and its running mean."""
+    """Draws the loss of every step and its running mean."""
     window = min(20, 1 + len(losses) // 5)
     mean = np.convolve(losses, np.ones(window) / window, "valid")
     steps = np.arange(1, len(losses) + 1)
@@ -30,7 +30,7 @@ def loss_curve(losses: list[float], recipe: str) -> Figure:
 
 
 def maps(before: jax.Array, after: jax.Array, labels: np.ndarray) -> Figure:
-    """The embeddings before and after training."""
+    """Draws the embeddings before and after training."""
     names = [f"{digit}" if digit < NUM_SEEN else f"{digit} (unseen)" for digit in labels]
     panels = {"before training": before, "after training": after}
     title = "Embeddings of images that were not trained on"
@@ -38,7 +38,7 @@ def maps(before: jax.Array, after: jax.Array, labels: np.ndarray) -> Figure:
 
 
 def thresholds(embeddings: jax.Array, labels: np.ndarray) -> dict[str, Figure]:
-    """Distances of all pairs, and what thresholds make of them; the best F1 is marked."""
+    """Draws the distances of all pairs and their ROC curve; marks the threshold of the best F1."""
     distance = LpDistance()
     pairs = inference.pair_distances(embeddings, labels, distance=distance)
     best = inference.best_threshold(*pairs, distance=distance).threshold
@@ -49,7 +49,7 @@ def thresholds(embeddings: jax.Array, labels: np.ndarray) -> dict[str, Figure]:
 
 
 def neighbors(embeddings: jax.Array, digits: Digits, seed: int) -> dict[str, Figure]:
-    """For each digit a random query, and the worst one, with their nearest neighbors."""
+    """Draws a random query and the worst query of each digit, with their nearest neighbors."""
     places = jnp.arange(len(embeddings))
     nearest = np.asarray(knn(embeddings, embeddings, NEIGHBORS, self_index=places).indices)
     images, labels = digits

@@ -33,9 +33,9 @@ class Network(nnx.Module):
 
 
 class Learner(nnx.Module):
-    """All that is trained together: the network, and the loss's class weights if it has any.
+    """Holds all that is trained together: the network, and the class weights of the loss, if any.
 
-    With `memory` > 0 that many past embeddings are compared with, besides the batch.
+    If `memory` > 0, the batch is also compared with that many past embeddings.
     """
 
     def __init__(self, loss: str, miner: str, memory: int, rngs: nnx.Rngs):
@@ -49,7 +49,7 @@ class Learner(nnx.Module):
         self.bank = nnx.Variable(bank) if memory else None
 
     def __call__(self, images: Float[Array, "n 8 8 1"], labels: Int[Array, " n"], key):
-        """The loss, and what it and the miner did with the batch."""
+        """Returns the loss, and statistics of the loss and the miner for this batch."""
         embeddings = self.network(images)
         data = {}
         if self.bank is not None:
@@ -80,7 +80,7 @@ def embed(network, images):
 def train(
     digits: Digits, *, loss: str, miner: str, steps: int, seed: int, memory: int = 0
 ) -> tuple[Callable, Callable, list[float]]:
-    """The network before and after training, as functions of images, and the loss of each step."""
+    """Returns the network before and after training, as functions, and the loss of each step."""
     learner = Learner(loss, miner, memory, nnx.Rngs(seed))
     untrained = nnx.clone(learner.network)
     optimizer = nnx.Optimizer(learner, optax.adam(3e-4), wrt=nnx.Param)

@@ -1,4 +1,4 @@
-"""Evaluation: exact nearest neighbors, and how well they agree with the labels."""
+"""Evaluation: exact nearest neighbors, and metrics of how well they agree with the labels."""
 
 from metricjax.evaluation._aggregate import mean_over_queries as mean_over_queries
 from metricjax.evaluation._calculator import Accuracies as Accuracies

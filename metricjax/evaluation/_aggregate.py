@@ -1,4 +1,4 @@
-"""Averages of per-query values on the host, in float64, and how sure they are."""
+"""Averages of per-query values on the host, in float64, and their confidence intervals."""
 
 import numpy as np
 
@@ -7,12 +7,12 @@ from metricjax.evaluation._labels import host_labels
 
 
 def mean_over_queries(values, relevant, labels=None, *, per_class=False):
-    r"""The mean of a metric over the queries that have something to find.
+    r"""Averages a metric over the queries that at least one reference matches.
 
     .. math:: \frac{\sum_i [R_i > 0] \, v_i}{\sum_i [R_i > 0]}
 
-    A query that no reference matches ("lone") is left out, whatever its value, as
-    `AccuracyCalculator` does.
+    A query that no reference matches is called lone. Lone queries are left out, whatever their
+    value, as in `AccuracyCalculator`.
 
     Example:
         >>> import numpy as np
@@ -26,15 +26,16 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
         [0.75 0.  ]
 
     Args:
-        values: ``[Q]``, what each query scores.
+        values: ``[Q]``, the value of the metric for each query.
         relevant: ``[Q]``, how many references match each query.
-        labels: ``[Q]`` integers or strings of the queries: average each class first, then the
-            classes.
-        per_class: give the average of each class, ``[C]`` in ascending order of the labels, and NaN
-            for a class of lone queries.
+        labels: ``[Q]`` integers or strings, the labels of the queries. With labels, the mean is
+            taken within each class first, then over the classes.
+        per_class: return the average of each class, ``[C]`` in ascending order of the labels. A
+            class that has only lone queries is NaN.
 
     Returns:
-        A float, computed in float64; NaN if all queries are lone.
+        A float, or an array ``[C]`` with `per_class`. Both are computed in float64, and are NaN if
+        all queries are lone.
 
     Raises:
         ValueError: for mismatched shapes, or for `per_class` without `labels`.
@@ -55,12 +56,13 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
 
 
 def average(values, weights, classes=None, *, per_class=False):
-    """The weighted average of ``values [Q]``; over `classes` first, if given.
+    """Averages ``values [Q]`` by weight; with `classes`, within each class first.
 
     Args:
         values, weights: ``[Q]``.
         classes: ``[Q]`` integers from 0 on.
-        per_class: give the average of each class, NaN where it has no weight, and not their mean.
+        per_class: return the average of each class, NaN where its weight is 0, instead of their
+            mean.
     """
     values = np.where(weights > 0, values, 0)  # NaN and inf times 0 are NaN
     if classes is None:
@@ -75,9 +77,10 @@ def average(values, weights, classes=None, *, per_class=False):
 
 
 def intervals(values, kept, classes, *, per_class, resamples, confidence, seed):
-    """The percentile bootstrap of each average of ``{name: [Q]}``, over the queries in `kept`.
+    """Computes a percentile bootstrap interval for the average of each metric.
 
-    All metrics see the same resamples.
+    `values` is ``{name: [Q]}``. Only the queries in `kept` are resampled. All metrics share the
+    same resamples.
     """
     rows, rng = np.flatnonzero(kept), np.random.default_rng(seed)
     averages = {name: [] for name in values}
@@ -91,7 +94,10 @@ def intervals(values, kept, classes, *, per_class, resamples, confidence, seed):
 
 
 def _quantiles(samples, tails):
-    """Of resamples along the first axis; a class that a resample missed has no say in it."""
+    """Computes quantiles over the first axis, which is that of the resamples.
+
+    A resample that misses a class is ignored for this class.
+    """
     missing = np.isnan(samples).all(0)
     low, high = np.nanquantile(np.where(missing, 0, samples), tails, axis=0)
     pair = np.where(missing, np.nan, low), np.where(missing, np.nan, high)

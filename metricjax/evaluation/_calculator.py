@@ -28,14 +28,14 @@ Cluster = Callable[[Array, int], Array]
 
 
 class Accuracies(dict):
-    """Metrics by name, and what they rest on.
+    """Metrics by name, with the counts that they are based on.
 
     Attributes:
-        k: how many neighbors were looked at.
-        num_queries: how many queries the retrieval metrics are averages over.
-        num_lone: how many were left out, as no reference matches them.
-        classes: the labels of the entries, with ``return_per_class``.
-        intervals: ``{name: (low, high)}``, with ``bootstrap``.
+        k: how many neighbors of each query were used.
+        num_queries: how many queries the retrieval metrics are averaged over.
+        num_lone: how many queries were left out because no reference matches them.
+        classes: with ``return_per_class``, the labels of the entries.
+        intervals: with ``bootstrap``, ``{name: (low, high)}``.
     """
 
     def __init__(self, values, *, k, num_queries, num_lone, classes=None, intervals=None):
@@ -50,26 +50,28 @@ class Accuracies(dict):
 
 @dataclasses.dataclass(frozen=True)
 class AccuracyCalculator:
-    r"""Computes metrics by name, under the names of PyTorch Metric Learning.
+    r"""Computes retrieval and clustering metrics by name.
 
-    | name | what it is |
+    | name | meaning |
     |---|---|
-    | ``precision_at_1``, ``r_precision``, ``mean_average_precision``, | the functions of |
-    | ``mean_average_precision_at_r``, ``mean_reciprocal_rank`` | `metricjax.evaluation` |
+    | ``precision_at_1``, ``r_precision``, ``mean_reciprocal_rank`` | in `metricjax.evaluation` |
+    | ``mean_average_precision``, ``mean_average_precision_at_r`` | in `metricjax.evaluation` |
     | ``AMI``, ``NMI`` | `ami`, `nmi` of the queries; need scikit-learn |
     | ``recall_at_10``, ``precision_at_10``, ``ndcg_at_10`` | any number; ``_at_k``: all K |
 
-    Precision@10 is divided by 10, however few references there are.
+    The metrics of the first three rows and those in `metrics` are computed by default. The names in
+    these rows are those of PyTorch Metric Learning (PML).
 
-    The first two lines and `metrics` are computed unless told otherwise.
+    ``precision_at_10`` is always divided by 10, even if there are fewer references.
 
-    Queries that no reference matches ("lone" ones) are left out of the retrieval metrics, and
-    counted; without any other query these are NaN. Ties go to the lower reference index.
+    A query that no reference matches is called lone. Lone queries are left out of the retrieval
+    metrics, and are counted. If all queries are lone, the retrieval metrics are NaN. Among equal
+    distances, the lower reference index comes first.
 
-    Memory: a block of queries at a time, as many distances as a block of `knn` has, or
-    ``[block_size, k]`` where `k` is larger; never all queries with all references. ``k=None`` sorts
-    all references for every query, in smaller blocks; that takes long from some 10,000 references
-    on.
+    Memory: queries are searched in blocks. A block holds as many distances as a block of `knn`, or
+    ``[block_size, k]`` if `k` is larger. The distances of all queries to all references are never
+    held at once. ``k=None`` sorts all references for every query, in smaller blocks. This is slow
+    if there are more than about 10,000 references.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,39 +91,47 @@ class AccuracyCalculator:
         4 5 0
 
     Args:
-        include: names to compute; by default the first two lines above and `metrics`.
-        exclude: names not to compute.
-        k: how many neighbors to look at. ``None`` is all references, ``"max_bin_count"`` the
-            largest number of matches that a query has. An integer above the number of references
-            is all of them, too; one below the largest number of matches cuts R-precision and MAP@R
-            short, which warns. The result says which `k` it was.
-        avg_of_avgs: average each class first, then the classes.
-        return_per_class: arrays ``[C]``, the average of each class of the queries in ascending
-            order of the labels, NaN for lone ones.
-        match: relation of labels other than equality, as for the losses; PML's
-            ``label_comparison_fn``, but of ``labels [N]`` and ``labels [M]`` to ``[N, M]``. Degrees
-            of match between 0 and 1 count in proportion; NDCG takes grades above 1 as well. Not
-            with AMI and NMI.
+        include: names of the metrics to compute; by default those of the first three rows above
+            and those in `metrics`.
+        exclude: names of metrics to leave out.
+        k: how many neighbors to search for. ``None`` means all references, ``"max_bin_count"`` the
+            largest number of matches of any query. An integer above the number of references also
+            means all references. An integer below the largest number of matches causes a warning
+            if R-precision or MAP@R is computed: for a query with more than `k` matches,
+            R-precision is then the precision at `k`, and MAP@R still divides by the number of
+            matches. The `k` of the result is the number that was used.
+        avg_of_avgs: average within each class first, then over the classes.
+        return_per_class: return each retrieval metric as an array ``[C]``: the averages of the
+            classes of the queries, in ascending order of the labels. A class that has only lone
+            queries is NaN.
+        match: a relation of labels other than equality, as for the losses. PML calls it
+            ``label_comparison_fn``; here it maps ``labels [N]`` and ``labels [M]`` to ``[N, M]``.
+            Degrees of match between 0 and 1 count in proportion. NDCG and metrics of your own also
+            accept grades above 1. AMI and NMI do not support `match`: by default they are then left
+            out.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``. By default the Euclidean distance between
-            vectors of length 1, as for losses, `knn` and `retrieval_metrics`; PML compares
-            vectors as they are, ``LpDistance(normalize_embeddings=False)``. AMI and NMI look for
-            clusters in the space of this distance: of normalized embeddings if it normalizes.
+            vectors of length 1, as for losses, `knn` and `retrieval_metrics`. PML compares vectors
+            without normalizing them: ``LpDistance(normalize_embeddings=False)``. AMI and NMI
+            cluster in the space of this distance: if it normalizes, normalized embeddings.
         metrics: ``{name: function}``, metrics of your own: ``function(QueryInputs) -> [Q]``.
-        bootstrap: how many resamples of the queries to take a confidence interval from; none with
-            0. The result has ``intervals``.
-        confidence: how much of the resamples' percentiles an interval spans.
-        seed: of the resamples and of k-means.
-        block_size: how many queries to search for at once; by default as `knn`.
-        gain: what NDCG gains by a degree of match, "linear" or "exponential"; see `ndcg_at_k`.
-        search: a search of your own in the place of the exact one by `distance`, such as an
-            approximate one: ``search(query, reference, k)``, called with the embeddings as they
-            came, gives distances and indices ``[Q, k]`` as `knn` does, nearest first, -1 for none.
-            A query among the references may be found: it is left out here.
-        cluster: a clustering of your own in the place of `k_means`: ``cluster(embeddings, count)``
-            gives a cluster ``[Q]`` for each embedding, normalized if `distance` normalizes.
+        bootstrap: how many resamples of the queries to draw for confidence intervals; 0 for none.
+            The result has the intervals in ``intervals``.
+        confidence: the share of the resamples that lies in an interval.
+        seed: the seed of the resamples and of k-means.
+        block_size: how many queries to search for at once; the default is that of `knn`.
+        gain: how NDCG turns a degree of match into a gain, "linear" or "exponential"; see
+            `ndcg_at_k`.
+        search: a search of your own, such as an approximate one, instead of the exact search by
+            `distance`. ``search(query, reference, k)`` gets the embeddings without normalization.
+            It returns distances and indices ``[Q, k]`` as `knn` does, nearest first, with index -1
+            where there is no neighbor. It may find a query that is among the references: the query
+            is removed from its own neighbors afterwards.
+        cluster: a clustering of your own instead of `k_means`. ``cluster(embeddings, count)``
+            returns a cluster ``[Q]`` for each embedding. The embeddings are normalized if
+            `distance` normalizes.
 
     Raises:
-        ValueError: for unknown names or options that do not go together.
+        ValueError: for unknown names, invalid values, or options that cannot be combined.
     """
 
     include: tuple[str, ...] = ()
@@ -173,26 +183,28 @@ class AccuracyCalculator:
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
     ) -> Accuracies:
-        """Searches the reference for each query's neighbors and scores them.
+        """Finds the neighbors of each query among the references, and computes the metrics.
 
         Args:
             query: ``[Q, D]``; integers are cast to float32.
-            query_labels: ``[Q]`` integers of any size, whole floats or strings, also as a list; or
-                what `match` takes.
-            reference: ``[M, D]``; by default the queries, each searching among the others.
-            reference_labels: ``[M]``; given exactly if `reference` is.
-            ref_includes_query: the first Q references are the queries, and none is its own
-                neighbor.
-            include, exclude: narrow the calculator's metrics down.
+            query_labels: ``[Q]`` integers of any size, whole floats or strings, in an array or a
+                list; or whatever `match` takes.
+            reference: ``[M, D]``. By default each query searches among the other queries.
+            reference_labels: ``[M]``; required if `reference` is given, and not allowed otherwise.
+            ref_includes_query: whether the first Q references are the queries. If so, no query is
+                its own neighbor.
+            include, exclude: select among the metrics of the calculator.
 
         Returns:
-            A dict of floats (arrays ``[C]`` with ``return_per_class``) with attributes.
+            `Accuracies`, a dict of floats with attributes. With ``return_per_class`` the retrieval
+            metrics are arrays ``[C]``.
 
         Raises:
-            ValueError: for mismatched shapes; unknown names; a reference that does not start with
-                the queries although it should; degrees of match below 0, NaN, or above 1 for other
-                metrics than NDCG and your own; labels for `match` that JAX cannot hold.
-            TypeError: if embeddings are not numbers, or labels without `match` neither whole
+            ValueError: for mismatched shapes; for unknown names; if `ref_includes_query` is set and
+                the references do not start with the queries; for degrees of match that are
+                negative or NaN, or that are above 1 if metrics other than NDCG and your own are
+                computed; for labels for `match` that JAX cannot hold.
+            TypeError: if embeddings are not numbers, or if labels without `match` are neither whole
                 numbers nor strings.
         """
         name = f"{_NAME}.get_accuracy"
@@ -203,7 +215,10 @@ class AccuracyCalculator:
         return self._summary(names, sets, scores, self._points(names, sets))
 
     def _within_parents(self, query, labels, reference, ref_labels, includes_query):
-        """``{parent: Accuracies}``, each among the samples of that parent, the second label."""
+        """Returns ``{parent: Accuracies}``, each among the samples of one parent.
+
+        The parent of a sample is its second label.
+        """
         names = self._names()
         if self.search is not None:
             raise ValueError(
@@ -224,7 +239,7 @@ class AccuracyCalculator:
         }
 
     def _names(self, include=(), exclude=()):
-        """The names to compute, in alphabetical order."""
+        """Returns the names to compute, in alphabetical order."""
         clustering = CLUSTERING if self.match is None else ()
         ours = (set(self.include) or {*clustering, *RANKED, *self.metrics}) - set(self.exclude)
         _check_names(f"{_NAME}.get_accuracy", ours.__contains__, include=include, exclude=exclude)
@@ -247,19 +262,19 @@ class AccuracyCalculator:
         return Sets(query, reference, labels, *codes, includes_query)
 
     def _labels(self, function, name, labels, of, n):
-        """Labels on the host; with `match` whatever it takes, as far as JAX can hold it."""
+        """Returns labels on the host; with `match`, any labels that JAX can hold."""
         if self.match is None:
             return host_labels(function, name, labels, of, n)
         return jax.tree.map(np.asarray, as_labels(function, name, labels, of, n))
 
     def _points(self, names, sets):
-        """What is clustered, on the host: the queries in the space of the distance."""
+        """Returns the points to cluster, on the host: the queries in the space of the distance."""
         if set(names) & set(CLUSTERING):
             return np.asarray(in_space_of(self.distance, sets.query), np.float32)
         return None
 
     def _summary(self, names, sets, scores, points, rows=slice(None)) -> Accuracies:
-        """The metrics of some of the queries, from what each of these scores."""
+        """Combines the scores of some of the queries, those in `rows`, into metrics."""
         labels = jax.tree.map(lambda x: x[rows], sets.labels)
         kept = scores.relevant[rows] > 0
         classes = codes = bounds = None
@@ -283,7 +298,7 @@ class AccuracyCalculator:
         return Accuracies(values, k=k, classes=classes, intervals=bounds, **counts)
 
     def _clustering(self, names, points, labels):
-        """One clustering for all the scores."""
+        """Computes all clustering metrics from one clustering."""
         if not len(points) or not np.isfinite(points).all():
             return dict.fromkeys(names, float("nan"))
         as_is = LpDistance(normalize_embeddings=False)
@@ -306,13 +321,13 @@ def _check_names(function, known, **options):
 
 
 def _floating(x):
-    """Integers as float32, as PML casts them; anything else as it is."""
+    """Casts integers to float32, as PML does; anything else is unchanged."""
     x = x if isinstance(x, jax.Array) else np.asarray(x)
     return x.astype(np.float32) if jnp.issubdtype(x.dtype, jnp.integer) else x
 
 
 def _check_starts_with(name, query, labels, reference, ref_labels):
-    """The first references must be the queries, or leaving them out would be wrong."""
+    """Checks that the first references are the queries: otherwise wrong rows would be left out."""
     n, start = len(query), lambda x: np.asarray(x)[: len(query)]
     x, y = np.asarray(query, np.float32), start(reference).astype(np.float32)
     same = x.shape == y.shape and np.allclose(x, y, equal_nan=True)

@@ -1,4 +1,4 @@
-"""How well clusters of the embeddings agree with the labels, by scikit-learn."""
+"""Agreement between clusters of the embeddings and the labels, computed with scikit-learn."""
 
 import warnings
 
@@ -19,25 +19,26 @@ def k_means(
     distance: Distance = LpDistance(),
     seed: int = 0,
 ) -> np.ndarray:
-    """The cluster of each embedding, by scikit-learn's `KMeans`.
+    """Clusters embeddings with scikit-learn's `KMeans`.
 
-    Clusters are made in the space of `distance`: of normalized embeddings if it normalizes. In that
-    space k-means goes by the Euclidean distance, whichever `distance` is.
+    The embeddings are clustered in the space of `distance`: they are normalized if `distance`
+    normalizes. In that space k-means uses the Euclidean distance, whichever `distance` is given.
 
-    One start from random embeddings and 20 iterations, as in PyTorch Metric Learning. k-means++, a
-    more careful start, took five times as long and scored no better (20,000 x 512, 200 classes).
+    k-means starts once, from random embeddings, and runs at most 20 iterations, as in PyTorch
+    Metric Learning. k-means++, a more careful start, took five times as long and scored no better
+    (20,000 x 512, 200 classes).
 
     Args:
         embeddings: ``[N, D]``, finite.
-        num_clusters: at most N.
-        distance: the one that the embeddings are compared with.
-        seed: of the first centers.
+        num_clusters: how many clusters to make, at most N.
+        distance: the distance by which the embeddings are compared.
+        seed: the seed of the first centers.
 
     Returns:
-        ``[N]`` integers.
+        ``[N]`` integers, the cluster of each embedding.
 
     Raises:
-        ImportError: without scikit-learn.
+        ImportError: if scikit-learn is not installed.
     """
     check_embeddings("evaluation.k_means", "embeddings", embeddings)
     check_is_distance("evaluation.k_means", distance)
@@ -49,7 +50,7 @@ def k_means(
         )
     options = {"init": "random", "n_init": 1, "max_iter": 20, "random_state": seed}
     model = _scikit_learn("k_means", "cluster").KMeans(num_clusters, **options)
-    with warnings.catch_warnings():  # fewer different embeddings than clusters: a low score
+    with warnings.catch_warnings():  # fewer distinct embeddings than clusters: a low score
         warnings.simplefilter("ignore")
         return model.fit_predict(np.asarray(in_space_of(distance, embeddings), np.float32))
 
@@ -61,11 +62,13 @@ def ami(
     clusters: Int[Array, " n"] | None = None,
     distance: Distance = LpDistance(),
 ) -> float:
-    r"""Adjusted mutual information of the labels and of as many clusters as there are classes.
+    r"""Computes the adjusted mutual information of labels and clusters.
+
+    By default there are as many clusters as classes.
 
     .. math:: \frac{I(U; V) - E[I]}{(H(U) + H(V)) / 2 - E[I]}
 
-    E is over the permutations of the labels: 0 is what chance gives, 1 is perfect.
+    E is the expectation over permutations of the labels. Chance gives 0, and perfect agreement 1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -78,13 +81,14 @@ def ami(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers or strings.
         clusters: ``[N]`` integers, by default `k_means` of the embeddings.
-        distance: the space that k-means looks for clusters in; see `k_means`.
+        distance: the distance in whose space k-means clusters; see `k_means`.
 
     Returns:
-        A float; NaN without embeddings, or if one of them is not finite.
+        A float. If `clusters` is not given, it is NaN if there are no embeddings, or if one of
+        them is not finite.
 
     Raises:
-        ImportError: without scikit-learn.
+        ImportError: if scikit-learn is not installed.
 
     References:
         Vinh et al., `Information Theoretic Measures for Clusterings Comparison
@@ -100,11 +104,13 @@ def nmi(
     clusters: Int[Array, " n"] | None = None,
     distance: Distance = LpDistance(),
 ) -> float:
-    r"""Normalized mutual information of the labels and of as many clusters as there are classes.
+    r"""Computes the normalized mutual information of labels and clusters.
+
+    By default there are as many clusters as classes.
 
     .. math:: \frac{I(U; V)}{(H(U) + H(V)) / 2}
 
-    Many small classes make it large by chance alone; `ami` is adjusted for that.
+    With many small classes it is large by chance alone. `ami` is adjusted for chance.
 
     Example:
         >>> import jax.numpy as jnp
@@ -113,7 +119,7 @@ def nmi(
         >>> print(round(nmi(x, jnp.array([0, 0, 1, 1])), 4))
         1.0
 
-    Args, returns and raises: as `ami`.
+    Args, returns and raises: as in `ami`.
     """
     return _score("nmi", "normalized_mutual_info_score", embeddings, labels, clusters, distance)
 

@@ -1,4 +1,4 @@
-"""Embedding a whole data set."""
+"""Embedding of a whole data set."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -17,9 +17,9 @@ def embed(
 ) -> tuple[np.ndarray, Any]:
     """Embeds a data set batch by batch.
 
-    Every batch is padded with zeros to the size of the largest so far, and the padding cut off the
-    embeddings: a short last batch does not compile again. The next batch is computed while the one
-    before is copied.
+    Every batch is padded with zeros to the size of the largest batch so far, and the padding is
+    removed from the embeddings. So a short last batch does not cause another compilation. The next
+    batch is computed while the embeddings of the batch before are copied to the host.
 
     Example:
         >>> import numpy as np
@@ -32,19 +32,22 @@ def embed(
     Args:
         apply: ``x -> [N, D]``, compiled here. If it is a pytree, such as a Flax module (set to
             evaluation) or ``jax.tree_util.Partial(model.apply, params)``, its arrays are arguments
-            of the compiled function; otherwise they are constants in it.
-        batches: an iterable, such as a list or a data loader, of what `apply` takes, or of pairs
-            ``(x, labels)``, tuples or lists; pytrees of arrays with the samples along the first
-            axis. Labels may be lists of numbers or strings.
+            of the compiled function. Otherwise they are constants in it.
+        batches: an iterable of batches, such as a list or a data loader. A batch is what `apply`
+            takes, or a pair ``(x, labels)``, a tuple or a list. Both `x` and the labels are pytrees
+            of arrays with the samples along the first axis. Labels may also be lists of numbers or
+            strings.
         progress: show a progress bar; needs tqdm.
 
     Returns:
-        ``[N, D]`` and the labels ``[N, ...]`` (``None`` without any), NumPy arrays on the host.
+        The embeddings ``[N, D]`` and the labels ``[N, ...]`` (``None`` if there are none), as NumPy
+        arrays on the host.
 
     Raises:
-        ValueError: without any batch, or for a batch whose rows do not agree.
-        TypeError: for one array or a dict, which would be taken apart into rows or keys.
-        ImportError: if `progress` is asked for without tqdm.
+        ValueError: if there is no batch, or if the arrays of a batch differ in their number of
+            rows.
+        TypeError: if `batches` is an array or a dict, which would be split into rows or keys.
+        ImportError: if `progress` is set and tqdm is not installed.
     """
     if isinstance(batches, Mapping) or hasattr(batches, "shape"):
         raise TypeError(

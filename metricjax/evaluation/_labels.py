@@ -1,8 +1,8 @@
 """Labels on the host: lists, strings and large integers become codes that JAX can hold.
 
-JAX has integers of 32 bits by default and casts larger ones in silence: 2**32 becomes 0, and
-classes collide. The values of NumPy arrays are known, so they are checked or coded here. Those of a
-`jax.Array` have been cast already, or are not known yet under `jit`.
+JAX has 32-bit integers by default and casts larger ones silently: 2**32 becomes 0, and classes
+collide. The values of NumPy arrays are known, so they are checked or coded here. The values of a
+`jax.Array` have already been cast, or are not known yet under `jit`.
 """
 
 import jax
@@ -13,13 +13,13 @@ from metricjax._core.check import as_labels
 
 
 def listed(labels):
-    """A list of labels as an array; a pytree, a list of arrays for one, stays."""
+    """Converts a list of labels to an array; a pytree, such as a list of arrays, is unchanged."""
     flat = isinstance(labels, list | tuple) and not any(np.ndim(x) for x in labels)
     return np.asarray(labels) if flat else labels
 
 
 def host_labels(function, name, labels, of, n):
-    """Labels ``[N]`` of the host as a NumPy array of integers or strings; whole floats are cast."""
+    """Converts labels ``[N]`` to NumPy integers or strings; whole floats become integers."""
     if labels is None:
         raise ValueError(f"{function}: `{name}` are needed.")
     try:
@@ -28,7 +28,7 @@ def host_labels(function, name, labels, of, n):
         raise ValueError(
             f"{function}: `{name}` must have shape [{n}] to match `{of}`, got a ragged list."
         ) from None
-    if array.dtype.kind in "OT":  # strings of any length; NumPy finds the dtype in a list
+    if array.dtype.kind in "OT":  # strings of any length: NumPy infers the dtype of a list
         labels = array.tolist()
         array = np.asarray(labels)
     if array.shape != (n,):
@@ -36,7 +36,7 @@ def host_labels(function, name, labels, of, n):
             f"{function}: `{name}` must have shape [{n}] to match `{of}`, got {array.shape}."
         )
     if jnp.issubdtype(array.dtype, jnp.floating):
-        exact = 2 / float(jnp.finfo(array.dtype).eps)  # beyond it whole numbers are rounded
+        exact = 2 / float(jnp.finfo(array.dtype).eps)  # larger whole numbers are rounded
         numbers = array.astype(np.float64)
         if np.all((numbers == np.round(numbers)) & (np.abs(numbers) < exact)):
             array = numbers.astype(np.int64)
@@ -50,9 +50,9 @@ def host_labels(function, name, labels, of, n):
 
 
 def coded(labels, others):
-    """Both as integers from 0 on, equal where the labels (or rows of labels) are."""
+    """Codes both sides as integers from 0 on, equal where the labels (or rows of labels) are."""
     both = [labels, others]
-    if {x.dtype.kind for x in both} == {"i", "u"}:  # NumPy would make float64 of int64 and uint64
+    if {x.dtype.kind for x in both} == {"i", "u"}:  # NumPy would cast int64 and uint64 to float64
         both = [x.astype(object) for x in both]
     both = np.concatenate(both)
     axis = 0 if both.ndim > 1 else None
@@ -61,7 +61,7 @@ def coded(labels, others):
 
 
 def code_sets(function, query_labels, reference_labels):
-    """Both sides' labels, as `host_labels` gives them, as codes."""
+    """Codes the labels of both sides, which are as `host_labels` returns them."""
     if len({x.dtype.kind == "U" for x in (query_labels, reference_labels)}) > 1:
         raise TypeError(
             f"{function}: `reference_labels` must be of the kind of `query_labels`, "
@@ -71,7 +71,7 @@ def code_sets(function, query_labels, reference_labels):
 
 
 def fits(array):
-    """Whether JAX can hold the values: no strings, no integers beyond its own."""
+    """Whether JAX can hold the values: no strings, and no integers beyond its range."""
     if array.dtype.kind not in "iu":
         return array.dtype.kind not in "OSTU"
     limits = np.iinfo(jax.dtypes.canonicalize_dtype(array.dtype))
@@ -79,10 +79,12 @@ def fits(array):
 
 
 def for_search(function, sides):
-    """Labels as JAX can compare them: codes, unless one side is a `jax.Array`, which stays.
+    """Converts labels so that JAX can compare them.
+
+    Labels become codes, unless one side is a `jax.Array`. Then both sides keep their values.
 
     Args:
-        sides: ``(name, labels, of, n)`` of the queries and of the references.
+        sides: ``(name, labels, of, n)`` for the queries and for the references.
     """
     if not any(isinstance(labels, jax.Array) for _, labels, _, _ in sides):
         return code_sets(function, *(host_labels(function, *side) for side in sides))

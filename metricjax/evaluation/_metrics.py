@@ -1,13 +1,15 @@
-r"""What one query's neighbors are worth: pure functions of which of them match.
+r"""Retrieval metrics of each query: pure functions of which of its neighbors match.
 
-Each takes `matches` ``[Q, K]``, whether each neighbor matches, nearest first, boolean or a degree
-from 0 to 1, and `relevant` ``[Q]``, how many references match (the sum of their degrees). Each
-gives ``[Q]`` in float32; the metric is the mean over the queries that have something to find,
-`mean_over_queries`. In the formulas :math:`m_i` is the i-th column, :math:`P_i
-= \frac{1}{i} \sum_{j \le i} m_j`, and R is `relevant`.
+Each function takes `matches` ``[Q, K]`` and `relevant` ``[Q]``. `matches` says whether each
+neighbor matches, nearest first: a boolean, or a degree from 0 to 1. `relevant` says how many
+references match (the sum of their degrees). Each function returns ``[Q]`` in float32. The metric is
+the mean over the queries that at least one reference matches: see `mean_over_queries`. In the
+formulas :math:`m_i` is the i-th column of `matches`, R is `relevant`, and :math:`P_i
+= \frac{1}{i} \sum_{j \le i} m_j`.
 
-Degrees outside of [0, 1] make nonsense of all of them but NDCG, which takes any gain of at least 0.
-NumPy arrays are checked. Arrays of JAX are not: their values may be unknown, or on an accelerator.
+For degrees outside of [0, 1] every metric but NDCG is meaningless. NDCG takes any degree of at
+least 0. NumPy arrays are checked. JAX arrays are not checked, because their values may be unknown,
+or on an accelerator.
 """
 
 import jax
@@ -24,7 +26,7 @@ PerQuery = Float[Array, " q"]
 
 
 def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
-    r"""Whether the nearest neighbor matches.
+    r"""Returns whether the nearest neighbor matches.
 
     .. math:: m_1
 
@@ -44,7 +46,7 @@ def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -
 def precision_at_k(
     matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
 ) -> PerQuery:
-    r"""The share of the first `k` neighbors that matches.
+    r"""Returns the share of the first `k` neighbors that match.
 
     .. math:: P_k
 
@@ -55,10 +57,10 @@ def precision_at_k(
         [0.5 0. ]
 
     Args:
-        matches: ``[Q, K]``. Where there are fewer than K references the rest is 0, and the sum is
-            divided by `k` all the same.
+        matches: ``[Q, K]``. If there are fewer than K references, the remaining columns are 0, and
+            the sum is still divided by `k`.
         relevant: not used.
-        k: at most K, which it is by default; static.
+        k: how many neighbors to use, at most K, which is the default; static.
     """
     first = _first("precision_at_k", matches, k)
     return precision(first, first.shape[1])
@@ -67,11 +69,11 @@ def precision_at_k(
 def recall_at_k(
     matches: Matches, relevant: Num[Array, " q"] | None = None, *, k: int | None = None
 ) -> PerQuery:
-    r"""Whether any of the first `k` neighbors matches: what metric learning calls Recall@K.
+    r"""Returns whether any of the first `k` neighbors matches: Recall@K in metric learning.
 
     .. math:: \max_{i \le k} \, [m_i > 0]
 
-    It is the hit rate, and not the share of all matches that was found.
+    This is a hit rate, not the share of all matches that was found.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,7 +84,7 @@ def recall_at_k(
     Args:
         matches: ``[Q, K]``.
         relevant: not used.
-        k: at most K, which it is by default; static.
+        k: how many neighbors to use, at most K, which is the default; static.
 
     References:
         Jegou et al., `Product Quantization for Nearest Neighbor Search
@@ -92,11 +94,11 @@ def recall_at_k(
 
 
 def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""The share of the first R neighbors that matches.
+    r"""Returns the share of the first R neighbors that match.
 
     .. math:: P_r, \qquad r = \min(R, K)
 
-    With K below R it is the precision at K.
+    If K is below R, it is the precision at K.
 
     Example:
         >>> import jax.numpy as jnp
@@ -114,11 +116,11 @@ def r_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
 
 
 def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""Average precision: the precision at every match.
+    r"""Returns the average precision: the sum of the precisions at every match, divided by R.
 
     .. math:: \frac{1}{R} \sum_{i \le K} m_i P_i
 
-    With K below R it is at most K / R.
+    If K is below R, it is at most K / R.
 
     Example:
         >>> import jax.numpy as jnp
@@ -134,7 +136,7 @@ def mean_average_precision(matches: Matches, relevant: Num[Array, " q"]) -> PerQ
 
 
 def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) -> PerQuery:
-    r"""Average precision of the first R neighbors.
+    r"""Returns the average precision of the first R neighbors.
 
     .. math:: \frac{1}{R} \sum_{i \le r} m_i P_i, \qquad r = \min(R, K)
 
@@ -157,7 +159,7 @@ def mean_average_precision_at_r(matches: Matches, relevant: Num[Array, " q"]) ->
 
 
 def mean_reciprocal_rank(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
-    r"""One over the rank of the first match; 0 without any.
+    r"""Returns one over the rank of the first match, or 0 if there is no match.
 
     .. math:: \max_i \frac{[m_i > 0]}{i}
 
@@ -183,13 +185,13 @@ def ndcg_at_k(
     ideal: Num[Array, "q l"] | None = None,
     gain: str = "linear",
 ) -> PerQuery:
-    r"""Discounted gain of the first `k` neighbors, relative to the best order there is.
+    r"""Returns the discounted gain of the first `k` neighbors, relative to the best possible order.
 
     .. math:: \sum_{i \le k} \frac{g(m_i)}{\log_2 (i + 1)} \Big/
               \sum_{i \le k} \frac{g(m^*_i)}{\log_2 (i + 1)}, \qquad
               g(m) = m \ \text{or} \ 2^m - 1
 
-    with :math:`m^*` the degrees of match of all references in descending order.
+    Here :math:`m^*` are the degrees of match of all references in descending order.
 
     Example:
         >>> import jax.numpy as jnp
@@ -202,18 +204,18 @@ def ndcg_at_k(
         [0.52]
 
     Args:
-        matches: ``[Q, K]``, with degrees or grades of any size, but not negative.
-        relevant: ``[Q]``; not used with `ideal`.
-        k: at most K, which it is by default; static.
+        matches: ``[Q, K]``, degrees or grades of any size that are not negative.
+        relevant: ``[Q]``; not used if `ideal` is given.
+        k: how many neighbors to use, at most K, which is the default; static.
         ideal: ``[Q, L]``, the highest degrees of match that each query has among the references, in
-            descending order, at least `k` of them or all. By default `relevant` ones, which is
-            right for matches that are 0 or 1 and for no others.
-        gain: "linear", or "exponential" for grades up to 100; static. They are the same for matches
-            that are 0 or 1.
+            descending order: at least `k` of them, or all. The default is `relevant` ones, which is
+            right only if all matches are 0 or 1.
+        gain: "linear", or "exponential" for grades up to 100; static. Both are the same if all
+            matches are 0 or 1.
 
     Raises:
         ValueError: for mismatched shapes; for NumPy arrays with negative or NaN degrees, or with
-            degrees other than 0 and 1 but no `ideal`.
+            degrees other than 0 and 1 if `ideal` is not given.
 
     References:
         Jarvelin and Kekalainen, `Cumulated Gain-Based Evaluation of IR Techniques
@@ -237,7 +239,7 @@ def ndcg_at_k(
 
 
 def precision(matches, k):
-    """The sum of the matches, divided by `k`, a number or one for each query."""
+    """Divides the sum of the matches by `k`, one number or a number for each query."""
     return safe_divide(_float(jnp.sum(matches, 1)), _float(k))
 
 
@@ -255,7 +257,7 @@ def _average_precision(matches, relevant):
 
 
 def _up_to(relevant, matches):
-    """The matches among the first R columns."""
+    """Keeps the matches in the first R columns, and sets all others to 0."""
     return jnp.where(_ranks(matches) <= _float(relevant)[:, None], matches, 0)
 
 
@@ -281,7 +283,7 @@ def _first(function, matches, k, *, most=1.0):
 
 
 def _checked(function, matches, relevant=None, *, most=1.0):
-    """The matches, as int32 (exact counts) or float32."""
+    """Checks the matches, and returns them as int32 (for exact counts) or float32."""
     name = f"evaluation.{function}"
     if jnp.ndim(matches) != 2:
         raise ValueError(f"{name}: `matches` must have shape [Q, K], got {jnp.shape(matches)}.")
@@ -294,16 +296,16 @@ def _checked(function, matches, relevant=None, *, most=1.0):
 
 
 def check_degrees(function, name, values, most):
-    """Degrees of match must be from 0 to `most`; those of a `jax.Array` are not looked at."""
+    """Checks that degrees of match are from 0 to `most`, except for those of a `jax.Array`."""
     if not isinstance(values, jax.Array) and np.size(values) and values is not None:
         check_range(function, name, np.min(values), np.max(values), most)
 
 
 def check_range(function, name, low, high, most):
-    """`low` and `high`, the extremes of degrees of match, must be in [0, `most`]."""
+    """Checks that `low` and `high`, the extremes of degrees of match, are in [0, `most`]."""
     if low >= 0 and high <= most + ROUNDING:
         return
-    found = float(high if low >= 0 else low)  # with a NaN both are NaN
+    found = float(high if low >= 0 else low)  # if a degree is NaN, both are NaN
     advice = "Scale degrees to [0, 1], or compute NDCG alone, which takes grades."
     raise ValueError(
         f"{function}: `{name}` must be degrees from 0 to {most:g}, got {found:g}."
@@ -312,11 +314,11 @@ def check_range(function, name, low, high, most):
 
 
 ROUNDING = 1e-4
-"""Degrees that a relation adds up, as those of a hierarchy, may come out a little above 1."""
+"""A tolerance: degrees that a relation adds up, as in a hierarchy, may be slightly above 1."""
 
 _OF_ALL = mean_average_precision, mean_average_precision_at_r, mean_reciprocal_rank
 MOST = {"linear": np.inf, "exponential": 100.0}
-"""The largest grade that NDCG takes: float32 ends at 2^128, and the gains are added up."""
+"""The largest grade that NDCG takes, because float32 ends at 2^128 and the gains are added up."""
 
 RANKED = {metric.__name__: metric for metric in (*_OF_ALL, precision_at_1, r_precision)}
 CUT = {"ndcg": ndcg_at_k, "precision": precision_at_k, "recall": recall_at_k}

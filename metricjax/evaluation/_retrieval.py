@@ -1,4 +1,4 @@
-"""How well nearest neighbors agree with the labels."""
+"""Metrics of how well nearest neighbors agree with the labels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +30,11 @@ def retrieval_metrics(
     distance: Distance = LpDistance(),
     block_size: int | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    r"""Precision@1, R-precision and MAP@R: how much of a query's surroundings is of its class.
+    r"""Computes precision@1, R-precision and MAP@R: how many neighbors are of the query's class.
 
-    With :math:`m_i` whether the i-th neighbor has the query's label, :math:`P_i` the share of
-    matches among the first i, R the number of references with the query's label and
-    :math:`r = \min(R, k)`, each averaged over the queries,
+    Let :math:`m_i` be 1 if the i-th neighbor has the query's label and 0 otherwise, :math:`P_i` the
+    share of matches among the first i neighbors, R the number of references with the query's label,
+    and :math:`r = \min(R, k)`. Each metric is averaged over the queries:
 
     .. math::
         \text{precision@1} = m_1, \qquad
@@ -42,7 +42,8 @@ def retrieval_metrics(
         \text{MAP@R} = \frac{1}{R} \sum_{i=1}^{r} m_i P_i
 
     R differs from query to query. Queries with R = 0 are left out. A neighbor at a NaN distance
-    does not match. A `k` below R makes R-precision the precision at `k` and caps MAP@R at k / R.
+    does not match. If `k` is below R, R-precision is the precision at `k`, and MAP@R is at most
+    k / R.
 
     Example:
         >>> import jax.numpy as jnp
@@ -59,26 +60,27 @@ def retrieval_metrics(
 
     Args:
         query: ``[Q, D]``.
-        query_labels: ``[Q]`` integers or strings, a NumPy array or a list, of any size; or a
-            `jax.Array` of integers. JAX has already cut integers beyond int32 in a `jax.Array`.
-        reference: ``[M, D]``, where to search. By default among the queries, each for the others.
-        reference_labels: ``[M]``; given exactly if `reference` is.
-        ref_includes_query: the first Q references are the queries themselves, and none is its own
-            neighbor.
-        k: how many neighbors to look at; static. By default the largest R, which takes labels
-            whose values are known: under `jit`, give `k`.
+        query_labels: ``[Q]`` integers of any size or strings, in a NumPy array or a list; or a
+            `jax.Array` of integers, in which JAX has already truncated integers beyond int32.
+        reference: ``[M, D]``, the rows to search. By default each query searches among the other
+            queries.
+        reference_labels: ``[M]``; required if `reference` is given, and not allowed otherwise.
+        ref_includes_query: whether the first Q references are the queries. If so, no query is its
+            own neighbor.
+        k: how many neighbors to search for; static. The default is the largest R, which requires
+            labels whose values are known: under `jit`, give `k`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static.
-        block_size: how many queries to search for at once; static. By default as `knn`.
+        block_size: how many queries to search for at once; static. The default is that of `knn`.
 
     Returns:
-        ``precision_at_1``, ``r_precision`` and ``mean_average_precision_at_r``, scalars in
-        ``[0, 1]``; NaN if no query is left.
+        A dict with ``precision_at_1``, ``r_precision`` and ``mean_average_precision_at_r``, scalars
+        in ``[0, 1]``; NaN if all queries are left out.
 
     Raises:
-        ValueError: for mismatched shapes, for a `k` that is missing under `jit`, not positive or
-            larger than the number of references (without the query), or a bad `block_size`; for
-            integers beyond int32 beside a `jax.Array` of labels.
-        TypeError: if embeddings are not floating, or labels neither integers nor strings.
+        ValueError: for mismatched shapes; for a `k` that is missing under `jit`, not positive, or
+            larger than the number of references (without the query); for a bad `block_size`; for
+            integers beyond int32 if the labels of the other side are a `jax.Array`.
+        TypeError: if embeddings are not floating, or if labels are neither integers nor strings.
 
     References:
         Musgrave et al., `A Metric Learning Reality Check <https://arxiv.org/abs/2003.08505>`_,
@@ -115,7 +117,7 @@ def retrieval_metrics(
 
 
 def _scores(neighbors, rows, reference_labels):
-    """The scores of a block of queries, and which of these count."""
+    """Returns the scores of a block of queries, and which of these queries count."""
     labels, own = rows
     same = reference_labels[None, :] == labels[:, None]
     if own is not None:
@@ -127,7 +129,7 @@ def _scores(neighbors, rows, reference_labels):
 
 
 def _largest_r(name, query_labels, reference_labels, ref_includes_query):
-    """The largest number of matches that any query has, read off the labels on the host."""
+    """Returns the largest number of matches of any query, computed from labels on the host."""
     if isinstance(query_labels, Tracer) or isinstance(reference_labels, Tracer):
         raise ValueError(
             f"{name}: `k` must be given under `jit`, where the labels have no values yet."

@@ -1,4 +1,4 @@
-"""What every query scores in every metric: the part of `AccuracyCalculator` that searches."""
+"""The part of `AccuracyCalculator` that searches, and scores every query in every metric."""
 
 import dataclasses
 import functools
@@ -22,22 +22,22 @@ from metricjax.evaluation._metrics import CUT, MOST, RANKED, check_range, precis
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
 ELEMENTS = 2**24
-"""A block of queries has at most this many neighbors."""
+"""A block of queries has at most this many neighbors, or degrees of match."""
 
 
 class QueryInputs(NamedTuple):
-    """What a metric of one's own is computed from.
+    """The inputs of a user-defined metric.
 
     Attributes:
         matches: ``[Q, K]`` float32, how much each neighbor matches, nearest first; 0 where there
-            is none.
-        relevant: ``[Q]``, how many references match (the sum of the degrees to which they do).
+            is no neighbor.
+        relevant: ``[Q]``, how many references match (the sum of their degrees of match).
         distances: ``[Q, K]``; inf (similarity -inf) where there is no neighbor.
         indices: ``[Q, K]``, rows of the reference; -1 where there is no neighbor.
-        labels: ``[Q]``, the queries' labels; integers from 0 on in the place of labels that JAX
-            cannot hold, strings and integers beyond int32.
-        k: ``[Q]``, how many neighbors were looked at. It is K but in `evaluate_within_parents`,
-            where small parents have fewer.
+        labels: ``[Q]``, the labels of the queries. If JAX cannot hold the labels (strings, integers
+            beyond int32), integers from 0 on replace them.
+        k: ``[Q]``, how many neighbors of each query were used. It is K, except in
+            `evaluate_within_parents`, where small parents have fewer.
     """
 
     matches: Float[Array, "q k"]
@@ -49,10 +49,10 @@ class QueryInputs(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Queries and references with their labels, checked.
+    """Checked queries and references with their labels.
 
-    `codes` and `ref_codes` stand for labels that match where equal: integers from 0 on, which do
-    not collide whatever the labels' size. With a relation they are the labels as they came.
+    `codes` and `ref_codes` are integers from 0 on that are equal where the labels match. They do
+    not collide, however large the labels are. With a relation they are the labels as given.
     """
 
     query: Array
@@ -66,12 +66,12 @@ class Sets(NamedTuple):
 
     @property
     def own(self):
-        """Where each query is among the references, if it is."""
+        """The row of each query among the references; ``None`` if these exclude the queries."""
         return np.arange(len(self.query)) if self.includes_query else None
 
 
 class Scores(NamedTuple):
-    """Of every query: each metric, float64; how many references match; how many it looked at."""
+    """For every query: each metric in float64, how many references match, how many were used."""
 
     values: dict[str, np.ndarray]
     relevant: np.ndarray
@@ -79,13 +79,13 @@ class Scores(NamedTuple):
 
 
 def cut_of(name):
-    """The number in a name such as ``recall_at_10``; ``None`` if there is none."""
+    """Returns the number in a name such as ``recall_at_10``; ``None`` if there is none."""
     cut = CUT_NAME.fullmatch(name)
     return int(cut[2]) if cut and cut[2] != "k" else None
 
 
 def score(function, sets: Sets, names, calculator) -> Scores:
-    """Searches for the neighbors of each query, a block at a time, and scores them."""
+    """Searches for the neighbors of a block of queries at a time, and scores them."""
     names = [name for name in names if name not in CLUSTERING]
     most = calculator.block_size or block_sizes().search[0]
     counts, relevant, extremes = _relevance(sets, calculator.match, most)
@@ -117,7 +117,7 @@ def score(function, sets: Sets, names, calculator) -> Scores:
 
 
 def _neighbors_of(function, search, sets, k):
-    """What the user's own `search` finds, without the query itself."""
+    """Returns the neighbors that the user's `search` finds, without the query itself."""
     extra = int(sets.includes_query)  # the query is expected among its neighbors
     distances, indices = map(np.asarray, search(sets.query, sets.reference, k + extra))
     shape = len(sets.query), k + extra
@@ -131,7 +131,7 @@ def _neighbors_of(function, search, sets, k):
             f"{function}: `search` must give rows of the {len(sets.reference)} references, or -1 "
             f"for none, got indices from {indices.min()} to {indices.max()}."
         )
-    if extra:  # a search that missed the query loses its last neighbor in its place
+    if extra:  # if the search missed the query, the last neighbor is dropped instead
         own = indices == np.arange(len(indices))[:, None]
         first = np.argsort(own, 1, kind="stable")[:, :k]
         distances, indices = (np.take_along_axis(x, first, 1) for x in (distances, indices))
@@ -140,7 +140,7 @@ def _neighbors_of(function, search, sets, k):
 
 @functools.partial(jax.jit, static_argnames=("then", "block_size"))
 def _in_blocks(neighbors, rows, shared, *, then, block_size):
-    """``then(neighbors, rows, shared)``, a block of queries at a time."""
+    """Computes ``then(neighbors, rows, shared)`` for one block of queries at a time."""
 
     def one(args):
         neighbors, rows = jax.tree.map(lambda x: x[None], args)
@@ -151,7 +151,7 @@ def _in_blocks(neighbors, rows, shared, *, then, block_size):
 
 @dataclasses.dataclass(frozen=True)
 class _Metrics:
-    """Every metric of a block of queries; compared by value, so that it compiles once."""
+    """Computes every metric of a block of queries; compared by value, so that it compiles once."""
 
     metrics: tuple[tuple[str, Callable | None], ...]
     match: Match | None
@@ -161,7 +161,7 @@ class _Metrics:
     def __call__(self, neighbors: Neighbors, rows, shared):
         labels, codes, relevant, limits, own, groups = rows
         ref_codes, ref_groups = shared
-        # What one query looks at must not depend on how many neighbors others look at.
+        # The metrics of a query must not depend on how many neighbors other queries use.
         within = jnp.arange(neighbors.indices.shape[1])[None, :] < limits[:, None]
         none = -jnp.inf if self.similarity else jnp.inf
         distances, indices = neighbors
@@ -187,14 +187,14 @@ class _Metrics:
             return RANKED[name](inputs.matches, inputs.relevant)
         kind, cut = CUT_NAME.fullmatch(name)[1], cut_of(name)
         k = cut and min(cut, inputs.matches.shape[1])
-        if kind == "precision":  # of 3 references, too, precision_at_8 is divided by 8
+        if kind == "precision":  # even with 3 references precision_at_8 is divided by 8
             return precision(inputs.matches[:, :k], cut or inputs.k)
         options = {"ideal": ideal and ideal(), "gain": self.gain} if kind == "ndcg" else {}
         return CUT[kind](inputs.matches, inputs.relevant, k=k, **options)
 
 
 def _degrees(match, labels, ref_labels, own, groups, ref_groups):
-    """How much each query matches each reference, ``[Q, M]`` float32; 0 for pairs left out."""
+    """Returns how much each query matches each reference, ``[Q, M]`` float32; 0 if left out."""
     degrees = match(labels, ref_labels).astype(jnp.float32)
     if own is not None:
         degrees = jnp.where(jnp.arange(degrees.shape[1])[None, :] == own[:, None], 0, degrees)
@@ -204,7 +204,10 @@ def _degrees(match, labels, ref_labels, own, groups, ref_groups):
 
 
 def _relevance(sets, match, block_size):
-    """How many references match each query, the sum of their degrees, and the extremes of these."""
+    """Counts the references that match each query, and sums their degrees.
+
+    Also returns the smallest and the largest degree.
+    """
     if match is not None:
         size = max(1, min(block_size, ELEMENTS // max(1, len(sets.reference))))
         args = sets.codes, sets.ref_codes, sets.own, sets.groups, sets.ref_groups
@@ -230,14 +233,14 @@ def _count_matches(labels, ref_labels, own, groups, ref_groups, *, match, size):
 
 
 def _check_degrees(function, names, extremes, calculator):
-    """Grades are for NDCG and for metrics of the user's own."""
+    """Checks the degrees of match; only NDCG and user-defined metrics accept grades above 1."""
     graded = [name in calculator.metrics or name.startswith("ndcg") for name in names]
     most = MOST[calculator.gain] if all(graded) else 1.0
     check_range(function, "match", *map(float, extremes), most)
 
 
 def _limits(function, sets, counts, k, names):
-    """How many neighbors each query may have, ``[Q]``; only queries of several groups differ."""
+    """Returns how many neighbors each query may have, ``[Q]``; it differs only between groups."""
     if sets.groups is None:
         most = counts.max(initial=0)
         available = np.int64(len(sets.reference) - sets.includes_query)

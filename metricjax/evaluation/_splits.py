@@ -1,4 +1,4 @@
-"""Evaluating splits of a data set by name."""
+"""Evaluation of the splits of a data set by name."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from jaxtyping import Array
 from metricjax.evaluation._calculator import Accuracies, AccuracyCalculator
 
 Pairs = Sequence[tuple[str, Sequence[str]]]
-"""Which split queries which references; several references are searched as one."""
+"""``(query, references)``, names of splits; several references are searched as one."""
 
 Results = dict[str, dict[str, Accuracies]]
 
@@ -20,9 +20,9 @@ def evaluate_splits(
     *,
     level: int | None = None,
 ) -> Results:
-    """Each split against others, or against itself, in the whole space.
+    """Evaluates each split against others, or against itself, in the whole space.
 
-    A split among its own references is no neighbor of itself.
+    If a split is among its own references, no query is its own neighbor.
 
     Example:
         >>> import numpy as np
@@ -42,16 +42,16 @@ def evaluate_splits(
         train+test 1.0
 
     Args:
-        calculator: what to compute.
-        splits: ``{name: (embeddings [N, D], labels [N])}``, as `embed` gives them.
+        calculator: the calculator of the metrics.
+        splits: ``{name: (embeddings [N, D], labels [N])}``, as `embed` returns them.
         pairs: ``(query, references)``, names of splits; by default each split with itself.
-        level: which column of labels ``[N, L]`` to go by.
+        level: which column of labels ``[N, L]`` to use.
 
     Returns:
         ``{query: {"reference+reference": Accuracies}}``.
 
     Raises:
-        ValueError: for a name that is no split, or a pair without references.
+        ValueError: for a name that is not a split, or for a pair without references.
     """
     results: Results = {}
     for query, title, (x, y), (ref, ref_y), includes in _paired("evaluate_splits", splits, pairs):
@@ -69,25 +69,27 @@ def evaluate_within_parents(
     *,
     level: int = 0,
 ) -> dict[str, dict[str, dict[int | str, Accuracies]]]:
-    """Each split against others, or against itself, among samples of the same parent label.
+    """Evaluates each split against others, or against itself, among samples of the same parent.
 
-    Average over the parents as you like. A parent in which no query has a match ("lone") has NaN
-    for its retrieval metrics, and shows it by ``num_queries == 0``: `mean_over_parents` skips it.
-    All parents are searched at once, with the arithmetic of one search of the whole space.
+    You choose how to average over the parents, for example with `mean_over_parents`. If no query of
+    a parent has a match, all its queries are lone: its retrieval metrics are NaN, which
+    `mean_over_parents` skips, and its ``num_queries`` is 0. All parents are searched at once, with
+    the arithmetic of one search of the whole space.
 
     Args:
-        calculator: what to compute. Its `k` holds for every parent by itself: a parent's values and
-            `Accuracies.k` are those of `get_accuracy` of its samples alone.
+        calculator: the calculator of the metrics. Its `k` applies to each parent separately: the
+            values and the `Accuracies.k` of a parent are those that `get_accuracy` returns for the
+            samples of this parent alone.
         splits: ``{name: (embeddings [N, D], labels [N, L])}``, the finest labels first.
         pairs: ``(query, references)``, names of splits; by default each split with itself.
-        level: which column of the labels to go by; the next one is the parent.
+        level: which column of the labels to use; the next column is the parent.
 
     Returns:
-        ``{query: {"reference+reference": {parent: Accuracies}}}``, for the queries' parents.
+        ``{query: {"reference+reference": {parent: Accuracies}}}``, for the parents of the queries.
 
     Raises:
-        ValueError: for a name that is no split, a pair without references, labels without the
-            parents' column, or a calculator with a `search` of your own.
+        ValueError: for a name that is not a split, for a pair without references, for labels
+            without a column of parents, or for a calculator with a `search` of your own.
     """
     name = "evaluate_within_parents"
     results: dict[str, dict[str, dict[int | str, Accuracies]]] = {}
@@ -104,7 +106,7 @@ def evaluate_within_parents(
 
 
 def mean_over_parents(accuracies: Mapping[int | str, Accuracies]) -> dict[str, float]:
-    """The mean of each metric over the parents that have a value.
+    """Averages each metric over the parents that have a value.
 
     Example:
         >>> import numpy as np
@@ -121,10 +123,10 @@ def mean_over_parents(accuracies: Mapping[int | str, Accuracies]) -> dict[str, f
         {'precision_at_1': 1.0}
 
     Args:
-        accuracies: one entry of what `evaluate_within_parents` gives, ``{parent: Accuracies}``.
+        accuracies: one entry of the result of `evaluate_within_parents`, ``{parent: Accuracies}``.
 
     Returns:
-        A dict of floats, NaN where no parent has a value.
+        A dict of floats; a metric is NaN if no parent has a value.
     """
     names: Mapping[str, float] = next(iter(accuracies.values()), {})
     values = {name: np.array([parent[name] for parent in accuracies.values()]) for name in names}
@@ -138,9 +140,10 @@ def evaluate_two_streams(
     *,
     level: int | None = None,
 ) -> dict[str, Accuracies]:
-    """Each split's first stream queries its second: two views, photo and sketch, text and image.
+    """Evaluates the first stream of each split as queries of its second stream.
 
-    Row i of both has label i; the streams are different samples, so row i may find row i.
+    The streams can be two views, photos and sketches, or texts and images. Row i of both has
+    label i. The streams are different samples, so row i may find row i.
 
     Example:
         >>> import numpy as np
@@ -154,9 +157,9 @@ def evaluate_two_streams(
         1.0
 
     Args:
-        calculator: what to compute.
+        calculator: the calculator of the metrics.
         splits: ``{name: (first [N, D], second [N, D], labels [N])}``.
-        level: which column of labels ``[N, L]`` to go by.
+        level: which column of labels ``[N, L]`` to use.
 
     Returns:
         ``{split: Accuracies}``.
@@ -169,7 +172,7 @@ def evaluate_two_streams(
 
 
 def _paired(function, splits, pairs):
-    """Name of query and of references, both sides, and whether the second starts with the first."""
+    """Yields names and data of both sides, and whether the references start with the queries."""
     for query, references in [(name, [name]) for name in splits] if pairs is None else pairs:
         unknown = {query, *references} - set(splits)
         if unknown or not references or isinstance(references, str):

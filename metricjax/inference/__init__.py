@@ -1,6 +1,6 @@
-"""Inference: search a gallery of embeddings, keep it in a file, and choose when two match.
+"""Inference: search a gallery of embeddings, save it to a file, and decide which pairs match.
 
-These functions run on the host, between jitted steps; only `match` is for use under `jit`.
+These functions run on the host, between jitted steps. Only `match` is for use under `jit`.
 """
 
 from metricjax.inference._index import Index as Index

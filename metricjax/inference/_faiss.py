@@ -1,4 +1,4 @@
-"""Search by a flat index of FAISS."""
+"""Search with a flat index of FAISS."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from metricjax.inference._pairs import rounded_cosines
 
 
 def check(function, distance):
-    """FAISS has to be installed, and to know the distance."""
+    """Checks that FAISS is installed and supports the distance."""
     euclidean = isinstance(distance, LpDistance) and distance.p == 2 and distance.power > 0
     if not euclidean and not isinstance(distance, CosineSimilarity | DotProductSimilarity):
         raise TypeError(
@@ -29,7 +29,10 @@ def build(embeddings, distance):
 
 
 def search(index, query, k, distance):
-    """Distances and rows; row -1 where FAISS found none, as the distance is not finite."""
+    """Returns distances and rows.
+
+    The row is -1 where FAISS found no row because the distance is not finite.
+    """
     distances, rows = index.search(_prepared(query, distance, 1), k)
     if not distance.is_similarity:
         distances = np.maximum(distances, 0) ** (distance.power / 2)
@@ -39,9 +42,10 @@ def search(index, query, k, distance):
 
 
 def _prepared(x, distance, side):
-    """Rows as FAISS is to have them.
+    """Returns the rows in the form that FAISS needs.
 
-    A zero row becomes a unit vector in a dimension of its side's own, for it is orthogonal to all.
+    For Euclidean distances of unit vectors, a zero row becomes a unit vector in an extra dimension
+    that only its side uses, because a zero row counts as orthogonal to all rows.
     """
     x = normalize(jnp.asarray(x)) if _unit(distance) else x
     x = np.asarray(x, np.float32)

@@ -1,4 +1,4 @@
-"""The file of an index: numpy's "npz" without pickles, written whole or not at all."""
+"""The file of an index: numpy's "npz" without pickles, written completely or not at all."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ DISTANCES = (CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance)
 
 def save(path, embeddings, ids, labels, distance) -> None:
     dtype = embeddings.dtype.name
-    if dtype == "bfloat16":  # which the format does not have
+    if dtype == "bfloat16":  # which the format does not support
         embeddings = embeddings.view(np.uint16)
     arrays = {"embeddings": embeddings, "ids": ids}
     if labels is not None:
@@ -36,13 +36,16 @@ def save(path, embeddings, ids, labels, distance) -> None:
 
 @contextlib.contextmanager
 def opened(path) -> Iterator[dict[str, Any]]:
-    """The arguments of the index in a file. What goes wrong inside is the file's fault."""
+    """Yields the arguments of the index in a file.
+
+    Any error inside the ``with`` block, except `MemoryError`, is reported as an error of the file.
+    """
     with open(path, "rb") as file:
         try:
             yield _read(file)
         except MemoryError:
             raise
-        except Exception as error:  # damage can show in any way
+        except Exception as error:  # damage can cause any error
             raise ValueError(
                 f"inference.Index.load: `path` must be a file written by `Index.save`, whole and "
                 f"unchanged, got {os.fspath(path)!r}: {str(error) or type(error).__name__}"
@@ -75,7 +78,10 @@ def _read(file):
 
 
 def _check_size(member, most):
-    """Its arrays are not compressed, so none is larger than the file. numpy would allocate it."""
+    """Checks that an array is not larger than the file, because numpy would allocate it.
+
+    The arrays of an index are not compressed, so none of them is larger than the file.
+    """
     np.lib.format.read_magic(member)
     shape, _, dtype = np.lib.format.read_array_header_1_0(member)
     if math.prod(shape) * max(1, dtype.itemsize) > most:
@@ -83,7 +89,7 @@ def _check_size(member, most):
 
 
 def _described(distance):
-    """A distance as its name and fields."""
+    """Describes a distance by its name and its fields."""
     if type(distance) not in DISTANCES:
         raise TypeError(
             f"inference.Index.save: `distance` must be one of metricjax.distances to be saved, "
@@ -96,7 +102,7 @@ def _described(distance):
 def _distance(described):
     kind = {kind.__name__: kind for kind in DISTANCES}[described["name"]]
     fields = described["fields"] | {"precision": Precision[described["fields"]["precision"]]}
-    for field in dataclasses.fields(kind):  # whose classes check few values of theirs
+    for field in dataclasses.fields(kind):  # the classes check few of their values
         value = fields[field.name]
         number = type(value) in (int, float) and not math.isnan(value)
         if not (number if field.type is float else isinstance(value, field.type)):
@@ -106,8 +112,8 @@ def _distance(described):
 
 @contextlib.contextmanager
 def replacing(path) -> Iterator[Any]:
-    """A file to write, which takes the place of `path` once all of it is on the disk."""
-    path = Path(os.path.realpath(path))  # a link stays one
+    """Yields a file to write, which replaces `path` once all of it is on the disk."""
+    path = Path(os.path.realpath(path))  # a link stays a link
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(draft, "xb") as file:
@@ -119,7 +125,7 @@ def replacing(path) -> Iterator[Any]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    if os.name == "posix":  # elsewhere folders cannot be opened
+    if os.name == "posix":  # other systems cannot open folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -1,4 +1,4 @@
-"""A gallery of embeddings to search, as an immutable value."""
+"""An immutable gallery of embeddings to search."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ SEARCH_ELEMENTS = 2**24
 
 
 class Neighbors(NamedTuple):
-    """What `Index.nearest` found: ``distances [Q, K]`` and ``ids [Q, K]``, nearest first."""
+    """The result of `Index.nearest`: ``distances [Q, K]`` and ``ids [Q, K]``, nearest first."""
 
     distances: Float[np.ndarray, "q k"]
     ids: Shaped[np.ndarray, "q k"]
@@ -32,11 +32,11 @@ class Neighbors(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Index:
-    """Embeddings with ids, to be searched exactly; `add` and `remove` give a new index.
+    """Embeddings with ids for exact search; `add` and `remove` return a new index.
 
-    Search, matches and the file all use one `distance`, so that normalization is never left out on
-    one side. Lengths are padded for the compiled search: growing an index by one compiles nothing
-    most of the time.
+    Search, matching and the file all use the same `distance`, so normalization is never left out on
+    one side. The number of rows is padded for the compiled search. So adding one row usually does
+    not cause another compilation.
 
     Example:
         >>> import numpy as np
@@ -48,19 +48,19 @@ class Index:
         [['d' 'b']] [[0.32 1.05]]
 
     Args:
-        embeddings: ``[M, D]``, float16, bfloat16, float32 or float64. They keep their dtype; the
-            search is in float32 (float64 under ``jax_enable_x64``).
-        ids: ``[M]`` integers or strings, no two equal; 0, 1, 2, ... by default.
-        labels: ``[M]`` integers or strings that go along, if any; see `labels_of`.
+        embeddings: ``[M, D]``, float16, bfloat16, float32 or float64. They keep their dtype. The
+            search runs in float32 (float64 under ``jax_enable_x64``).
+        ids: ``[M]`` unique integers or strings; 0, 1, 2, ... by default.
+        labels: ``[M]`` integers or strings, optional; see `labels_of`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``. By default the Euclidean distance between
             vectors of length 1. A cosine within 16 eps of 1 counts as 1.
-        backend: "jax", or "faiss" for `nearest` by a flat index of that library, in float32 on the
-            CPU: Euclidean distances, dot products and cosines only, and no order among equal
-            distances. It needs ``pip install 'metricjax[faiss]'``.
+        backend: "jax", or "faiss": then `nearest` uses a flat index of FAISS, in float32 on the
+            CPU. It supports only Euclidean distances, dot products and cosines, and it does not
+            order equal distances. It needs ``pip install 'metricjax[faiss]'``.
 
     Raises:
-        ValueError: for mismatched shapes or equal ids.
-        TypeError: for other dtypes, or a distance that FAISS does not have.
+        ValueError: for mismatched shapes, or for equal ids.
+        TypeError: for other dtypes, or for a distance that FAISS does not support.
     """
 
     embeddings: Float[np.ndarray, "m d"]
@@ -98,7 +98,7 @@ class Index:
         vars(self).update(fields, distance=distance, backend=backend)
 
     def __len__(self) -> int:
-        """How many embeddings there are."""
+        """Returns how many embeddings the index has."""
         return len(self.ids)
 
     def __repr__(self) -> str:
@@ -109,12 +109,13 @@ class Index:
     def add(
         self, embeddings: Float[ArrayLike, "a d"], ids: Any = None, *, labels: Any = None
     ) -> "Index":
-        """A new index with `embeddings` at the end.
+        """Returns a new index with `embeddings` at the end.
 
         Args:
-            embeddings: ``[A, D]``, of the dtype of those that are there.
-            ids: ``[A]``, not used so far. Integers may be left out: they continue from the largest.
-            labels: ``[A]``; given exactly if the index has labels.
+            embeddings: ``[A, D]``, with the dtype of the index.
+            ids: ``[A]``, none of which is in the index yet. If the index has integer ids, they may
+                be left out: the new ids continue from the largest.
+            labels: ``[A]``; required if the index has labels, and not allowed otherwise.
         """
         name = "inference.Index.add"
         x = self._checked(name, "embeddings", embeddings)
@@ -129,7 +130,7 @@ class Index:
                     f"{name}: `ids` are needed, as those of the index are strings. Give [{len(x)}]."
                 )
             last = self.ids.max(initial=-1)
-            if int(last) + len(x) >= 2**63:  # int64 would continue at -2**63
+            if int(last) + len(x) >= 2**63:  # int64 would wrap around to -2**63
                 raise ValueError(
                     f"{name}: `ids` must be given, got none, as fewer than {len(x)} are left "
                     f"between the largest, {last}, and 2**63."
@@ -148,7 +149,7 @@ class Index:
         return dataclasses.replace(self, embeddings=x, ids=ids, labels=labels)
 
     def remove(self, ids: Any) -> "Index":
-        """A new index without the embeddings of these ids, each of which must be there."""
+        """Returns a new index without the embeddings of `ids`, which must all be in the index."""
         kept = np.ones(len(self), bool)
         kept[self._rows("inference.Index.remove", ids)] = False
         labels = None if self.labels is None else self.labels[kept]
@@ -156,7 +157,7 @@ class Index:
         return dataclasses.replace(self, embeddings=x, ids=left, labels=labels)
 
     def labels_of(self, ids: Any) -> Shaped[np.ndarray, "*shape"]:
-        """The labels of these ids, in their shape: those of neighbors, say."""
+        """Returns the labels of `ids`, such as those of neighbors, in the shape of `ids`."""
         name = "inference.Index.labels_of"
         if self.labels is None:
             raise ValueError(
@@ -165,9 +166,10 @@ class Index:
         return self.labels[self._rows(name, ids)]
 
     def nearest(self, query: Float[ArrayLike, "q d"], k: int) -> Neighbors:
-        """The `k` nearest embeddings of every query, nearest first, no one twice.
+        """Finds the `k` nearest embeddings of every query, nearest first, none of them twice.
 
-        Among equal distances the one that was added first comes first. A NaN distance ranks last.
+        Among equal distances, the embedding that was added first comes first. A NaN distance ranks
+        last.
 
         Args:
             query: ``[Q, D]``.
@@ -178,7 +180,7 @@ class Index:
 
         Raises:
             ValueError: for a wrong shape, for a `k` that is not positive or larger than the index,
-                or if FAISS meets a distance that is not finite.
+                or for a distance that is not finite if the backend is FAISS.
         """
         name = "inference.Index.nearest"
         x = self._checked(name, "query", query)
@@ -203,14 +205,15 @@ class Index:
         return Neighbors(distances, self.ids[rows])
 
     def matches(self, query: Float[ArrayLike, "q d"], threshold: float) -> Bool[np.ndarray, "q m"]:
-        """Which embeddings are within `threshold` of each query.
+        """Returns which embeddings are within `threshold` of each query.
 
         Args:
             query: ``[Q, D]``.
             threshold: the largest distance, or smallest similarity, of a match.
 
         Returns:
-            ``[Q, M]``; the columns are in the order of `ids`, so ``index.ids[row]`` names matches.
+            ``[Q, M]`` booleans. The columns are in the order of `ids`, so ``index.ids[row]`` are
+            the ids of the matches of a row.
         """
         name = "inference.Index.matches"
         x = self._checked(name, "query", query)
@@ -222,25 +225,25 @@ class Index:
     def match(
         self, x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n d"], threshold: float
     ) -> Bool[np.ndarray, " n"]:
-        """Whether each row of `x` matches the same row of `y`, by `inference.match`."""
+        """Returns whether each row of `x` matches the same row of `y`; see `inference.match`."""
         return np.asarray(match(jnp.asarray(x), jnp.asarray(y), threshold, distance=self.distance))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index to one file, which `load` reads.
 
-        The file is written beside `path` under another name and then takes its place at once, so a
-        failure on the way leaves what was there. It holds no code: it is numpy's "npz", without
-        pickles. The distance is saved by its name and fields and must be of
-        `metricjax.distances`; `backend` is not saved.
+        A new file is written next to `path` and then replaces it in one step, so a failure while
+        writing leaves the old file as it was. The file holds no code: it is numpy's "npz" without
+        pickles. The distance is saved by its name and its fields, and must be one of
+        `metricjax.distances`. `backend` is not saved.
         """
         _file.save(path, self.embeddings, self.ids, self.labels, self.distance)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, backend: str = "jax") -> "Index":
-        """Reads what `save` wrote.
+        """Reads an index that `save` wrote.
 
         Raises:
-            ValueError: if the file is damaged, cut short, of a later version or no index at all.
+            ValueError: if the file is damaged, truncated, of a later version, or not an index.
         """
         with _file.opened(path) as fields:
             index = cls(**fields)
@@ -248,7 +251,7 @@ class Index:
 
     @functools.cached_property
     def _gallery(self):
-        """Embeddings on the device, some zeros at the end; which exist; and how to search them."""
+        """The embeddings on the device, padded with zeros; which rows exist; the search options."""
         x = _pad(self.embeddings, least=16)
         block_size = min(block_sizes().search[0], max(1, SEARCH_ELEMENTS // len(x)))
         distance = rounded("inference.Index", self.distance)
@@ -264,7 +267,7 @@ class Index:
         return np.argsort(self.ids)
 
     def _rows(self, function, ids):
-        """Where these ids are."""
+        """Returns the rows of `ids`."""
         ids = names(function, "ids", ids)
         if not ids.size:
             return np.zeros(ids.shape, int)
@@ -310,7 +313,7 @@ def _embeddings(function, name, x):
         raise TypeError(
             f"{function}: `{name}` must be of {', '.join(DTYPES)}, got {x.dtype}. Use `.astype`."
         )
-    return x.astype(x.dtype.name, copy=False)  # in this machine's byte order
+    return x.astype(x.dtype.name, copy=False)  # in the byte order of this machine
 
 
 def _read_only(x):
@@ -320,7 +323,7 @@ def _read_only(x):
 
 
 def _pad(x, least=1):
-    """`x` on the device, with zeros at the end: one of eight lengths between powers of two."""
+    """Copies `x` to the device, padded with zeros to one of eight lengths per power of two."""
     step = max(least, 1 << max(0, len(x).bit_length() - 4))
     size = max(1, -(-len(x) // step)) * step
     return jnp.asarray(np.pad(x, [(0, size - len(x)), (0, 0)]))

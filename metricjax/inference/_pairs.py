@@ -1,4 +1,4 @@
-"""Pairs: whether two embeddings match, and the distances of labeled pairs to choose by."""
+"""Pairs: whether two embeddings match, and labeled pairs from which thresholds are chosen."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ def match(
     *,
     distance: Distance = LpDistance(),
 ) -> Bool[Array, " n"]:
-    r"""Whether each row of `x` matches the same row of `y`.
+    r"""Returns whether each row of `x` matches the same row of `y`.
 
     .. math:: d(x_i, y_i) \le t \quad\text{or, for a similarity,}\quad s(x_i, y_i) \ge t
 
-    It is the distance that compares whole sets, with its normalization and its power. A cosine
-    within 16 eps of 1 counts as 1, so that equal vectors match at a threshold of 1. A NaN matches
-    nothing.
+    The distance is the one that compares whole sets, with its normalization and its power. A cosine
+    within 16 eps of 1 counts as 1, so that equal vectors match at a threshold of 1. A NaN distance
+    never matches.
 
     Example:
         >>> import jax.numpy as jnp
@@ -51,8 +51,8 @@ def match(
         distance: pairwise ``[N, D], [M, D] -> [N, M]``.
 
     Raises:
-        ValueError: if `x` and `y` have not the same shape ``[N, D]``.
-        TypeError: if they are not floating, or `threshold` is no number.
+        ValueError: if `x` and `y` do not have the same shape ``[N, D]``.
+        TypeError: if they are not floating, or if `threshold` is not a number.
     """
     name = "inference.match"
     x, y = jnp.asarray(x), jnp.asarray(y)
@@ -63,13 +63,16 @@ def match(
 
 
 def within(distances, threshold, distance):
-    """Which distances are those of a match."""
+    """Returns which distances are within the threshold."""
     threshold = jnp.asarray(threshold, distances.dtype)
     return distances >= threshold if distance.is_similarity else distances <= threshold
 
 
 def check_number(function, name, value):
-    """One number, on the host or traced: a vector would go along one of two axes."""
+    """Checks that a value is one number, on the host or traced.
+
+    A vector would be ambiguous: it could belong to either of two axes.
+    """
     dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     if not jnp.issubdtype(dtype, np.number) or np.ndim(value):
         got = f"shape {np.shape(value)}" if np.ndim(value) else type(value).__name__
@@ -80,7 +83,10 @@ def check_number(function, name, value):
 
 
 def the_distance(function, of, distance):
-    """The distance that pairs are `of`: a threshold in the unit of another means nothing."""
+    """Returns the distance that pairs are `of`; another `distance` raises an error.
+
+    A threshold for one distance means nothing for another distance.
+    """
     if of is not None and distance is not None and of != distance:
         raise ValueError(
             f"{function}: `distance` must be the one of the pairs, {of}, got {distance}. Leave it "
@@ -100,10 +106,11 @@ def check_distance(function, distance):
 
 
 def rounded(function, distance):
-    """The distance; if it is a cosine, values within rounding of 1 are 1.
+    """Returns the distance; if it is a cosine, values within rounding of 1 become 1.
 
-    Cosines of equal vectors are from 0.9999995 to 1.0000006 in float32. Half of them would not
-    match at a threshold of 1, or at one that was chosen between two pairs of duplicates.
+    Cosines of equal vectors are from 0.9999995 to 1.0000006 in float32. Without rounding, half of
+    them would not match at a threshold of 1, or at a threshold that was chosen between two pairs of
+    duplicates.
     """
     check_distance(function, distance)
     unit = isinstance(distance, DotProductSimilarity) and distance.normalize_embeddings
@@ -120,18 +127,22 @@ class _Rounded:
 
 
 def rounded_cosines(x):
-    """16 eps, as in the squared distance, which is 2 - 2 cos: both find the same vectors equal."""
+    """Sets cosines within 16 eps of 1 to 1, and those below -1 to -1.
+
+    The squared distance, which is 2 - 2 cos, has the same tolerance: both find the same vectors
+    equal.
+    """
     return jnp.maximum(jnp.where(x > 1 - 16 * jnp.finfo(x.dtype).eps, 1, x), -1)
 
 
 class LabeledPairs(NamedTuple):
-    """Pairs of embeddings: what the functions that choose thresholds take, ``f(*pairs)``.
+    """Labeled pairs of embeddings; functions that choose thresholds take them as ``f(*pairs)``.
 
     Attributes:
         distances: ``[P]``, distances or similarities.
-        is_match: ``[P]``, whether the labels of the two are equal.
-        weights: ``[P]``, how many pairs each stands for.
-        distance: what `distances` are of.
+        is_match: ``[P]``, whether the two labels of a pair are equal.
+        weights: ``[P]``, how many pairs each pair stands for.
+        distance: the distance that `distances` were computed with.
     """
 
     distances: Float[np.ndarray, " p"]
@@ -148,11 +159,12 @@ def pair_distances(
     max_pairs: int = 2_000_000,
     seed: int = 0,
 ) -> LabeledPairs:
-    """The distance of every two embeddings, and whether their labels are equal.
+    """Computes the distance of every pair of embeddings, and whether their labels are equal.
 
-    Each two are one pair. If there are more than `max_pairs`, pairs with equal and with different
-    labels are sampled apart, evenly, and weighted by how many each stands for. Every pair has the
-    same chance among its kind, so rates and precisions are those of all pairs, but for chance.
+    Two embeddings are one pair, whatever their order. If there are more than `max_pairs`, pairs
+    with equal labels and pairs with different labels are sampled separately and evenly. Each
+    sampled pair is weighted by the number of pairs that it stands for. All pairs of one kind are
+    equally likely to be sampled, so rates and precisions are estimates of those of all pairs.
 
     Example:
         >>> import jax.numpy as jnp
@@ -167,8 +179,8 @@ def pair_distances(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers or strings.
         distance: pairwise ``[N, D], [M, D] -> [N, M]``.
-        max_pairs: how many pairs to look at; at least 2.
-        seed: of the sample.
+        max_pairs: how many pairs to compute at most; at least 2.
+        seed: the seed of the sample.
 
     Returns:
         `LabeledPairs` with at most `max_pairs` rows.
@@ -184,8 +196,8 @@ def pair_distances(
     within_rounding = rounded(name, distance)
     check_at_least(name, "max_pairs", max_pairs, 2)
 
-    # With equal labels side by side, row i pairs with the rest of its class, then with all later
-    # classes: two runs of partners.
+    # The rows are sorted by label. The partners of row i are two runs: the rest of its class, and
+    # all later classes.
     order = np.argsort(labels, kind="stable")
     row = np.arange(len(x))
     class_end = np.searchsorted(labels[order], labels[order], side="right")
@@ -211,14 +223,14 @@ def _distances(x, i, j, *, distance):
 
 
 class _Runs:
-    """Pairs (i, j), where the partners j of row i are those from ``start[i]`` to ``stop[i]``."""
+    """Pairs (i, j): the partners j of row i are the rows from ``start[i]`` up to ``stop[i]``."""
 
     def __init__(self, start, stop):
         self.start, self.ends = start, np.cumsum(stop - start)
         self.total = int(self.ends[-1]) if len(start) else 0
 
     def sample(self, most, rng):
-        """All of the pairs, or one from each of `most` equal stretches of their list."""
+        """Returns all pairs, or a random pair from each of `most` equal parts of their list."""
         if self.total <= most:
             place = np.arange(self.total)
         else:

@@ -1,9 +1,10 @@
 """Choosing a threshold from pairs that are known to match or not.
 
-All functions take ``(distances, is_match, weights, of)``, what `pair_distances` gives. A pair is
-accepted as a match if its distance is at most the threshold (its similarity at least). The rate of
-false matches (FMR) is the share of non-matches that are accepted, that of true matches (TMR) the
-share of matches. Equal distances are accepted together or not at all. Sums are in float64.
+All functions take ``(distances, is_match, weights, of)``, the result of `pair_distances`. A pair is
+accepted as a match if its distance is at most the threshold, or if its similarity is at least the
+threshold. The false match rate (FMR) is the share of non-matches that are accepted. The true match
+rate (TMR) is the share of matches that are accepted. Pairs with equal distances are accepted or
+rejected together. Sums are in float64.
 """
 
 from typing import Any, NamedTuple
@@ -25,14 +26,14 @@ class RocCurve(NamedTuple):
 
 
 class OperatingPoint(NamedTuple):
-    """A threshold and what it does to the pairs it was chosen from, as Python floats.
+    """A threshold and the rates at this threshold, as Python floats.
 
     Attributes:
         threshold: the largest distance, or smallest similarity, of a match.
-        fmr: share of non-matches that are accepted.
-        tmr: share of matches that are accepted: the recall.
-        precision: share of accepted pairs that match; 1 if none is accepted.
-        f1: harmonic mean of `precision` and `tmr`.
+        fmr: the share of non-matches that are accepted.
+        tmr: the share of matches that are accepted: the recall.
+        precision: the share of accepted pairs that match; 1 if no pair is accepted.
+        f1: the harmonic mean of `precision` and `tmr`.
     """
 
     threshold: float
@@ -43,7 +44,7 @@ class OperatingPoint(NamedTuple):
 
 
 class EqualErrorRate(NamedTuple):
-    """The rate at which false and missed matches are equally frequent, and its threshold."""
+    """The error rate at which false and missed matches are equally frequent, and its threshold."""
 
     rate: float
     threshold: float
@@ -57,7 +58,7 @@ def roc_curve(
     *,
     distance: Distance | None = None,
 ) -> RocCurve:
-    r"""The receiver operating characteristic: true against false matches at every threshold.
+    r"""Computes the receiver operating characteristic: true against false matches by threshold.
 
     .. math::
         \mathrm{FMR}(t) = P(d \le t \mid \text{no match}), \qquad
@@ -76,17 +77,19 @@ def roc_curve(
         distances: ``[P]`` distances or similarities.
         is_match: ``[P]`` booleans.
         weights: ``[P]``, how much each pair counts; 1 by default.
-        of: what the distances are of, as pairs of `pair_distances` bring along.
-        distance: the same by name, for pairs of your own. It says which direction is closer.
+        of: the distance that the pairs were computed with; included in the pairs of
+            `pair_distances`.
+        distance: the same distance by keyword, for pairs that you computed yourself. It determines
+            whether smaller or larger values are closer.
 
     Returns:
-        Three arrays of one more than the distinct distances. The first threshold accepts nothing:
-        ``-inf``, or ``inf`` for similarities.
+        Three arrays with one entry more than there are distinct distances. The first threshold
+        accepts nothing: it is ``-inf``, or ``inf`` for similarities.
 
     Raises:
-        ValueError: for mismatched shapes, NaN, weights that are negative or infinite, pairs all of
-            one kind, or a `distance` other than the one the pairs are `of`.
-        TypeError: for other dtypes, or without a distance.
+        ValueError: for mismatched shapes, for NaN, for weights that are negative or infinite, if
+            all pairs match or none does, or if `distance` is not the distance the pairs are `of`.
+        TypeError: for other dtypes, or if no distance is given.
     """
     steps = _Steps("inference.roc_curve", distances, is_match, weights, of, distance)
     return RocCurve(steps.fmr, steps.tmr, steps.distances)
@@ -100,7 +103,9 @@ def roc_auc(
     *,
     distance: Distance | None = None,
 ) -> float:
-    """The area under the ROC curve: how likely a match is closer than a non-match, ties half.
+    """Computes the area under the ROC curve.
+
+    It is the probability that a match is closer than a non-match. Ties count half.
 
     Example:
         >>> from metricjax import inference
@@ -109,7 +114,7 @@ def roc_auc(
         >>> inference.roc_auc([0.1, 0.4, 0.4, 0.9], is_match, distance=LpDistance())
         0.875
 
-    Args, Raises: those of `roc_curve`.
+    Args, Raises: as in `roc_curve`.
     """
     steps = _Steps("inference.roc_auc", distances, is_match, weights, of, distance)
     return float(np.trapezoid(steps.tmr, steps.fmr))
@@ -123,12 +128,12 @@ def equal_error_rate(
     *,
     distance: Distance | None = None,
 ) -> EqualErrorRate:
-    r"""The error rate where false matches are as frequent as missed ones.
+    r"""Computes the error rate at which false matches are as frequent as missed matches.
 
     .. math:: \mathrm{FMR} = 1 - \mathrm{TMR}
 
-    It is read off the ROC curve, whose points are joined by lines. The threshold is the one whose
-    two errors are nearest to each other.
+    The rate is interpolated linearly between the points of the ROC curve. The threshold is the one
+    whose two error rates are closest to each other.
 
     Example:
         >>> from metricjax import inference
@@ -139,7 +144,7 @@ def equal_error_rate(
         >>> print(f"{rate} {threshold}")
         0.5 0.5
 
-    Args, Raises: those of `roc_curve`.
+    Args, Raises: as in `roc_curve`.
     """
     steps = _Steps("inference.equal_error_rate", distances, is_match, weights, of, distance)
     excess = steps.fmr - (1 - steps.tmr)
@@ -159,11 +164,12 @@ def best_threshold(
     *,
     distance: Distance | None = None,
 ) -> OperatingPoint:
-    r"""The threshold with the best F1 score; among equal ones the strictest.
+    r"""Finds the threshold with the best F1 score; among equal scores, the strictest.
 
     .. math:: F_1 = \frac{2\, TP}{2\, TP + FP + FN}
 
-    F1 depends on how many matches there are among the pairs: choose it from pairs as they come.
+    F1 depends on the share of matches among the pairs. So use pairs that have the same share of
+    matches as in practice.
 
     Example:
         >>> from metricjax import inference
@@ -174,11 +180,11 @@ def best_threshold(
         >>> print(f"{best.threshold} {best.f1:.3f}")
         0.9 0.857
 
-    Args, Raises: those of `roc_curve`.
+    Args, Raises: as in `roc_curve`.
 
     Returns:
-        An `OperatingPoint`; its threshold is in the middle between the last distance that is
-        accepted and the next, which is safest for new pairs.
+        An `OperatingPoint`. Its threshold is halfway between the last distance that is accepted and
+        the next one, which is safest for new pairs.
     """
     steps = _Steps("inference.best_threshold", distances, is_match, weights, of, distance)
     return steps.point(int(np.argmax(steps.f1)))
@@ -193,7 +199,7 @@ def threshold_at_fmr(
     fmr: float,
     distance: Distance | None = None,
 ) -> OperatingPoint:
-    """The threshold that accepts most matches with a rate of false matches of at most `fmr`.
+    """Finds the threshold that accepts the most matches with a false match rate of at most `fmr`.
 
     Example:
         >>> from metricjax import inference
@@ -204,12 +210,12 @@ def threshold_at_fmr(
         0.5 0.67
 
     Args:
-        fmr: from 0 to 1.
+        fmr: the largest false match rate, from 0 to 1.
         distances, is_match, weights, of, distance: as in `roc_curve`.
 
     Returns:
-        An `OperatingPoint`. If even the closest pair is one non-match too many, the threshold
-        accepts nothing: ``-inf``, or ``inf`` for similarities.
+        An `OperatingPoint`. If no match can be accepted at a false match rate of at most `fmr`, the
+        threshold accepts nothing: it is ``-inf``, or ``inf`` for similarities.
     """
     name = "inference.threshold_at_fmr"
     check_number(name, "fmr", fmr)
@@ -228,7 +234,9 @@ def operating_point(
     threshold: float,
     distance: Distance | None = None,
 ) -> OperatingPoint:
-    """What a given threshold does to these pairs: to others than those it was chosen from, say.
+    """Returns the rates of a given threshold for these pairs.
+
+    The pairs can be others than those from which the threshold was chosen.
 
     Example:
         >>> from metricjax import inference
@@ -251,7 +259,7 @@ def operating_point(
 
 
 class _Steps:
-    """Every distinct distance, closest first, and the rates when all up to it are accepted."""
+    """The distinct distances, closest first, and the rates if all pairs up to each are accepted."""
 
     def __init__(self, function, distances, is_match, weights, of, distance):
         self.sign = -1 if the_distance(function, of, distance).is_similarity else 1
@@ -264,7 +272,7 @@ class _Steps:
                 f"{function}: `is_match` must be true for some pairs and false for others, got "
                 f"{int(is_match.sum())} matches of {len(is_match)}. Add pairs of the other kind."
             )
-        last = np.flatnonzero(np.append(distances[1:] != distances[:-1], True))  # of equal ones
+        last = np.flatnonzero(np.append(distances[1:] != distances[:-1], True))  # of equals
         up_to = lambda w: np.append(0, np.cumsum(w)[last])
         matches, others = up_to(weights * is_match), up_to(weights * ~is_match)
         self.distances = np.append(-self.sign * np.inf, distances[last]).astype(distances.dtype)
@@ -278,7 +286,7 @@ class _Steps:
         return OperatingPoint(self.between(i), *(float(rate[i]) for rate in rates))
 
     def between(self, i) -> float:
-        """A threshold that accepts step `i` and not the next, in the middle if there is room."""
+        """Returns a threshold that accepts step `i` but not the next, halfway if there is room."""
         here = self.distances[i]
         if i + 1 < len(self.distances) and np.isfinite(here):
             there = self.distances[i + 1]
@@ -289,7 +297,7 @@ class _Steps:
 
 
 def _arrays(function, distances, is_match, weights):
-    """Distances in float32 or float64, booleans and weights ``[P]``."""
+    """Checks the arrays; returns distances in float32 or float64, booleans and weights ``[P]``."""
     distances, is_match = np.asarray(distances), np.asarray(is_match)
     weights = np.ones(distances.shape) if weights is None else np.asarray(weights, float)
     if distances.ndim != 1:
@@ -298,7 +306,7 @@ def _arrays(function, distances, is_match, weights):
             f"each pair."
         )
     for name, value in ("is_match", is_match), ("weights", weights):
-        if value.shape != distances.shape:  # [P, 1] would meet each weight with each pair
+        if value.shape != distances.shape:  # [P, 1] would broadcast to [P, P]
             raise ValueError(
                 f"{function}: `{name}` must have shape [{len(distances)}] to match "
                 f"`distances`, got {value.shape}. Give one for each pair."

@@ -1,4 +1,4 @@
-"""Histograms whose counts have a gradient: each value is shared by the two bins next to it."""
+"""Histograms whose counts have a gradient: each value is split between the two nearest bins."""
 
 import functools
 
@@ -10,7 +10,7 @@ from metricjax._core.jax_internals import SymbolicZero
 from metricjax._core.refs import replicated, spread_as
 
 LANES = 4
-"""How many sets of bins take turns, so that adding to a bin need not wait for the one before."""
+"""How many sets of bins take turns, so that an addition need not wait for the previous one."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -19,7 +19,8 @@ def soft_histogram(
 ) -> Float[Array, "n b"]:
     """Adds each row's weights to the bins ``0, ..., B-1`` of its positions.
 
-    A position between two bins gives to each by nearness; one beyond the ends gives to the end.
+    The weight at a position between two bins is split between them by nearness. The weight at a
+    position beyond the ends goes to the bin at that end.
     """
     rows = position
     position, weights = replicated((position, weights))
@@ -35,9 +36,9 @@ def soft_histogram(
 
 
 def _soft_histogram_jvp(bins, primals, tangents):
-    """What moves goes from a bin to the next, as a product: its transpose is then one, too.
+    """Weight moves from a bin to the next by a matrix product, so the transpose is also a product.
 
-    Otherwise XLA computes a bin's difference to the next anew for each value in it.
+    Otherwise XLA computes a bin's difference to the next bin again for each value in it.
     """
     position, weights = replicated(primals)
     k, share = _bin(position, bins)
@@ -62,9 +63,10 @@ soft_histogram.defjvp(_soft_histogram_jvp, symbolic_zeros=True)
 
 
 def _bin(position, bins):
-    """The bin below each position, and how much of it the next one gets.
+    """The bin below each position, and the share of the next bin.
 
-    Without `clip`, whose derivative is 1/2 at its bounds, where whole positions are.
+    The share is computed without `clip`: at its bounds, where integer positions lie, the derivative
+    of `clip` is 1/2.
     """
     k = jnp.clip(jnp.floor(position), 0, bins - 2)
     share = jnp.where(position < 0, 0, jnp.where(position > bins - 1, 1, position - k))
@@ -72,5 +74,5 @@ def _bin(position, bins):
 
 
 def _flat(k, bins):
-    """Where bin k of each row is in the bins of all rows."""
+    """The index of bin k of each row among the bins of all rows."""
     return k + bins * jnp.arange(k.shape[0], dtype=jnp.int32)[:, None]

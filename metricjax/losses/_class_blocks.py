@@ -1,9 +1,9 @@
-"""Sums over all classes, a block of them at a time: nothing is ever ``[N, C]`` if that is large.
+"""Sums over all classes, one block of classes at a time: no array is ``[N, C]`` if that is large.
 
-A block stays in cache, which is faster than a whole matrix even where there is memory for it. A
-softmax over classes needs two numbers of each sample: the similarity to its own class, and the
-logarithm of a sum over all others. Both are added up over blocks, the sum as a logarithm with its
-largest exponent so far, as in an online softmax:
+A block stays in cache, so blocks are faster than a whole matrix even if the matrix fits in memory.
+A softmax over classes needs two numbers for each sample: the similarity to its own class, and the
+logarithm of a sum over all other classes. Both are accumulated over blocks. The sum is kept
+relative to its largest exponent so far, as in an online softmax:
 
     own, top, total = 0, lowest, 0
     for each block of classes:                       # z: ``[N, classes of the block]``
@@ -12,7 +12,7 @@ largest exponent so far, as in an online softmax:
         top   = higher                               # max(top, max(z))
 
 The derivatives compute the blocks again: exp(z - logarithm) is the softmax. With a `class_axis`,
-each device has some of the classes, and the sums are added up over devices.
+each device holds some of the classes, and the sums are added up over devices.
 """
 
 import functools
@@ -38,12 +38,13 @@ Similarity = Callable[[Array, Array], Float[Array, "n c"]]
 def own_and_rivals(
     batch: ClassBatch, similarity: Similarity, scale=1.0, *, keep: bool = True
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    r"""The similarity to the own class, and the logarithm of a sum over all the others.
+    r"""The similarity to the own class, and the logarithm of a sum over all other classes.
 
     .. math:: s_{iy} \qquad \log \sum_{c \neq y} e^{\sigma s_{ic}}
 
-    Where there are no others, the logarithm is the lowest number there is. It pays to `keep` a
-    single block for the backward pass if the similarity is little more than a product.
+    If there are no other classes, the logarithm is the lowest finite number. With `keep`, a single
+    block is kept for the backward pass. This pays off if the similarity is little more than a
+    product.
     """
     scale = jnp.asarray(scale, upcast(batch.embeddings).dtype)
     if keep and _fits(batch):
@@ -56,9 +57,9 @@ def own_and_rivals(
 def rivals_given(
     batch: ClassBatch, similarity, given: Float[Array, "n e"], scale=1.0
 ) -> Float[Array, " n"]:
-    """The logarithm of that sum alone, of a ``similarity(x, classes, given)``.
+    """Only the logarithm of the sum over other classes, for a ``similarity(x, classes, given)``.
 
-    Whatever is `given` of each sample beside its embedding goes along with it, as more features.
+    What is `given` for each sample is appended to its embedding, as additional features.
     """
     d, batch = batch.embeddings.shape[1], in_single(batch)
     wide = jnp.concatenate([batch.embeddings, given], 1)
@@ -71,7 +72,7 @@ def rivals_given(
 
 
 def own_similarity(batch: ClassBatch, similarity: Similarity) -> Float[Array, " n"]:
-    """The similarity to the own class alone."""
+    """Only the similarity to the own class."""
     batch = in_single(batch)
     alone = lambda x, rows: similarity(x[None], rows.reshape(batch.centers, len(x)))[0, 0]
     return jax.vmap(alone)(batch.embeddings, own_rows(batch))
@@ -82,7 +83,7 @@ def _fits(batch):
 
 
 def _in_blocks(batch, similarity, scale):
-    """`scale` times the similarity to the own class, and the logarithm of the others' sum."""
+    """`scale` times the similarity to the own class, and the logarithm of the sum over others."""
 
     def part(batch):
         cut, parts, labels = _dealt(batch)
@@ -106,7 +107,10 @@ def _over_devices(batch, rivals):
 
 
 def _rivals_in_one_block(batch, similarity, scale):
-    """Nothing but `logsumexp` reads ``[N, C]``, and it keeps the exponentials only."""
+    """The logarithm of the sum over other classes, in one block.
+
+    Only `logsumexp` reads ``[N, C]``, and it keeps only the exponentials.
+    """
 
     def part(batch):
         cut, parts, labels = _dealt(batch, whole=block_sizes().class_kept)
@@ -139,7 +143,7 @@ def _own_and_rivals(logits, cut, x, parts, labels, closed):
 
 @_own_and_rivals.defjvp
 def _own_and_rivals_jvp(logits, cut, primals, tangents):
-    """Derivatives compute the blocks again: a softmax needs no more than the sum's logarithm."""
+    """Derivatives compute the blocks again: a softmax needs only the logarithm of the sum."""
     out = _own_and_rivals(logits, cut, *primals)
 
     def push(args, tangents):
@@ -183,9 +187,10 @@ def _own_and_rivals_jvp(logits, cut, primals, tangents):
 
 
 def sum_over_classes(batch: ClassBatch, fn):
-    """The sum of ``fn(x, rows, own)`` over blocks of classes, to which rows of 0 add nothing.
+    """The sum of ``fn(x, rows, own)`` over blocks of classes; rows of 0 must add nothing to it.
 
-    `rows` are the class weights of a block; `own` ``[N]`` says which is the sample's own, or -1.
+    `rows` are the class weights of a block. `own` ``[N]`` is the place of each sample's own class
+    in the block, or -1 if the class is not there.
     """
 
     def part(batch):
@@ -202,7 +207,7 @@ def sum_over_classes(batch: ClassBatch, fn):
 def map_blocks(fn, cut: Cut, parts):
     """``fn(k, part k)`` of every block of classes, stacked.
 
-    Blocks are computed again in the backward pass, unless there is but one.
+    Blocks are computed again in the backward pass, unless there is only one.
     """
     if cut.count == 1:
         return jax.tree.map(lambda x: x[None], fn(0, cut.at(parts, 0)))
@@ -210,7 +215,7 @@ def map_blocks(fn, cut: Cut, parts):
 
 
 def own_rows(batch: ClassBatch) -> Float[Array, "n kd"]:
-    """The weights of each sample's own class, its centers next to each other in one row."""
+    """The weights of each sample's own class, with all its centers in one row."""
 
     def part(batch):
         own = _labels_here(batch)
@@ -225,9 +230,9 @@ def own_rows(batch: ClassBatch) -> Float[Array, "n kd"]:
 
 
 def cut_classes(classes: int, each: int, *, whole: int = 0) -> Cut:
-    """Blocks of classes with `each` similarities to one, of equal size where that is possible.
+    """Cuts classes into blocks, of equal size if possible.
 
-    Up to `whole` similarities are one block.
+    Each class has `each` similarities. Up to `whole` similarities in total form a single block.
     """
     count = -(-classes * each // block_sizes().class_block) if classes * each > whole else 1
     count = next((k for k in range(count, 2 * count) if classes % k == 0), count) or 1
@@ -235,12 +240,15 @@ def cut_classes(classes: int, each: int, *, whole: int = 0) -> Cut:
 
 
 def at(mat: Float[Array, "n c"], column: Int[Array, " n"]) -> Float[Array, " n"]:
-    """``mat[i, column[i]]``, and 0 where the column is negative."""
+    """``mat[i, column[i]]``, or 0 where the column is negative."""
     return jnp.where(column < 0, 0, pick(mat, jnp.maximum(column, 0))[:, 0])
 
 
 def _dealt(batch, whole=0):
-    """The classes on this device dealt out to blocks, and labels as numbers of these, or -1."""
+    """How this device's classes are cut, their blocks, and the labels as numbers of these classes.
+
+    A label is -1 if its class is on another device.
+    """
     count = len(batch.classes) // batch.centers
     cut = cut_classes(count, len(batch.labels) * batch.centers, whole=whole)
     rows = batch.classes.reshape(count, batch.centers, batch.classes.shape[1])
@@ -254,7 +262,10 @@ def _rows(cut, parts, k):
 
 
 def columns(cut, labels, k):
-    """Which class of block k is each sample's own, -1 for none; and which are others' ``[N, B]``"""
+    """The place of each sample's own class in block k, or -1; and a mask of all other classes.
+
+    The mask is ``[N, B]`` and leaves out padding.
+    """
     block, place = cut.place(labels)
     column = jnp.where((block == k) & (labels >= 0), place, -1)
     real = cut.rows(k) < cut.n
@@ -262,11 +273,11 @@ def columns(cut, labels, k):
 
 
 def _arange(n):
-    return jnp.arange(n, dtype=jnp.int32)  # as labels are
+    return jnp.arange(n, dtype=jnp.int32)  # the dtype of labels
 
 
 def _labels_here(batch):
-    """Labels as numbers of the classes on this device, -1 for those of others."""
+    """Labels as numbers of the classes on this device, or -1 for classes on other devices."""
     if batch.class_axis is None:
         return batch.labels
     here = len(batch.classes) // batch.centers
@@ -275,7 +286,7 @@ def _labels_here(batch):
 
 
 def _on_shards(part, batch):
-    """``part(batch)``, on every device's own classes where these are explicitly sharded."""
+    """``part(batch)``, on each device's own classes if the classes are explicitly sharded."""
     axes = _mesh_axes(batch.classes)
     if not axes:
         return part(batch)

@@ -1,4 +1,4 @@
-"""What the losses with class weights share: labels that name a class, softmax, angles."""
+"""Shared by the losses with class weights: checks of labels, softmax, angles."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ from metricjax.losses._terms import row_term
 
 
 class ClassBatch(NamedTuple):
-    """A checked batch: each sample's class, its weight, and what `mined` weighs it by.
+    """A checked batch: the class of each sample, its weight, and its weight from `mined`.
 
     Attributes:
         classes: ``[C * K, D]``, the class weights; with a `class_axis`, those on this device.
-        centers: K.
-        num_classes: how many there are on all devices.
+        centers: K, the number of centers of each class.
+        num_classes: the number of classes on all devices.
         class_axis: the `jax.shard_map` axis that the classes are spread over, if any.
     """
 
@@ -49,10 +49,11 @@ def prepare_classes(
     any_label=False,
     anchors_only=False,
 ) -> ClassBatch:
-    """Checks the arguments of the public `function`, which has `centers` rows of `weights` a class.
+    """Checks the arguments of the public `function`, with `centers` rows of `weights` per class.
 
-    Labels outside ``[0, C)`` become 0 with weight 0, unless `any_label` is fine. With
-    `anchors_only` samples are weighed by how often they were mined as anchors.
+    Labels outside ``[0, C)`` raise if their values are known, and otherwise become 0 with weight 0.
+    With `any_label`, all labels are kept. With `anchors_only`, samples are weighted by how often
+    they were mined as anchors.
     """
     given = labels
     embeddings, labels, _ = admit(function, embeddings, labels, None, where)
@@ -83,13 +84,16 @@ def prepare_classes(
 
 
 def in_single(batch: ClassBatch) -> ClassBatch:
-    """The batch in at least float32: once, or gradients would be added up in half precision."""
+    """The batch in at least float32.
+
+    It is converted once, here, because gradients would otherwise be added up in half precision.
+    """
     x, classes = upcast(batch.embeddings), upcast(batch.classes)
     return batch._replace(embeddings=x, classes=classes)
 
 
 def of_own_class(function, name, value, batch: ClassBatch):
-    """One number; or of numbers ``[C]``, one for each class, those of the samples' own ``[N]``."""
+    """`value` if it is one number; of numbers ``[C]``, those of the samples' classes ``[N]``."""
     if not jnp.ndim(value):
         return value
     if jnp.shape(value) != (batch.num_classes,):
@@ -101,12 +105,12 @@ def of_own_class(function, name, value, batch: ClassBatch):
 
 
 def batch_sum(x: Float[Array, " n"], axis_name: AxisName | None) -> Float[Array, ""]:
-    """The sum over all samples, with an `axis_name` over those of all devices along it."""
+    """The sum over all samples; with an `axis_name`, over the samples of all devices along it."""
     return jnp.sum(x) if axis_name is None else sum_along(jnp.sum(x), axis_name)
 
 
 def cross_entropy(batch: ClassBatch, target, rivals) -> LossTerm:
-    r"""Softmax cross-entropy of the logit `target` of the own class and `rivals`, of all others.
+    r"""Softmax cross-entropy, by the own class's logit `target` and the log-sum `rivals` of others.
 
     .. math:: \ell_i = w_i \log\Big(1 + e^{r_i - z_i}\Big)
     """
@@ -114,26 +118,29 @@ def cross_entropy(batch: ClassBatch, target, rivals) -> LossTerm:
 
 
 def similarities(distance: Distance, embeddings, weights) -> Float[Array, "n c"]:
-    """How close every sample is to every class: larger is closer, so a distance is negated."""
+    """How close each sample is to each class: larger means closer, so a distance is negated."""
     return farther(distance, 0, distance(embeddings, weights))
 
 
 def turned(cosine, radians):
-    """``cos(theta + radians)``, for angles theta from 0 to pi."""
+    """``cos(theta + radians)`` for angles theta from 0 to pi."""
     sine = safe_sqrt((1 - cosine) * (1 + cosine))
     return cosine * jnp.cos(radians) - sine * jnp.sin(radians)
 
 
 def add_angle(cosine, degrees):
-    """``cos(theta + m)`` for ``theta <= pi - m``, and ``cos(theta) - m sin(m)`` beyond: no rise."""
+    """``cos(theta + m)`` for ``theta <= pi - m``, and ``cos(theta) - m sin(m)`` beyond.
+
+    So the result never rises with theta.
+    """
     m = jnp.deg2rad(jnp.asarray(degrees, cosine.dtype))
     return jnp.where(cosine >= -jnp.cos(m), turned(cosine, m), cosine - m * jnp.sin(m))
 
 
 def multiply_angle(cosine, times: int):
-    r"""``(-1)^k cos(m theta) - 2k`` with ``k = floor(m theta / pi)``: falls all the way to pi.
+    r"""``(-1)^k cos(m theta) - 2k`` with ``k = floor(m theta / pi)``, decreasing up to pi.
 
-    The multiple angle is a Chebyshev polynomial of the cosine, by its recursion.
+    ``cos(m theta)`` is a Chebyshev polynomial of the cosine, computed by its recursion.
     """
     before, multiple = jnp.ones_like(cosine), cosine
     for _ in range(times - 1):

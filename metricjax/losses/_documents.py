@@ -1,4 +1,4 @@
-"""What losses of queries with some documents each share, and with a teacher's scores of these."""
+"""Shared by losses of queries with several documents each, and by those with a teacher's scores."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from metricjax.losses._classes import similarities
 
 
 def prepare_documents(function, embeddings, documents, where, name="documents"):
-    """Rows, the documents of each ``[N, K, D]`` in at least float32, and a weight for each row."""
+    """Rows and their documents ``[N, K, D]``, in at least float32, and a weight for each row."""
     x, documents = jnp.asarray(embeddings), jnp.asarray(documents)
     check_embeddings(function, "embeddings", x)
     n, d = x.shape
@@ -28,7 +28,7 @@ def prepare_documents(function, embeddings, documents, where, name="documents"):
 
 
 def check_teacher(function, teacher, shapes):
-    """The teacher's scores, constant for the gradient, of one of the shapes."""
+    """The teacher's scores, checked to have one of the shapes; the gradient stops here."""
     teacher = jnp.asarray(teacher)
     if teacher.shape not in shapes:
         allowed = " or ".join(map(str, shapes))

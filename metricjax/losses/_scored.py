@@ -1,4 +1,4 @@
-"""What the losses of pairs with scores share: only the order of the scores counts, or they do."""
+"""Shared by the losses of pairs with scores, which use the order of the scores or their values."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from metricjax.losses._views import prepare_views
 
 
 def prepare_scored(function, embeddings, ref_embeddings, targets, where):
-    """Both sides of some pairs, a weight and a number for each pair."""
+    """Both sides of the pairs, and a target and a weight for each pair."""
     x, r, weights = prepare_views(function, embeddings, ref_embeddings, where)
     targets = jnp.asarray(targets)
     if targets.shape != weights.shape:
@@ -23,10 +23,10 @@ def prepare_scored(function, embeddings, ref_embeddings, targets, where):
 
 
 def rising(scores, targets, weights, scale, axis_name) -> LossTerm:
-    r"""``log(1 + sum exp(scale (s_i - s_j)))`` of all pairs whose targets rise from i to j.
+    r"""``log(1 + sum exp(scale (s_i - s_j)))`` over all i and j where target i is below target j.
 
-    Sorted by target, those below a target are the first ones. Their sum is one of running sums,
-    so N log N operations do for N * N pairs.
+    After sorting by target, the entries below a target come first. Their sum is one of the running
+    sums, so N log N operations are enough for N * N pairs.
     """
     (scores, targets, weights), _ = whole_batch((scores, targets, weights), axis_name)
     order = jnp.argsort(targets)
@@ -40,8 +40,8 @@ def rising(scores, targets, weights, scale, axis_name) -> LossTerm:
 
 
 def _running_logsumexp(x, weights):
-    """``log(sum(weights * exp(x)))`` of the first 1, 2, ... entries; -inf where they weigh 0."""
+    """``log(sum(weights * exp(x)))`` of the first 1, 2, ... entries; -inf if all weights are 0."""
     there = weights > 0
-    lowest = float(jnp.finfo(x.dtype).min) / 4  # sums of -inf alone would have no derivative
+    lowest = float(jnp.finfo(x.dtype).min) / 4  # a sum of nothing but -inf would have no derivative
     log = jnp.where(there, x + jnp.log(jnp.where(there, weights, 1)), lowest)
     return jnp.where(jnp.cumsum(there) > 0, jax.lax.cumlogsumexp(log), -jnp.inf)

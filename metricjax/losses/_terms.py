@@ -1,4 +1,4 @@
-"""Terms: values with weights, and what they are divided by."""
+"""Terms: values with weights, and a divisor of their sum."""
 
 import jax.numpy as jnp
 
@@ -12,7 +12,7 @@ def term(values, weights, divisor=None, **rows) -> LossTerm:
 
 
 def active_term(values, weights, **rows) -> LossTerm:
-    """A term that is divided by how many of its values are above 0."""
+    """A term that is divided by the number of its values above 0."""
     active = jnp.sum(jnp.where(values > 0, weights, 0))
     return term(values, weights, active, **rows)
 
@@ -23,11 +23,11 @@ def row_term(values, weights, divisor=None) -> LossTerm:
 
 
 def pair_term(make, batch: Batch, values, weights) -> LossTerm:
-    """A term of pairs ``[N, M]``, weighed by the anchors too."""
+    """A term of pairs ``[N, M]``, also weighted by the anchors."""
     weights = weights * batch.weights[:, None]
     return make(values, weights, anchor_weights=batch.weights)
 
 
 def reduced_term(total, count=None) -> LossTerm:
-    """A term that is one number: reducers leave it alone. `count` is additive, as `total` is."""
+    """A term that is one number, which reducers leave alone. `count` is additive, like `total`."""
     return LossTerm(total, jnp.ones_like(total), jnp.ones_like(total) if count is None else count)

@@ -1,4 +1,4 @@
-"""Miners: ``(embeddings, labels) -> mined``, which pairs or triplets count. No gradient flows."""
+"""Miners: ``(embeddings, labels) -> mined`` says which pairs or triplets count. No gradient."""
 
 from metricjax._core import suggest as _suggest
 from metricjax.miners._angular import angular as angular

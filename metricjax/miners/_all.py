@@ -1,4 +1,4 @@
-"""What the miners share: the pairs to choose from, and how close they are."""
+"""Shared by the miners: the pairs to choose from, and their distances."""
 
 import functools
 import inspect
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def miner(**within: str):
-    """Checks the options of a miner: numbers, some of them `within` an interval, and a distance."""
+    """Checks the options of a miner: a distance and numbers, some of them `within` an interval."""
 
     def mark(fn: Callable[P, T]) -> Callable[P, T]:
         options = options_of(inspect.signature(fn), within)
@@ -34,9 +34,9 @@ def miner(**within: str):
 
 
 def existing(function, embeddings, labels, refs, where, match, mined=None):
-    """The batch and all its pairs, or those of `mined`, without gradient.
+    """Returns the batch and all its pairs, or the pairs of `mined`, without gradient.
 
-    Sample weights only decide which samples exist here: the loss applies them.
+    Sample weights only decide which samples exist here. The loss applies the weights.
     """
     embeddings, labels, refs = admit(function, embeddings, labels, refs, where)
     data = embeddings, labels, refs, where, mined
@@ -50,7 +50,7 @@ def existing(function, embeddings, labels, refs, where, match, mined=None):
 
 
 def candidates(function, embeddings, labels, refs, where, match, distance, mined=None):
-    """All pairs, or those of `mined`, and their costs ``[N, M]``: small means close."""
+    """Returns all pairs, or those of `mined`, and their costs ``[N, M]``; a low cost is close."""
     batch, pairs = existing(function, embeddings, labels, refs, where, match, mined)
     mat = distance(batch.embeddings, batch.refs.embeddings)
     return pairs, -mat if distance.is_similarity else mat

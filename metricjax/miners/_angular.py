@@ -24,20 +24,25 @@ def angular(
     angle: Scalar = 20.0,
     distance: LpDistance = LpDistance(),
 ) -> TripletRule:
-    r"""Keeps the triplets with a wide angle at the negative, seen from the middle of the others.
+    r"""Keeps the triplets whose angle at the negative is larger than `angle`.
 
     .. math::
         \tan^{-1} \frac{\lVert x_a - x_p \rVert}{2 \lVert x_n - c \rVert} > \alpha
         \qquad c = \frac{x_a + x_p}{2}
 
-    By Apollonius' theorem that is :math:`d_{ap}^2 > 2 \sin^2 \alpha \, (d_{an}^2 + d_{pn}^2)`, so
-    squared distances are all it takes. They are of the embeddings as they come, not of unit
-    vectors. Nothing is kept from 90 degrees on, everything below 0, and nothing else of triplets
-    whose anchor and positive coincide. Distances within rounding error of 0 are 0: move far away
-    clusters to the origin, or use unit vectors.
+    The angle is that of a right triangle. Its legs are the distance from the negative to the
+    midpoint c of anchor and positive, and half the distance from anchor to positive. By Apollonius'
+    theorem the condition is :math:`d_{ap}^2 > 2 \sin^2 \alpha \, (d_{an}^2 + d_{pn}^2)`, so only
+    squared distances are needed. They are computed from the embeddings as given, without
+    normalization.
 
-    The triplets are never listed: the result is a rule that triplet losses apply on the way, in
-    ``N * M + M * M`` memory.
+    With an `angle` of 90 degrees or more no triplet is kept, and with a negative `angle` every
+    triplet is kept. Otherwise, a triplet whose anchor and positive coincide is not kept. Distances
+    within rounding error of 0 count as 0. If clusters are far from the origin, shift them to the
+    origin, or use unit vectors.
+
+    Triplets are never listed: the result is a rule that triplet losses apply while they stream the
+    triplets. It takes ``N * M + M * M`` memory.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -51,14 +56,14 @@ def angular(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         angle: :math:`\alpha`, in degrees.
-        distance: the Euclidean distance, at another matrix precision if need be.
+        distance: `LpDistance`, possibly with another `precision`.
 
     Returns:
-        A `TripletRule`; `metricjax.tuples.as_pairs` turns it into pairs.
+        A `TripletRule`; `metricjax.tuples.as_pairs` converts it to pairs.
 
     References:
         Wang et al., `Deep Metric Learning with Angular Loss <https://arxiv.org/abs/1708.01682>`_,
@@ -78,6 +83,6 @@ def angular(
 
 
 def _wider(factor, beyond, among, squared, j):
-    """Whether the angle is wide, or NaN, so that the loss shows it."""
+    """Says whether the angle is wide enough; a NaN counts, so that the loss shows it."""
     ap = jnp.take_along_axis(squared, j[:, None], 1)
     return ~(ap <= factor * (squared + take(among, j)) + beyond)

@@ -1,4 +1,4 @@
-"""Easy and hard pairs of each anchor."""
+"""Batch easy-hard miner."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -23,16 +23,17 @@ def batch_easy_hard(
     allowed_neg_range: tuple[Scalar, Scalar] | None = None,
     distance: Distance = LpDistance(),
 ) -> Pairs:
-    r"""Keeps one positive and one negative of each anchor: its easiest, its hardest, or between.
+    r"""Keeps one positive and one negative of each anchor: easy, semihard or hard.
 
     .. math::
         \text{hard: } \max_p d_{ap}, \; \min_n d_{an} \qquad
         \text{easy: } \min_p d_{ap}, \; \max_n d_{an}
 
-    ``"semihard"`` is the hardest one on the right side of what was chosen of the other kind: the
-    farthest positive nearer than the negative, or the nearest negative farther than the positive
-    (strict). The first of equals is taken, and only anchors that have both kinds count. ``"all"``
-    keeps every pair of a kind; then each kind is chosen for itself.
+    ``"semihard"`` depends on the pair that was chosen of the other kind. It is the farthest
+    positive that is nearer than the negative, or the nearest negative that is farther than the
+    positive (strictly). At a tie the first pair is kept. An anchor keeps its pairs only if it has
+    one of each kind. ``"all"`` keeps every pair of a kind. Then the two kinds are chosen
+    independently.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -48,14 +49,14 @@ def batch_easy_hard(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         pos_strategy: ``"hard"``, ``"semihard"``, ``"easy"`` or ``"all"``; static.
-        neg_strategy: the same for the negatives. ``"semihard"`` needs the other to be ``"hard"``
-            or ``"easy"``.
-        allowed_pos_range: ``(low, high)``, both inclusive: the values of `distance` among which to
-            choose; no bounds by default. ``"all"`` ignores it.
+        neg_strategy: the same for the negatives. If one of the two is ``"semihard"``, the other
+            must be ``"hard"`` or ``"easy"``.
+        allowed_pos_range: ``(low, high)``, both inclusive: only pairs with a `distance` in this
+            range can be chosen. No bounds by default; ``"all"`` ignores the range.
         allowed_neg_range: the same for the negatives.
         distance: pairwise distance or similarity.
 
@@ -63,7 +64,7 @@ def batch_easy_hard(
         `Pairs` ``[N, M]``.
 
     Raises:
-        ValueError: for unknown strategies, or two that do not go together.
+        ValueError: if a strategy is unknown, or the two cannot be combined.
 
     References:
         Xuan et al., `Improved Embeddings with Easy Positive Triplet Mining
@@ -83,7 +84,7 @@ def batch_easy_hard(
 
 
 def easy_hard(pairs: Pairs, cost, distance, positives, negatives) -> Pairs:
-    """Of all pairs the one of each kind and anchor that ``(strategy, range)`` ask for."""
+    """Keeps the pairs of each kind and anchor that its ``(strategy, range)`` chooses."""
     (pos_strategy, pos_range), (neg_strategy, neg_range) = positives, negatives
     mat = -cost if distance.is_similarity else cost
 
@@ -110,7 +111,7 @@ def easy_hard(pairs: Pairs, cost, distance, positives, negatives) -> Pairs:
 
 
 def _one(cost, allowed, farthest):
-    """Of the allowed pairs of each anchor the farthest or nearest: the first NaN, or of equals."""
+    """Keeps each anchor's farthest or nearest allowed pair: the first NaN, or first at a tie."""
     if not cost.size:
         return allowed
     if farthest:

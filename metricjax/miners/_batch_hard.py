@@ -27,7 +27,7 @@ def batch_hard(
     .. math::
         \big(a, \; \arg\max_p d_{ap}, \; \arg\min_n d_{an}\big)
 
-    The first of equals is taken.
+    At a tie the first pair is taken.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -40,16 +40,17 @@ def batch_hard(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        allowed_pos_range: ``(low, high)``, both inclusive: the values of `distance` among which to
-            choose a positive; no bounds by default.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        allowed_pos_range: ``(low, high)``, both inclusive: only positives with a `distance` in this
+            range can be chosen. No bounds by default.
         allowed_neg_range: the same for the negatives.
         distance: pairwise distance or similarity.
 
     Returns:
-        N `Triplets`, the i-th of anchor i; weight 0 for anchors that lack a positive or a negative.
+        N `Triplets`; triplet i has anchor i, and weight 0 if the anchor lacks a positive or
+        a negative.
 
     References:
         Hermans et al., `In Defense of the Triplet Loss for Person Re-Identification

@@ -28,22 +28,22 @@ def distance_weighted(
     triplets_per_anchor: int | None = None,
     distance: LpDistance = LpDistance(),
 ) -> Triplets:
-    r"""Draws triplets whose negatives are near and far alike, not all at the usual distance.
+    r"""Draws triplets with negatives at all distances, not only at the most common one.
 
     .. math::
         P(n \mid a) \propto \frac{[\delta_{an} < d_{max}]}{q(\delta_{an})} \qquad
         q(\delta) = \delta^{D-2} \big(1 - \tfrac14 \delta^2\big)^{(D-3)/2} \qquad
         \delta_{an} = \max(d_{an}, d_{min})
 
-    where q is the density of distances on the unit sphere. Positives are drawn uniformly; both are
-    drawn independently and with replacement. Anchors that lack a positive, or a negative nearer
-    than :math:`d_{max}`, have no triplets. The weights of each anchor are scaled by their own
-    maximum, so that none vanishes because of a near pair of another anchor.
+    Here q is the density of distances on the unit sphere. Positives are drawn uniformly. Positives
+    and negatives are drawn independently and with replacement. Anchors that lack a positive, or a
+    negative nearer than :math:`d_{max}`, have no triplets. The probabilities of each anchor are
+    scaled by their own maximum, so that none vanishes because another anchor has a near pair.
 
     By default an anchor has as many triplets as there are samples of its class among the
-    references, itself included. How many that makes is unknown when the list is laid out, so it
-    holds M places for each anchor, and the unused ones have weight 0. With `triplets_per_anchor`
-    the list is that much shorter, and all classes have the same say.
+    references, itself included. That number depends on the data, so the list has M places for each
+    anchor, and unused places have weight 0. With `triplets_per_anchor` the list has that many
+    places for each anchor, and every anchor counts equally, whatever the size of its class.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -58,18 +58,19 @@ def distance_weighted(
         embeddings: ``[N, D]``; only their directions matter.
         labels: ``[N]`` integers.
         key: a `jax.random.key`.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`. Positives
-            and negatives are drawn in proportion to their weights.
-        cutoff: :math:`d_{min}`; nearer negatives are drawn as if they were that far. With 0, exact
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+            Positives and negatives are drawn in proportion to their weights.
+        cutoff: :math:`d_{min}`; nearer negatives count as being at this distance. With 0, exact
             duplicates of the anchor are not drawn.
-        nonzero_loss_cutoff: :math:`d_{max}`; negatives from that far on are not drawn.
-        triplets_per_anchor: how many; static. By default as many as its class has members.
-        distance: the Euclidean distance, at another matrix precision if need be.
+        nonzero_loss_cutoff: :math:`d_{max}`; negatives at this distance or farther are not drawn.
+        triplets_per_anchor: how many triplets to draw for each anchor; static. By default as many
+            as its class has members.
+        distance: `LpDistance`, possibly with another `precision`.
 
     Returns:
-        ``N * M`` `Triplets`, or ``N * triplets_per_anchor``; an anchor's next to each other.
+        ``N * M`` `Triplets`, or ``N * triplets_per_anchor``; those of an anchor are adjacent.
 
     References:
         Wu et al., `Sampling Matters in Deep Embedding Learning
@@ -85,7 +86,7 @@ def distance_weighted(
     log_w = (2 - features) * jnp.log(mat) - (features - 3) / 2 * jnp.log(1 - mat**2 / 4)
     drawn = pairs.negative > 0
     drawn &= ~((mat >= nonzero_loss_cutoff) | (mat >= 2) | (mat == 0) | jnp.isinf(log_w))
-    log_w = jnp.where(jnp.isnan(log_w), jnp.finfo(mat.dtype).max, log_w)  # drawn for certain
+    log_w = jnp.where(jnp.isnan(log_w), jnp.finfo(mat.dtype).max, log_w)  # a NaN is always drawn
     top = jnp.max(log_w, 1, where=drawn, initial=-jnp.inf, keepdims=True)
     negative = jnp.where(drawn, pairs.negative * jnp.exp(log_w - top), 0)
     size = m if triplets_per_anchor is None else triplets_per_anchor
@@ -100,12 +101,12 @@ def distance_weighted(
 
 
 def _draw(key, weights, size):
-    """`size` columns of each row, in proportion to its weights and with replacement."""
+    """Draws `size` columns of each row with replacement, in proportion to the row's weights."""
     n, m = weights.shape
     if not weights.size:
         return jnp.zeros((n, size), int)
     total = jnp.where(weights > 0, jnp.cumsum(weights, 1), 0)
-    total = jax.lax.cummax(total, 1)  # constant where the weight is 0, whatever was rounded
+    total = jax.lax.cummax(total, 1)  # constant where the weight is 0, despite rounding
     at = jax.random.uniform(key, (n, size), weights.dtype) * total[:, -1:]
     column = jax.vmap(functools.partial(jnp.searchsorted, side="right"))(total, at)
     return jnp.minimum(column, m - 1).astype(int)

@@ -27,9 +27,10 @@ def hdc(
     .. math::
         k = \lceil f \cdot \text{count} \rceil
 
-    pairs are kept: the farthest positives and the nearest negatives; of equals the first ones. A
-    pair of weight 2 counts as two, of which one may be kept. To mine in a cascade give what one
-    miner returned to the next.
+    Here k is the number of pairs of a kind that are kept: the farthest positives and the nearest
+    negatives. At a tie the first pairs are kept. A pair of weight 2 counts as two pairs, and one of
+    them may be kept alone. To mine in a cascade, pass the result of one miner to the next as
+    `mined`.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -44,12 +45,12 @@ def hdc(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        mined: the pairs to choose from, as a miner or `metricjax.tuples` returns them; all by
-            default.
+        labels: ``[N]`` integers; optional if `mined` is given.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        mined: the pairs to choose from, as a miner or `metricjax.tuples` returns them; all pairs
+            by default.
         filter_percentage: f, from 0 to 1.
         distance: pairwise distance or similarity.
 
@@ -69,9 +70,10 @@ def hdc(
 
 
 def _first(fraction, weights, ease):
-    """The first of all entries by `ease` that make up a fraction of all weight; NaN before all.
+    """Keeps the entries of least `ease` that make up a fraction of all weight; a NaN comes first.
 
-    Equals go by their place. No sort: two bisections, over the bits of the floats and the places.
+    Ties are resolved by place. Two bisections replace a sort: one over the bits of the floats, and
+    one over the places.
     """
     wanted = jnp.ceil(fraction * jnp.sum(weights))
     rank = _ranks(jnp.where(jnp.isnan(ease), -jnp.inf, ease))
@@ -84,14 +86,14 @@ def _first(fraction, weights, ease):
 
 
 def _ranks(x):
-    """Integers in the order of the floats, -0 and 0 the same."""
+    """Maps floats to integers of the same order; -0 and 0 are equal."""
     bits = jnp.finfo(x.dtype).bits
     rank = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0, x), f"int{bits}")
     return jnp.where(rank < 0, rank ^ jnp.iinfo(rank.dtype).max, rank)
 
 
 def _edge(order, weights, wanted):
-    """The least place in an order up to which there is enough weight, and what is left for it."""
+    """Finds the least rank with enough weight up to it, and the weight wanted at that rank."""
     limits = jnp.iinfo(order.dtype)
 
     def halve(_, bounds):

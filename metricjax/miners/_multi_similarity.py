@@ -19,12 +19,13 @@ def multi_similarity(
     epsilon: Scalar = 0.1,
     distance: Distance = CosineSimilarity(),
 ) -> Pairs:
-    r"""Keeps the pairs that are hard for their anchor: near its hardest pair of the other kind.
+    r"""Keeps the pairs that are hard compared with their anchor's hardest pair of the other kind.
 
     .. math::
         s_{ap} - \epsilon < \max_n s_{an} \qquad s_{an} + \epsilon > \min_p s_{ap}
 
-    Both strict. An anchor without negatives keeps no positives, and the other way round.
+    Both inequalities are strict. An anchor without negatives keeps no positives, and an anchor
+    without positives keeps no negatives.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -38,10 +39,10 @@ def multi_similarity(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        epsilon: slack; larger keeps more.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        epsilon: slack; a larger value keeps more pairs.
         distance: pairwise distance or similarity.
 
     Returns:

@@ -25,8 +25,8 @@ def pair_margin(
     .. math::
         d_{ap} > m_p \qquad d_{an} < m_n
 
-    Both strict. With a similarity the signs turn: :math:`s_{ap} < m_p` and :math:`s_{an} > m_n`;
-    the default margins are for distances of unit vectors.
+    Both inequalities are strict. With a similarity they are reversed: :math:`s_{ap} < m_p` and
+    :math:`s_{an} > m_n`. The default margins are for distances of unit vectors.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -40,9 +40,9 @@ def pair_margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         pos_margin: :math:`m_p`, in the unit of `distance`.
         neg_margin: :math:`m_n`, in the unit of `distance`.
         distance: pairwise distance or similarity.

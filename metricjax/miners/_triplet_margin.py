@@ -22,14 +22,14 @@ def triplet_margin(
     type_of_triplets: str = "all",
     distance: Distance = LpDistance(),
 ) -> TripletRule:
-    r"""Keeps the triplets whose gap :math:`t = d_{an} - d_{ap}` is of the wanted kind.
+    r"""Keeps the triplets whose gap :math:`t = d_{an} - d_{ap}` is of the chosen kind.
 
     .. math::
         \text{all: } t \le m \qquad \text{hard: } t \le \min(m, 0) \qquad
         \text{semihard: } 0 < t \le m \qquad \text{easy: } t > m
 
-    With a similarity the gap changes sign. The triplets are never listed: the result is a rule
-    that triplet losses apply on the way, in ``N * M`` memory.
+    With a similarity the gap changes sign. Triplets are never listed: the result is a rule that
+    triplet losses apply while they stream the triplets. It takes ``N * M`` memory.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -42,15 +42,15 @@ def triplet_margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         margin: m, in the unit of `distance`.
         type_of_triplets: ``"all"``, ``"hard"``, ``"semihard"`` or ``"easy"``; static.
         distance: pairwise distance or similarity.
 
     Returns:
-        A `TripletRule`; `metricjax.tuples.as_pairs` turns it into pairs.
+        A `TripletRule`; `metricjax.tuples.as_pairs` converts it to pairs.
 
     References:
         Schroff et al., `FaceNet: A Unified Embedding for Face Recognition and Clustering
@@ -71,6 +71,6 @@ def triplet_margin(
 
 
 def _gap_within(above, up_to, cost, j):
-    """Whether ``above < cost_an - cost_ap <= up_to``, or NaN, so that the loss shows it."""
+    """Says if ``above < cost_an - cost_ap <= up_to``; a NaN counts, so that the loss shows it."""
     gap = cost - jnp.take_along_axis(cost, j[:, None], 1)
     return ~((gap <= above) | (gap > up_to))

@@ -25,12 +25,12 @@ def uniform_histogram(
     neg_per_bin: int = 10,
     distance: Distance = LpDistance(),
 ) -> Pairs:
-    r"""Draws as many pairs of every distance, from a histogram of the batch's distances.
+    r"""Draws the same number of pairs from each bin of a histogram of the batch's distances.
 
-    The range of distances is cut into bins of equal width, for positives and for negatives; from
-    each bin that is not empty the same number of pairs is drawn, uniformly and with replacement. A
-    bin holds :math:`e_i \le d < e_{i+1}`, the last one also its upper edge, and all pairs if they
-    are equally far.
+    The range of distances is divided into bins of equal width, separately for positives and for
+    negatives. From each bin that is not empty the same number of pairs is drawn, uniformly and with
+    replacement. Bin i holds :math:`e_i \le d < e_{i+1}`. The last bin also holds its upper edge.
+    If all distances are equal, the last bin holds all pairs.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -46,16 +46,16 @@ def uniform_histogram(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
         key: a `jax.random.key`.
-        refs: what to compare with; the batch itself by default.
-        where: ``[N]``; samples of weight 0 are not there.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        refs: references to compare with; the batch itself by default.
+        where: ``[N]`` sample weights; samples of weight 0 are ignored.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         num_bins: how many bins; static.
-        pos_per_bin: how many positives to draw from each; static.
-        neg_per_bin: how many negatives to draw from each; static.
+        pos_per_bin: how many positives to draw from each bin; static.
+        neg_per_bin: how many negatives to draw from each bin; static.
         distance: pairwise distance or similarity.
 
     Returns:
-        `Pairs` ``[N, M]``: how often each was drawn, times its weight.
+        `Pairs` ``[N, M]``: how often each pair was drawn, times its weight.
     """
     name = "miners.uniform_histogram"
     for option, value in (("pos_per_bin", pos_per_bin), ("neg_per_bin", neg_per_bin)):
@@ -73,7 +73,7 @@ def uniform_histogram(
 
 
 def _draw(key, values, weights, num_bins, per_bin):
-    """How often each value is drawn; a NaN always is, so that the loss shows it."""
+    """Returns how often each value is drawn; a NaN always is, so that the loss shows it."""
     n, m = values.shape
     if not values.size:
         return weights
@@ -82,7 +82,7 @@ def _draw(key, values, weights, num_bins, per_bin):
     of_row = (num_bins + 1) * jnp.arange(n, dtype=bins.dtype)[:, None]
     rows = jnp.zeros(n * (num_bins + 1), bins.dtype).at[bins + of_row].add(1)
     rows = rows.reshape(n, num_bins + 1)[:, :num_bins]
-    ends = jnp.cumsum(rows, 0, bins.dtype)  # how many a bin has in the rows so far
+    ends = jnp.cumsum(rows, 0, bins.dtype)  # how many values each bin has in the rows so far
     counts = ends[-1]
 
     def one_of_each_bin(at):
@@ -101,7 +101,7 @@ def _draw(key, values, weights, num_bins, per_bin):
 
 
 def _bins(values, exists, num_bins):
-    """The bin of each value; `num_bins` for those that do not exist."""
+    """Returns the bin of each value, or `num_bins` if the value does not exist."""
     low = jnp.min(values, where=exists, initial=jnp.inf)
     high = jnp.max(values, where=exists, initial=-jnp.inf)
     edges = jnp.linspace(low, high, num_bins + 1)

@@ -1,4 +1,4 @@
-"""Modules that own the weights of classes."""
+"""Modules that own class weights."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -23,23 +23,23 @@ Initializer = Callable[..., Array]
 
 
 class _ClassWeights(nnx.Module):
-    """Owns ``weights [C, D]`` and feeds them to `loss`; subclasses say which loss and what logits.
+    """Owns ``weights [C, D]`` and passes them to `loss`; subclasses set the loss and the logits.
 
     Args:
         num_classes: C.
         embedding_size: D.
-        rngs: where the initial weights come from.
-        param_dtype: of the weights.
+        rngs: random number generators for the initial weights; required.
+        param_dtype: dtype of the weights.
         weight_init: a `jax.nn.initializers` function, called with the shape of the weights.
-        **options: defaults of the loss's options; static.
+        **options: static defaults for the options of the loss.
     """
 
     loss: ClassVar[Callable[..., Any]]
     default_init: ClassVar[Initializer] = staticmethod(nnx.initializers.normal(1.0))
     rows_per_class: ClassVar[str | None] = None
-    """The option that says how many rows of weights a class has, if not one."""
+    """The option that sets how many rows of weights a class has; ``None`` means one row."""
     first_state: ClassVar[Any] = None
-    """A function of the number of classes: the state at the start, of a loss that has one."""
+    """For a loss with a state: a function from the number of classes to the initial state."""
 
     def __init__(
         self,
@@ -67,9 +67,9 @@ class _ClassWeights(nnx.Module):
     def __call__(
         self, embeddings: Float[Array, "n d"], labels: Int[Array, " n"], **options
     ) -> LossDict:
-        """The loss dict of the pure function; `options` override those of the constructor.
+        """Returns the loss dict of the pure function; `options` override the constructor's.
 
-        A loss that has a state is given that of the call before, and its new one is kept.
+        A loss with a state gets the state of the previous call, and the module keeps the new state.
         """
         options = dict(self.options) | options
         if self.first_state is None:
@@ -80,7 +80,7 @@ class _ClassWeights(nnx.Module):
         return terms
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled cosines to the class centers, without the margin."""
+        """Returns the scaled cosines to the class centers, without the margin."""
         return self._option("scale") * self._similarities(embeddings)
 
     def _option(self, name):
@@ -91,118 +91,156 @@ class _ClassWeights(nnx.Module):
 
 
 class ArcFace(_ClassWeights):
-    """`metricjax.losses.arcface` and its class centers, normal with deviation 1 at first."""
+    """Owns the class centers of `metricjax.losses.arcface`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.arcface)
 
 
 class CosFace(_ClassWeights):
-    """`metricjax.losses.cosface` and its class centers, normal with deviation 1 at first."""
+    """Owns the class centers of `metricjax.losses.cosface`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.cosface)
 
 
 class AdaFace(_ClassWeights):
-    """`metricjax.losses.adaface`, its class centers, normal at first, and its state."""
+    """Owns the class centers of `metricjax.losses.adaface` and its state.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.adaface)
     first_state = staticmethod(lambda _: FIRST)
 
 
 class MagFace(_ClassWeights):
-    """`metricjax.losses.magface` and its class centers, normal with deviation 1 at first."""
+    """Owns the class centers of `metricjax.losses.magface`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.magface)
 
 
 class CurricularFace(_ClassWeights):
-    """`metricjax.losses.curricularface`, its class centers, normal at first, and its state."""
+    """Owns the class centers of `metricjax.losses.curricularface` and its state.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.curricularface)
     first_state = staticmethod(lambda _: 0.0)
 
 
 class ElasticFace(_ClassWeights):
-    """`metricjax.losses.elasticface` and its class centers, normal with deviation 1 at first."""
+    """Owns the class centers of `metricjax.losses.elasticface`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.elasticface)
 
 
 class CombinedMargin(_ClassWeights):
-    """`metricjax.losses.combined_margin` and its class centers, normal at first."""
+    """Owns the class centers of `metricjax.losses.combined_margin`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.combined_margin)
 
 
 class AdaCos(_ClassWeights):
-    """`metricjax.losses.adacos`, its class centers, normal at first, and its state, the scale."""
+    """Owns the class centers of `metricjax.losses.adacos` and its state, the scale.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.adacos)
     first_state = staticmethod(first_scale)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled cosines to the class centers."""
+        """Returns the scaled cosines to the class centers."""
         return self.state.get_value() * self._similarities(embeddings)
 
 
 class LargeMarginSoftmax(_ClassWeights):
-    """`metricjax.losses.large_margin_softmax` and its class weights, normal with deviation 1."""
+    """Owns the class weights of `metricjax.losses.large_margin_softmax`.
+
+    Initially the weights are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.large_margin_softmax)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled dot products with the class weights, without the margin."""
+        """Returns the scaled dot products with the class weights, without the margin."""
         x, w = upcast(embeddings), upcast(self.weights[...])
         precision = self._option("distance").precision
         return self._option("scale") * jnp.matmul(x, w.T, precision=precision)
 
 
 class SphereFace(_ClassWeights):
-    """`metricjax.losses.sphereface` and its class weights, normal with deviation 1 at first."""
+    """Owns the class weights of `metricjax.losses.sphereface`.
+
+    Initially the weights are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.sphereface)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled dot products with the normalized class weights, without the margin."""
+        """Returns the scaled dot products with the normalized class weights, without the margin."""
         lengths = self._option("scale") * norms(embeddings)
         return lengths[:, None] * self._similarities(embeddings)
 
 
 class NormalizedSoftmax(_ClassWeights):
-    """`metricjax.losses.normalized_softmax` and its class weights, normal with deviation 1."""
+    """Owns the class weights of `metricjax.losses.normalized_softmax`.
+
+    Initially the weights are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.normalized_softmax)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Similarities to the normalized class weights, divided by the temperature."""
+        """Returns the similarities to the normalized class weights, divided by the temperature."""
         temperature, distance = self._option("temperature"), self._option("distance")
         return unit_similarities(embeddings, self.weights[...], distance) / temperature
 
 
 class SubCenterArcFace(_ClassWeights):
-    """`metricjax.losses.subcenter_arcface` and its centers, normal with deviation 1 at first."""
+    """Owns the centers of `metricjax.losses.subcenter_arcface`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.subcenter_arcface)
     rows_per_class = "sub_centers"
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled cosines to the nearest center of each class, without the margin."""
+        """Returns the scaled cosines to the nearest center of each class, without the margin."""
         count, distance = self._option("sub_centers"), self._option("distance")
         return self._option("scale") * nearest(distance, embeddings, self.weights[...], count)
 
     def outliers(
         self, embeddings: Float[Array, "n d"], labels: Int[Array, " n"], threshold: float = 75.0
     ) -> tuple[Bool[Array, " n"], Float[Array, "c d"]]:
-        """Samples far from the center that most of their class are nearest to: noisy labels.
+        """Finds samples far from the dominant center of their class: likely label noise.
+
+        The dominant center of a class is the center that most of its samples are nearest to.
 
         Args:
-            embeddings: ``[N, D]``, of the whole data set for a full picture.
+            embeddings: ``[N, D]``, best of the whole data set.
             labels: ``[N]`` integers in ``[0, C)``.
             threshold: degrees; samples farther from the dominant center are outliers.
 
         Returns:
-            A mask ``[N]`` of the outliers, and the dominant center of each class ``[C, D]``; 0 for
-            a class without samples.
+            A mask ``[N]`` of the outliers, and the dominant center of each class ``[C, D]``. The
+            center of a class without samples is 0.
         """
         x, w = jax.lax.stop_gradient((embeddings, self.weights[...]))
         w = w.reshape(-1, self._option("sub_centers"), w.shape[1])
@@ -218,14 +256,17 @@ class SubCenterArcFace(_ClassWeights):
 
 
 class SoftTriple(_ClassWeights):
-    """`metricjax.losses.soft_triple` and its centers, uniform in +-1/sqrt(C * K) at first."""
+    """Owns the centers of `metricjax.losses.soft_triple`.
+
+    Initially the centers are uniform in +-1/sqrt(C * K).
+    """
 
     loss = staticmethod(losses.soft_triple)
     rows_per_class = "centers_per_class"
     default_init = staticmethod(nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform"))
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Softmax-weighted similarities to the centers of each class."""
+        """Returns the softmax-weighted mean similarity to the centers of each class."""
         count, gamma = self._option("centers_per_class"), self._option("gamma")
         weights, distance = self.weights[...], self._option("distance")
         return softmax_mean(distance, embeddings, weights, count, gamma)
@@ -236,54 +277,69 @@ def _uniform_directions(key, shape, dtype):
 
 
 class P2SGrad(_ClassWeights):
-    """`metricjax.losses.p2s_grad` and its class weights, uniform in +-1 and normalized at first."""
+    """Owns the class weights of `metricjax.losses.p2s_grad`.
+
+    Initially the weights are uniform in +-1 and then normalized.
+    """
 
     loss = staticmethod(losses.p2s_grad)
     default_init = staticmethod(_uniform_directions)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Cosines to the class weights."""
+        """Returns the cosines to the class weights."""
         return self._similarities(embeddings)
 
     def project(self):
-        """Brings the weights back to norm 1; call it after an optimizer's step."""
+        """Brings the weights back to norm 1; call it after each step of the optimizer."""
         self.weights[...] = normalize(self.weights[...]).astype(self.weights.dtype)
 
 
 class ProxyAnchor(_ClassWeights):
-    """`metricjax.losses.proxy_anchor` and its proxies, normal with variance 2 / C at first."""
+    """Owns the proxies of `metricjax.losses.proxy_anchor`.
+
+    Initially the proxies are normal with variance 2 / C.
+    """
 
     loss = staticmethod(losses.proxy_anchor)
     default_init = staticmethod(nnx.initializers.variance_scaling(2.0, "fan_in", "normal"))
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Similarities to the proxies (negated distances): larger is better."""
+        """Returns the similarities (negated distances) to the proxies; larger means closer."""
         return self._similarities(embeddings)
 
 
 class ProxyNCA(_ClassWeights):
-    """`metricjax.losses.proxy_nca` and its proxies, normal with deviation 1 at first."""
+    """Owns the proxies of `metricjax.losses.proxy_nca`.
+
+    Initially the proxies are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.proxy_nca)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Scaled and negated distances to the proxies: larger is better."""
+        """Returns the scaled and negated distances to the proxies; larger means closer."""
         return self._option("softmax_scale") * self._similarities(embeddings)
 
 
 class Center(_ClassWeights):
-    """`metricjax.losses.center` and its class centers, normal with deviation 1 at first."""
+    """Owns the class centers of `metricjax.losses.center`.
+
+    Initially the centers are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.center)
 
     def logits(self, embeddings: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        """Halved and negated squared distances to the centers: larger is better."""
+        """Returns the halved and negated squared distances to the centers; larger means closer."""
         squared = LpDistance(power=2, normalize_embeddings=False)
         return similarities(squared, embeddings, self.weights[...]) / 2
 
 
 class Manifold(_ClassWeights):
-    """`metricjax.losses.manifold` and its proxies ``weights [K, D]``, normal with deviation 1."""
+    """Owns the proxies ``weights [K, D]`` of `metricjax.losses.manifold`.
+
+    Initially the proxies are normal with standard deviation 1.
+    """
 
     loss = staticmethod(losses.manifold)
 
@@ -293,10 +349,10 @@ class Manifold(_ClassWeights):
         proxy_ids: Int[Array, " n"] | None = None,
         **options,
     ) -> LossDict:
-        """The loss dict of the pure function; give `proxy_ids` or `key`."""
+        """Returns the loss dict of the pure function; pass `proxy_ids` or `key`."""
         options = dict(self.options) | options
         return self.loss(embeddings, self.weights[...], proxy_ids=proxy_ids, **options)
 
     def logits(self, embeddings):
-        """Raises a `TypeError`: proxies belong to no class."""
+        """Raises a `TypeError`, because proxies belong to no class."""
         raise TypeError("nn.Manifold: `logits` do not exist, as proxies belong to no class.")

@@ -1,4 +1,4 @@
-"""A loss between a batch and the batches before it."""
+"""A module that compares a batch with the batches before it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ from metricjax.tuples import all_pairs, as_pairs
 
 
 class CrossBatchMemory(nnx.Module):
-    """A loss between a batch and the batches before it, which stay in ``bank``.
+    """Computes a loss between a batch and a memory of past batches, kept in ``bank``.
 
-    Each call enqueues the batch and then compares it with the memory, of which it is now a part: so
-    the gradient reaches the anchors only. ``bank`` is a `flax.nnx.Variable` that holds a
-    `metricjax.memory.MemoryBank` and no parameter; ``bank.set_value`` starts it anew.
+    Each call first enqueues the batch and then compares it with the memory, which now contains the
+    batch. The gradient therefore reaches the anchors only. ``bank`` is a `flax.nnx.Variable` that
+    holds a `metricjax.memory.MemoryBank`, not a parameter. Use ``bank.set_value`` to reset it.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -32,12 +32,13 @@ class CrossBatchMemory(nnx.Module):
 
     Args:
         loss: one of `metricjax.losses` that takes `refs`, a module of `metricjax.nn`, or any
-            function of that shape; give its options at the call or with `functools.partial`.
+            function with the same arguments. Pass its options in the call or with
+            `functools.partial`.
         size: how many embeddings the memory holds.
         embedding_size: D.
-        miner: ``(embeddings, labels, refs=, ...) -> mined``, chooses pairs or triplets of the batch
-            and the memory; ``refs.self_index`` is where the batch is in it.
-        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
+        miner: ``(embeddings, labels, refs=, ...) -> mined`` chooses pairs or triplets of the batch
+            and the memory. ``refs.self_index`` says where the batch is in the memory.
+        rngs: not used; accepted so that `flax.nnx.bridge.to_linen` can pass it.
         dtype, labels: see `metricjax.memory.MemoryBank.create`.
 
     References:
@@ -75,22 +76,23 @@ class CrossBatchMemory(nnx.Module):
         axis_name: AxisName | None = None,
         **options,
     ) -> LossDict:
-        """The loss dict of the batch against the memory, and the batch in the memory.
+        """Enqueues the batch and returns the loss dict of the batch against the memory.
 
         Args:
             embeddings: ``[N, D]``.
             labels: ``[N]``, or the pytree that the memory was created for.
-            *params: what the loss takes after the labels.
-            where: ``[N]`` sample weights; rows of weight 0 are neither enqueued nor anchors.
-            enqueue_mask: ``[N]``: these rows are enqueued, and the others are the anchors; by
-                default, all are both.
-            mined: pairs or triplets within the batch, added as pairs to those of the miner, or to
-                all pairs. They are looked up in the memory; rows that were not enqueued are not
-                found.
-            key: for random miners.
-            axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: all devices
-                enqueue all of it. Then `reduce` with the same, or leave both to `objective`.
-            **options: of the loss.
+            *params: further positional arguments of the loss, after the labels.
+            where: ``[N]`` sample weights; rows of weight 0 are not enqueued and are not anchors.
+            enqueue_mask: ``[N]``; rows that are true are enqueued, and the other rows are the
+                anchors. By default all rows are both.
+            mined: pairs or triplets within the batch. They are added as pairs to those of the
+                miner, or to all pairs if there is no miner. Their references are looked up in the
+                memory; pairs whose reference was not enqueued are dropped.
+            key: a key for random miners.
+            axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. Every
+                device enqueues the whole batch. Pass the same `axis_name` to `reduce`, or let
+                `objective` pass both.
+            **options: options of the loss.
         """
         queued = anchors = where
         if enqueue_mask is not None:
@@ -130,9 +132,9 @@ class CrossBatchMemory(nnx.Module):
 
 
 def _with_tuples_of_batch(chosen: Mined, mined: Mined, slots, bank: MemoryBank) -> Pairs:
-    """Pairs of a batch and the memory, and those within the batch, which sits in some slots.
+    """Adds pairs within the batch, whose rows are in `slots`, to pairs of batch and memory.
 
-    Triplets of a miner become pairs, see `as_pairs`, as PyTorch Metric Learning has it.
+    Triplets of a miner are converted to pairs with `as_pairs`, as in PyTorch Metric Learning.
     """
     size, n = len(bank.where), len(slots)
     chosen = as_pairs(chosen, (n, size))

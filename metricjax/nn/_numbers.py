@@ -13,14 +13,14 @@ from metricjax.nn._options import checked
 
 
 class Margin(nnx.Module):
-    """`metricjax.losses.margin` and its boundary ``beta``.
+    """Owns the boundary ``beta`` of `metricjax.losses.margin`.
 
     Args:
-        num_classes: C, for a boundary of each class ``[C]``; ``None`` for one.
-        beta: its initial value.
-        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
-        param_dtype: of the boundary.
-        **options: defaults of the loss's options; static.
+        num_classes: C, for one boundary for each class, ``[C]``; ``None`` for a single boundary.
+        beta: initial value of the boundary.
+        rngs: not used; accepted so that `flax.nnx.bridge.to_linen` can pass it.
+        param_dtype: dtype of the boundary.
+        **options: static defaults for the options of the loss.
     """
 
     loss: ClassVar[Callable[..., LossDict]] = staticmethod(losses.margin)
@@ -39,18 +39,18 @@ class Margin(nnx.Module):
         self.options = tuple(sorted(checked(type(self), options).items()))
 
     def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
-        """The loss dict of the pure function; `options` override those of the constructor."""
+        """Returns the loss dict of the pure function; `options` override the constructor's."""
         return self.loss(embeddings, labels, self.beta[...], **(dict(self.options) | options))
 
 
 class _ScaleAndBias(nnx.Module):
-    """Owns the ``bias`` of a loss, and the logarithm of its scale, ``log_scale``.
+    """Owns the ``bias`` of a loss and the logarithm of its scale, ``log_scale``.
 
     Args:
-        scale, bias: initial values, the paper's by default.
-        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
-        param_dtype: of both.
-        **options: defaults of the loss's options; static.
+        scale, bias: initial values; those of the paper by default.
+        rngs: not used; accepted so that `flax.nnx.bridge.to_linen` can pass it.
+        param_dtype: dtype of both.
+        **options: static defaults for the options of the loss.
     """
 
     loss: ClassVar[Callable[..., LossDict]]
@@ -73,32 +73,34 @@ class _ScaleAndBias(nnx.Module):
         self.options = tuple(sorted(checked(type(self), options).items()))
 
     def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
-        """The loss dict of the pure function; `options` override those of the constructor."""
+        """Returns the loss dict of the pure function; `options` override the constructor's."""
         scale, bias = jnp.exp(self.log_scale[...]), self.bias[...]
         return self.loss(embeddings, labels, scale, bias, **(dict(self.options) | options))
 
 
 class SigLIP(_ScaleAndBias):
-    """`metricjax.losses.siglip`, its ``bias``, and the logarithm of its scale, ``log_scale``."""
+    """Owns ``bias`` and the logarithm of the scale, ``log_scale``, of `metricjax.losses.siglip`."""
 
     loss = staticmethod(losses.siglip)
     first = 10.0, -10.0
 
 
 class GE2E(_ScaleAndBias):
-    """`metricjax.losses.ge2e`, its ``bias``, and the logarithm of its scale, ``log_scale``."""
+    """Owns ``bias`` and the logarithm of the scale, ``log_scale``, of `metricjax.losses.ge2e`."""
 
     loss = staticmethod(losses.ge2e)
     first = 10.0, -5.0
 
 
 class DynamicSoftMargin(nnx.Module):
-    """`metricjax.losses.dynamic_soft_margin` and its running ``histogram``, a `flax.nnx.BatchStat`.
+    """Owns the running ``histogram`` of `metricjax.losses.dynamic_soft_margin`.
+
+    The histogram is a `flax.nnx.BatchStat`.
 
     Args:
-        num_bins: of the histogram.
-        rngs: not needed; taken so that `flax.nnx.bridge.to_linen` can give it.
-        **options: defaults of the loss's options; static.
+        num_bins: number of bins of the histogram.
+        rngs: not used; accepted so that `flax.nnx.bridge.to_linen` can pass it.
+        **options: static defaults for the options of the loss.
     """
 
     loss: ClassVar[Callable[..., Any]] = staticmethod(losses.dynamic_soft_margin)
@@ -108,7 +110,7 @@ class DynamicSoftMargin(nnx.Module):
         self.options = tuple(sorted(checked(type(self), options).items()))
 
     def __call__(self, embeddings: Float[Array, "n d"], labels=None, **options) -> LossDict:
-        """The loss dict of the pure function, and one more batch in the histogram."""
+        """Returns the loss dict of the pure function and adds the batch to the histogram."""
         histogram = self.histogram[...]
         options = dict(self.options) | options | {"num_bins": len(histogram)}
         terms, self.histogram[...] = self.loss(embeddings, labels, histogram=histogram, **options)

@@ -1,4 +1,4 @@
-"""What the samplers check alike."""
+"""Argument checks that the samplers share."""
 
 import math
 
@@ -8,7 +8,7 @@ from metricjax._core.check import check_at_least
 
 
 def check_samples(function, name, x, ndim, kind: type = np.integer) -> np.ndarray:
-    """`x` as an array: one row for each sample, and at least one. Class ids may be strings."""
+    """Returns `x` as an array of at least one row, a sample each. Class ids may be strings."""
     x = np.asarray(x)
     if x.ndim != ndim or not x.shape[0]:
         shape = "[N]" if ndim == 1 else "[N, levels]"
@@ -24,7 +24,7 @@ def check_samples(function, name, x, ndim, kind: type = np.integer) -> np.ndarra
 
 
 def check_multiple(function, name, value, **factors):
-    """`value` must be a multiple of the product of `factors`, all integers >= 1."""
+    """Checks that `value` is a multiple of the product of `factors`, all integers >= 1."""
     for key, factor in factors.items():
         check_at_least(function, key, factor, 1)
     check_at_least(function, name, value, 1)
@@ -35,7 +35,7 @@ def check_multiple(function, name, value, **factors):
 
 
 def steps_and_part(function, batch_size, seed, step, shard_index, shard_count):
-    """`step` as an array, of any shape, and the slice of a batch that is the shard's."""
+    """Returns `step` as an array of any shape, and the slice of a batch that the shard gets."""
     check_at_least(function, "seed", seed, 0)
     step = np.asarray(step)
     if step.size and (not np.issubdtype(step.dtype, np.integer) or step.min() < 0):

@@ -1,14 +1,14 @@
-"""The batches of a sampler as an object that data loaders take."""
+"""The batches of a sampler as an object for data loaders."""
 
 import numpy as np
 
 
 class Batches:
-    """The batches of a sampler one after the other: for `for`, torch's DataLoader and Grain.
+    """Iterates over the batches of a sampler: for `for` loops, torch's DataLoader and Grain.
 
-    A sampler with its arguments, all but `step`. Iterating gives an index array for each step, from
-    where the last iteration stopped; ``batches[step]`` is that of any step. Steps are computed some
-    at a time, so this is faster than calling the sampler for each.
+    It binds all arguments of a sampler except `step`. An iteration starts where the last one
+    stopped, and yields an index array for each step. ``batches[step]`` is the index array of any
+    step. Several steps are computed at a time, which is faster than a call of the sampler for each.
 
     Example:
         >>> from metricjax import samplers
@@ -26,14 +26,14 @@ class Batches:
 
     Args:
         sampler: a function of `metricjax.samplers`.
-        *data: what it is called with, such as labels.
-        steps: after how many steps an iteration ends, an epoch; never by default.
-        start: the first step, to go on where another run stopped.
-        **options: of the sampler.
+        *data: positional arguments of the sampler, such as labels.
+        steps: the number of steps in an epoch, after which an iteration ends; endless by default.
+        start: the first step, to resume where another run stopped.
+        **options: options of the sampler.
 
     Attributes:
-        step: the next one. This is all the state there is: store it, or the number of steps the
-            training has done where a loader reads ahead, and give it as `start`.
+        step: the next step. This is the only state. To resume, pass it as `start`. If a loader
+            reads ahead, store and pass the number of steps that were trained instead.
     """
 
     def __init__(self, sampler, *data, steps=None, start=0, **options):
@@ -44,7 +44,7 @@ class Batches:
 
     def __getitem__(self, step):
         number, within = divmod(step, _BLOCK)
-        known, block = self._block  # read once: loaders call this from several threads
+        known, block = self._block  # read once, because loaders call this from several threads
         if known != number:
             rows = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
             block = self.sampler(*self.data, **self.options, step=rows)
@@ -52,7 +52,7 @@ class Batches:
         return block[within]
 
     def __iter__(self):
-        """The rest of the epoch."""
+        """Yields the rest of the epoch."""
         end = None if self.steps is None else self.step - self.step % self.steps + self.steps
         while self.step != end:
             self.step += 1
@@ -64,7 +64,7 @@ class Batches:
         return self.steps
 
     def __repr__(self):
-        """Without the data. The same in every process: Grain compares it when it restores."""
+        """Omits the data. It is the same in every process, because Grain compares it on restore."""
         options = "".join(f", {name}={value!r}" for name, value in self.options.items())
         return f"Batches({self.sampler.__name__}{options}, steps={self.steps})"
 

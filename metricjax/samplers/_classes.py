@@ -9,15 +9,15 @@ from metricjax.samplers._random import words
 
 
 class Classes(NamedTuple):
-    """The classes in the order of their labels: which samples each has."""
+    """The samples of each class, with classes in the order of their labels."""
 
-    members: np.ndarray  # [N] samples, those of a class next to each other
-    starts: np.ndarray  # [C] where a class begins in them
+    members: np.ndarray  # [N] samples; those of a class are adjacent
+    starts: np.ndarray  # [C] where each class begins in `members`
     sizes: np.ndarray  # [C]
 
 
 def once(function):
-    """`function` of an array, not computed again while the array stays the same."""
+    """Wraps a `function` of an array so that it reuses its last result if the array is equal."""
     last = None, None
 
     @functools.wraps(function)
@@ -39,14 +39,14 @@ def group(labels):
 
 
 def pick(classes: Classes, which, first, count, *parts):
-    """``[..., count]`` samples of the classes `which`, in a random order of each class.
+    """Picks ``[..., count]`` samples of the classes `which`, in a random order of each class.
 
-    `parts` say which order; `first`, at which of its places to begin. After the last sample comes
-    the first again.
+    `parts` select the order, and `first` is the place in it to begin at. After the last sample the
+    order starts again.
     """
     which, first, *order_of = np.broadcast_arrays(which, first, *parts)
     key, where, back = np.unique(words(*order_of, which), return_index=True, return_inverse=True)
-    chosen = which.ravel()[where]  # each class and order once
+    chosen = which.ravel()[where]  # each pair of a class and an order once
     sizes = classes.sizes[chosen]
     offset = np.cumsum(sizes) - sizes
     row = np.repeat(np.arange(len(sizes)), sizes)

@@ -19,12 +19,13 @@ def fixed_pairs(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> np.ndarray:
-    """Draws a set of pairs once, half of them positive, and then takes them in batches.
+    """Draws a fixed set of pairs, half of them positive, and splits it into batches.
 
-    The pairs are independent. Of a positive, the class is drawn uniformly among those of two
-    samples or more, and two samples of it; of a negative, two classes, and a sample of each.
-    Positives and negatives take turns. Batches run on across epochs, each in a new order, so all
-    are full, and none has a pair twice.
+    The pairs are independent. For a positive pair, a class is drawn uniformly among those with two
+    samples or more, and then two of its samples. For a negative pair, two classes are drawn, and a
+    sample of each. Positive and negative pairs alternate. Every epoch has a new order. Batches
+    continue across epochs, so every batch is full, and no batch takes a pair of the set twice. A
+    set smaller than two batches may keep an order for several epochs.
 
     Example:
         >>> import numpy as np
@@ -38,18 +39,19 @@ def fixed_pairs(
 
     Args:
         labels: ``[N]`` integers or strings, of the whole data set.
-        num_pairs: T, how many the set has; even.
+        num_pairs: T, the number of pairs in the set; even.
         seed: an integer >= 0.
-        step: which batch, from 0 on; or an array of steps, for many at once.
+        step: index of the batch, from 0; or an array of steps, for many batches at once.
         batch_size: how many samples (not pairs) a batch over all shards has; needed with `step`.
-        shard_index, shard_count: which of the equal parts of the batch is wanted, as many positives
-            as negatives. The parts in order are the batch.
+        shard_index, shard_count: which of the equal parts of the batch to return. Each part has as
+            many positive as negative pairs. The parts in order are the batch.
 
     Returns:
-        Indices of samples. Without `step`, the set: ``[T, 2]``, a positive first. With it,
-        ``[*step.shape, batch_size / shard_count]``, one pair after the other. The loss finds them
-        by `metricjax.tuples.from_pairs` of ``i = jnp.arange(batch_size).reshape(-1, 4)``:
-        ``(i[:, 0], i[:, 1], i[:, 2], i[:, 3], shape=(batch_size, batch_size))``.
+        Indices of samples. Without `step`, the set ``[T, 2]``, starting with a positive pair. With
+        `step`, ``[*step.shape, batch_size / shard_count]``, one pair after the other. To pass these
+        pairs to a loss, call `metricjax.tuples.from_pairs` with
+        ``(i[:, 0], i[:, 1], i[:, 2], i[:, 3], shape=(batch_size, batch_size))``, where
+        ``i = jnp.arange(batch_size).reshape(-1, 4)``.
     """
     name = "samplers.fixed_pairs"
     classes = group(check_samples(name, "labels", labels, 1))
@@ -62,7 +64,7 @@ def fixed_pairs(
         )
 
     def two_pairs(t):
-        """The t-th positive and the t-th negative, one after the other."""
+        """Returns the t-th positive pair followed by the t-th negative pair."""
         same = paired[integers(len(paired), seed, 1, t)]
         anchor = integers(classes.sizes[same], seed, 2, t)
         further = 1 + integers(classes.sizes[same] - 1, seed, 3, t)

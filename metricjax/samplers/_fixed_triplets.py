@@ -19,11 +19,13 @@ def fixed_triplets(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> np.ndarray:
-    """Draws a set of triplets once, and then takes them in batches, in a new order each epoch.
+    """Draws a fixed set of triplets and splits it into batches, in a new order every epoch.
 
-    The triplets are independent: two classes drawn uniformly, the first among those of two samples
-    or more; two samples of it, anchor and positive, and one of the other, the negative. Batches run
-    on across epochs, so all are full, and none has a triplet twice.
+    The triplets are independent. For each, two classes are drawn uniformly, the first among those
+    with two samples or more. Anchor and positive are two samples of the first class, and the
+    negative is a sample of the second. Batches continue across epochs, so every batch is full, and
+    no batch takes a triplet of the set twice. A set smaller than two batches may keep an order for
+    several epochs.
 
     Example:
         >>> import numpy as np
@@ -39,17 +41,18 @@ def fixed_triplets(
 
     Args:
         labels: ``[N]`` integers or strings, of the whole data set.
-        num_triplets: T, how many the set has.
+        num_triplets: T, the number of triplets in the set.
         seed: an integer >= 0.
-        step: which batch, from 0 on; or an array of steps, for many at once.
+        step: index of the batch, from 0; or an array of steps, for many batches at once.
         batch_size: how many samples (not triplets) a batch over all shards has; needed with `step`.
-        shard_index, shard_count: which of the equal parts of the batch is wanted, whole triplets.
-            The parts in order are the batch.
+        shard_index, shard_count: which of the equal parts of the batch to return. Each part has
+            whole triplets. The parts in order are the batch.
 
     Returns:
-        Indices of samples. Without `step`, the set: ``[T, 3]``, anchors, positives, negatives. With
-        it, ``[*step.shape, batch_size / shard_count]``, one triplet after the other. The loss finds
-        them by `metricjax.tuples.from_triplets` ``(*jnp.arange(batch_size).reshape(-1, 3).T)``.
+        Indices of samples. Without `step`, the set ``[T, 3]``: anchors, positives, negatives. With
+        `step`, ``[*step.shape, batch_size / shard_count]``, one triplet after the other. To pass
+        these triplets to a loss, call `metricjax.tuples.from_triplets` with
+        ``(*jnp.arange(batch_size).reshape(-1, 3).T)``.
     """
     name = "samplers.fixed_triplets"
     classes = group(check_samples(name, "labels", labels, 1))

@@ -1,4 +1,4 @@
-"""Batches of few super classes, with many classes of each."""
+"""Batches of a few super classes, with many classes of each."""
 
 import functools
 import itertools
@@ -28,13 +28,14 @@ def hierarchical(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> np.ndarray:
-    """Draws batches that compare what is alike: classes of the same few super classes.
+    """Draws batches of similar classes: each batch has classes of the same few super classes.
 
     With S super classes and X of them in a batch, an epoch has `batches_per_super_tuple` batches
     for each of the :math:`\\binom{S}{X}` sets of super classes, in random order. A super class
-    fills ``batch_size / X`` places: its classes in random order, `samples_per_class` samples of
-    each, drawn without replacement. When it runs out of classes they come once more, with other
-    samples as long as there are any. So every batch is full.
+    fills ``batch_size / X`` places with its classes in random order, and `samples_per_class`
+    samples of each class, drawn without replacement. A class with too few samples repeats them. If
+    the super class runs out of classes, they come again, with other samples as long as there are
+    any. So every batch is full.
 
     Example:
         >>> import numpy as np
@@ -47,19 +48,20 @@ def hierarchical(
         [3 2 5 4]
 
     Args:
-        labels: ``[N, levels]`` integers, of the whole data set.
-        batch_size: of the batch over all shards.
-        samples_per_class: an integer; or ``"all"``, for whole classes as far as they fit, filled up
-            with a part of those that do not.
+        labels: ``[N, levels]`` integers or strings, of the whole data set.
+        batch_size: size of the batch over all shards.
+        samples_per_class: an integer; or ``"all"`` for whole classes as long as they fit, and then
+            a part of one that does not.
         seed: an integer >= 0.
-        step: which batch, from 0 on; or an array of steps, for many at once.
-        batches_per_super_tuple: how many batches of an epoch have the same super classes.
-        super_classes_per_batch: X.
-        inner_label, outer_label: the columns of the classes and of the super classes. Classes of
-            the same label in two super classes are two.
-        shard_index, shard_count: which of the equal parts of the batch is wanted. The parts in
-            order are the batch. The super classes take turns, class by class, so that all parts
-            have them all if `shard_count` divides ``batch_size / X / samples_per_class``.
+        step: index of the batch, from 0; or an array of steps, for many batches at once.
+        batches_per_super_tuple: number of batches with the same super classes in an epoch.
+        super_classes_per_batch: X, the number of super classes in a batch.
+        inner_label, outer_label: the columns of the classes and of the super classes. Classes with
+            the same label in two super classes are different classes.
+        shard_index, shard_count: which of the equal parts of the batch to return. The parts in
+            order are the batch. With an integer `samples_per_class`, the super classes take turns
+            class by class. Every part then has all super classes if `shard_count` divides
+            ``batch_size / X / samples_per_class``. With ``"all"``, one super class follows another.
 
     Returns:
         ``[*step.shape, batch_size / shard_count]`` indices of samples.
@@ -89,7 +91,7 @@ def hierarchical(
 
 
 def _some_of_each(classes, supers, chosen, batch_size, per_class, seed, step):
-    """``[..., classes, X, per_class]`` samples."""
+    """Returns ``[..., classes, X, per_class]`` samples."""
     count = batch_size // chosen.shape[-1] // per_class
     inner = pick(supers, chosen, 0, count, seed, 1, step)  # [..., X, classes]
     first = np.arange(count) // supers.sizes[chosen][..., None] * per_class
@@ -98,7 +100,7 @@ def _some_of_each(classes, supers, chosen, batch_size, per_class, seed, step):
 
 
 def _whole_classes(classes, supers, chosen, batch_size, _, seed, step):
-    """``[..., X, samples]``: classes that fit, then a part of those that do not, then repeats."""
+    """Returns ``[..., X, samples]``: classes that fit, part of one that does not, then repeats."""
     size = batch_size // chosen.shape[-1]
 
     def one(which, step):
@@ -119,14 +121,14 @@ def _whole_classes(classes, supers, chosen, batch_size, _, seed, step):
 
 @once
 def _levels(labels):
-    """Samples by class and classes by super class, of ``[N, 2]`` labels (super class, class)."""
+    """Groups samples by class and classes by super class; labels ``[N, 2]`` are (super, class)."""
     pairs, class_of = np.unique(labels, axis=0, return_inverse=True)
     return group(class_of.ravel()), group(pairs[:, 0])
 
 
 @functools.lru_cache(maxsize=4)
 def _sets(function, total, size):
-    """``[., size]``, the sets of that many super classes."""
+    """Returns all sets of `size` super classes, ``[., size]``."""
     count = math.comb(total, size)
     if not count:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Batches of m samples from each of some classes."""
+"""Batches with m samples of each of several classes."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,14 +18,15 @@ def m_per_class(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> np.ndarray:
-    """Draws ``batch_size / m`` classes and m samples of each, and leaves none out.
+    """Draws ``batch_size / m`` classes and m samples of each; over time all samples are used.
 
-    An epoch is C visits, one to each class in random order. Batches run on across epochs, so all
-    are full and none has a class twice. The visits to a class take its samples m by m, in random
-    order, each once before any comes again. So the samples of a visit differ, unless the class has
-    fewer than m: then all of them are there, as equally often as possible.
+    An epoch visits each of the C classes once, in random order. Batches continue across epochs, so
+    every batch is full and no batch has a class twice. Each visit takes the next m samples of the
+    class, in random order, and every sample is taken once before any is taken again. So the samples
+    of a visit differ, unless the class has fewer than m samples. Then the visit has all of them, as
+    equally often as possible.
 
-    Every class is as likely as any other, whatever its size, and so is every sample of it.
+    All classes are equally likely, whatever their size, and so are all samples of a class.
 
     Example:
         >>> import numpy as np
@@ -37,11 +38,11 @@ def m_per_class(
 
     Args:
         labels: ``[N]`` integers or strings, of the whole data set.
-        m: how many samples of a class are next to each other in a batch.
-        batch_size: of the batch over all shards.
+        m: the number of adjacent samples of a class in a batch.
+        batch_size: size of the batch over all shards.
         seed: an integer >= 0.
-        step: which batch, from 0 on; or an array of steps, for many at once.
-        shard_index, shard_count: which of the equal parts of the batch is wanted. The parts in
+        step: index of the batch, from 0; or an array of steps, for many batches at once.
+        shard_index, shard_count: which of the equal parts of the batch to return. The parts in
             order are the batch. A class stays in one part if `shard_count` divides
             ``batch_size / m``.
 
@@ -59,7 +60,7 @@ def m_per_class(
             f"got {batch_size}. A larger m fills it from fewer classes."
         )
     epoch, which = endless(len(classes.sizes), per_batch, seed, steps)
-    # An order of a class lasts until a visit ends where it does: m visits, or a divisor of m.
+    # A class keeps an order until a visit ends where the order does: size / gcd(size, m) visits.
     sizes = classes.sizes[which]
     order, visit = np.divmod(epoch, sizes // np.gcd(sizes, m))
     samples = pick(classes, which, visit * m, m, seed, 1, order)

@@ -1,7 +1,7 @@
-"""Random numbers without a state: hashes of where they are used, such as (seed, epoch, class).
+"""Random numbers without a state: hashes of their position, such as (seed, epoch, class).
 
-The hash is integer arithmetic modulo 2**64, and nothing here depends on NumPy's generators. So the
-numbers are the same on every platform and with every version of NumPy.
+The hash is integer arithmetic modulo 2**64, and nothing here depends on NumPy's generators. The
+numbers are therefore the same on every platform and with every version of NumPy.
 """
 
 import functools
@@ -11,9 +11,9 @@ import numpy as np
 
 
 def words(*parts):
-    """Uniform 64-bit words, one for each element of the integers `parts`, broadcast.
+    """Returns uniform 64-bit words, one for each element of the broadcast integers `parts`.
 
-    SplitMix64, started again with the word so far for each part.
+    It runs SplitMix64, restarted for each part with the word so far.
 
     References:
         Steele et al., `Fast Splittable Pseudorandom Number Generators
@@ -29,34 +29,34 @@ def words(*parts):
     return z
 
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio
 
 
 def integers(n, *parts):
-    """Uniform integers in ``[0, n)``, up to a bias of ``n / 2**64``."""
+    """Returns uniform integers in ``[0, n)``, with a bias of at most ``n / 2**64``."""
     return (words(*parts) % np.asarray(n).astype(np.uint64)).astype(np.int64)
 
 
 def fractions(*parts):
-    """Uniform multiples of 2**-53 in ``[0, 1)``."""
+    """Returns uniform multiples of 2**-53 in ``[0, 1)``."""
     return (words(*parts) >> np.uint64(11)) * 2.0**-53
 
 
 def shuffled(n, *parts):
-    """A uniform permutation of ``range(n)``."""
+    """Returns a uniform permutation of ``range(n)``."""
     return np.argsort(words(*parts, np.arange(n)), kind="stable")
 
 
 @functools.lru_cache(maxsize=8)
 def epoch_order(n, per_batch, seed, epoch):
-    """A permutation of ``range(n)`` for each epoch, cut into batches that run across epochs.
+    """Returns the permutation of ``range(n)`` of an epoch; batches continue across epochs.
 
-    A batch that begins in one epoch and ends in the next has nothing twice.
+    A batch that begins in one epoch and ends in the next contains no element twice.
     """
-    if n < 2 * per_batch:  # keep to one order for as many epochs as end inside a batch
+    if n < 2 * per_batch:  # keep one order until an epoch ends with a batch
         return shuffled(n, seed, 0, epoch - epoch % (per_batch // math.gcd(n, per_batch)))
     order = shuffled(n, seed, 0, epoch)
-    begun = epoch * n % per_batch  # so many of the batch are the last ones of the epoch before
+    begun = epoch * n % per_batch  # number of elements of the first batch from the epoch before
     if begun:
         late = np.isin(order[:per_batch], shuffled(n, seed, 0, epoch - 1)[-begun:])
         order[:per_batch] = order[:per_batch][np.argsort(late, kind="stable")]
@@ -64,7 +64,7 @@ def epoch_order(n, per_batch, seed, epoch):
 
 
 def endless(n, per_batch, seed, step):
-    """``[..., per_batch]``: the epoch and the element of each place in the batches `step`."""
+    """Returns epoch and element at each place ``[..., per_batch]`` of the batches `step`."""
     place = step[..., None] * per_batch + np.arange(per_batch)
     epochs, which = np.unique(place // n, return_inverse=True)
     orders = [epoch_order(n, per_batch, seed, int(epoch)) for epoch in epochs]

@@ -1,4 +1,4 @@
-"""Several embeddings in one, each mined harder."""
+"""A scheme for an embedding of several parts, each mined harder than the part before."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,11 +13,11 @@ class Stage(NamedTuple):
     """A part of the embedding, and how it is trained.
 
     Attributes:
-        size: how many features it has.
-        loss: of `metricjax.objective`.
-        miner: one of `metricjax.miners`. One that takes ``mined``, as `metricjax.miners.hdc` does,
-            chooses from what the stage before mined. A loss alone may also have its miner bound by
-            `metricjax.objective`; then nothing goes to the next stage.
+        size: how many features the part has.
+        loss: what `metricjax.objective` returns.
+        miner: one of `metricjax.miners`. A miner that takes ``mined``, such as
+            `metricjax.miners.hdc`, chooses from what the stage before mined. Instead, a miner may
+            be bound to the loss by `metricjax.objective`; then nothing is passed to the next stage.
         classifier: ``(params, embeddings) -> logits``.
     """
 
@@ -35,7 +35,7 @@ def cascaded(
     classification: Callable = optax.softmax_cross_entropy_with_integer_labels,
     weights: Weights | None = None,
 ) -> Step:
-    """Cuts the embedding into parts, and trains each with a loss and a miner of its own.
+    """Splits the embedding into parts, and trains each part with its own loss and miner.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj, optax
@@ -49,10 +49,10 @@ def cascaded(
         ['metric_loss_1', 'metric_loss_1/neg_loss', 'metric_loss_1/pos_loss']
 
     Args:
-        network, optimizer: see `metric_loss_only`; the network gives as many features as there are
-            in all stages.
-        stages: from the first to the last. Stage i may have ``params["loss_i"]``, class weights,
-            and has ``params["classifier_i"]`` if it has a classifier.
+        network, optimizer: see `metric_loss_only`. The network returns as many features as all
+            stages have together.
+        stages: the stages in order. Stage i may have class weights in ``params["loss_i"]``. If it
+            has a classifier, it has ``params["classifier_i"]``.
         classification: see `with_classifier`.
         weights: factors of ``metric_loss_i`` and ``classifier_loss_i``, as in `with_classifier`.
 

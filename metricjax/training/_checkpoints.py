@@ -1,9 +1,10 @@
-"""States in a folder, by Orbax: each is written whole or not at all.
+"""States in a folder, saved by Orbax: each state is written completely or not at all.
 
-Written whole is not kept whole: disks lose blocks, copies break off. So the last two states are
-kept, and each has what is needed to resume from it alone: its progress, and the best state so far.
-A state that cannot be read is passed over, and `fit` renames it: the next state of that step would
-be refused otherwise, and a person may still want to look at it.
+A state that was written completely can still be damaged later: disks lose blocks, and copies are
+interrupted. So the last two states are kept, and each has what is needed to resume from it alone:
+its progress, and the best state so far. A state that cannot be read is skipped, and `fit` renames
+it. Otherwise the next state of the same step would be refused. The state is not deleted, because a
+person may still want to look at it.
 """
 
 import itertools
@@ -21,27 +22,27 @@ import numpy as np
 from metricjax._optional import needed
 from metricjax.training._step import State, is_key, settled
 
-LOG = logging.getLogger("metricjax")  # warnings, as Python shows nothing else by default
+LOG = logging.getLogger("metricjax")  # warnings: by default Python shows no lower level
 
 NO_DAMAGE = MemoryError, PermissionError, TimeoutError, ConnectionError, jax.errors.JaxRuntimeError
-"""Errors after which a state may still be good: no memory, no rights, no connection. For files that
-are cut, changed or missing Orbax raises anything else, a bare `Exception` among others."""
+"""Errors after which a state may still be good: no memory, no permission, no connection. For files
+that are truncated, changed or missing, Orbax raises other errors, even a bare `Exception`."""
 
 
 class Progress(NamedTuple):
-    """What the evaluations of a training have come to."""
+    """The result of the evaluations of a training so far."""
 
     best_step: int | None = None
     best_score: float | None = None
     since_best: int = 0
 
     def impatient(self, patience: int | None) -> bool:
-        """Whether too many evaluations in a row were not the best."""
+        """Whether more than `patience` evaluations in a row brought no improvement."""
         return patience is not None and self.since_best > patience
 
 
 class Found(NamedTuple):
-    """What is resumed from: a state, the progress up to then, its recipe, and what was damaged."""
+    """What training resumes from: a state, its progress and recipe, and the damaged states."""
 
     state: State
     progress: Progress
@@ -50,13 +51,13 @@ class Found(NamedTuple):
 
 
 class Checkpoints:
-    """The last two states and their best ones, each with the progress up to then and the recipe.
+    """The last two states and their best ones, each with the progress up to it and the recipe.
 
     Args:
-        function: the public one, for errors.
-        folder: of the states.
-        recipe: what is written beside them.
-        read_only: nothing is written, renamed or deleted: `fit` may be at work in the folder.
+        function: the name of the public function, for errors.
+        folder: the folder of the states.
+        recipe: what is saved with each state.
+        read_only: write, rename and delete nothing, because `fit` may be using the folder.
     """
 
     def __init__(self, function: str, folder: str | os.PathLike, *, recipe=None, read_only=False):
@@ -68,16 +69,16 @@ class Checkpoints:
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._recipe, self._read_only, self._saved = recipe, read_only, False
-        self._bests: dict[int, int | None] = {}  # of each of the last states, the best up to then
+        self._bests: dict[int, int | None] = {}  # for each of the last states, the best so far
 
     @property
     def last(self) -> int | None:
-        """The step of the last state that is written."""
+        """The step of the last state that was written."""
         self._manager.wait_until_finished()
         return self._manager.latest_step()
 
     def save(self, state: State, progress: Progress) -> None:
-        """Goes on in the background once the state is copied."""
+        """Saves a state; once it is copied, writing continues in the background."""
         self._tidy()
         args = self._ocp.args
         about = {"progress": progress._asdict(), "leaves": _described(state)}
@@ -89,10 +90,10 @@ class Checkpoints:
         self._saved = True
 
     def restore(self, like: State, *, best: bool = False) -> Found | None:
-        """The last state that can be read, or the best one; ``None`` if there is none.
+        """Returns the last state that can be read, or the best one; ``None`` if there is none.
 
         Raises:
-            ValueError: the states are those of another model, or none of them can be read.
+            ValueError: if the states are those of another model, or if none of them can be read.
         """
         like = jax.tree.map(settled, like)
         failed: dict[int, Exception] = {}
@@ -118,7 +119,7 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        if self._saved:  # who was refused deletes nothing
+        if self._saved:  # a run that was refused deletes nothing
             self._tidy()
         self._manager.close()
 
@@ -133,7 +134,7 @@ class Checkpoints:
 
     @staticmethod
     def _unless_damaged(failed, step, read, *args):
-        """What is read; ``None``, and the error in `failed`, if it cannot be."""
+        """Returns what `read` returns, or ``None`` if that is damaged; `failed` gets the error."""
         try:
             return read(*args)
         except NO_DAMAGE:
@@ -160,11 +161,11 @@ class Checkpoints:
             )
 
     def _set_aside(self, failed) -> list[Path]:
-        """Renames states that could not be read, unless the folder is another's."""
+        """Renames the states that could not be read, unless the folder is read-only."""
         paths = [self.folder / str(step) for step in failed]
         if not paths or self._read_only:
             return paths
-        if jax.process_count() > 1:  # the others may have read it, or not looked yet
+        if jax.process_count() > 1:  # others may have read it, or not have looked yet
             raise ValueError(
                 f"{self.function}: `folder` must hold states that can be read, got {paths[0]}, "
                 f"which is damaged. Move it out of the folder and start all processes again."
@@ -178,7 +179,7 @@ class Checkpoints:
         return renamed
 
     def _tidy(self):
-        """Deletes what is older, now that a later state is there."""
+        """Deletes the older states: only the last two and the best up to each of them are kept."""
         self._manager.wait_until_finished()
         steps = sorted(self._manager.all_steps())
         last = steps[-2:]
@@ -188,7 +189,10 @@ class Checkpoints:
                 self._manager.delete(step)
 
     def _best_of(self, step):
-        """The best step up to a state: if it cannot be read now, a later look will say so."""
+        """Returns the best step up to a state.
+
+        If the state cannot be read, the result is ``None``, and a later restore reports the damage.
+        """
         if step not in self._bests:
             about = self._unless_damaged({}, step, self._about, step)
             self._bests[step] = about and about["progress"]["best_step"]
@@ -196,20 +200,20 @@ class Checkpoints:
 
 
 def restore(folder: str | os.PathLike, like: State, *, best: bool = False) -> State:
-    """A state that `fit` left in a folder.
+    """Reads a state that `fit` saved in a folder.
 
-    A damaged state is reported and passed over, as in `fit`, but stays where it is: `fit` may be at
-    work in the folder.
+    A damaged state is reported and skipped, as in `fit`, but it is not renamed, because `fit` may
+    be using the folder.
 
     Args:
         folder: as in `fit`, which may still be running.
-        like: a state with the structure, shapes, dtypes and shardings to restore, such as the one
-            that `fit` was given.
-        best: the state with the best score, instead of the last one.
+        like: a state with the structure, shapes, dtypes and shardings to restore, such as the state
+            that was given to `fit`.
+        best: return the state with the best score instead of the last one.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is of another shape, or none can be read.
+        FileNotFoundError: if there is no state.
+        ValueError: if the state does not fit `like`, or if no state can be read.
     """
     checkpoints = Checkpoints("training.restore", folder, read_only=True)
     found = checkpoints.restore(like, best=best)
@@ -227,9 +231,9 @@ def restore(folder: str | os.PathLike, like: State, *, best: bool = False) -> St
 
 
 def _described(state):
-    """The dtype and the shape of every leaf, by its path, and the kinds of the optimizer's states.
+    """Describes the dtype and shape of every leaf by its path, and the kinds of optimizer states.
 
-    Optimizers may have the same leaves and be others, as `optax.adam` and `optax.adamw`.
+    Different optimizers may have the same leaves, such as `optax.adam` and `optax.adamw`.
     """
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     leaves = {name(p): f"{x.dtype}{list(x.shape)}" for p, x in jax.tree.leaves_with_path(state)}
@@ -237,7 +241,7 @@ def _described(state):
 
 
 def _kinds(opt_state) -> list[str]:
-    """The names of the states that an optimizer is made of, in their order."""
+    """Returns the class names of the states that make up an optimizer's state, in order."""
     inner = opt_state.values() if isinstance(opt_state, dict) else opt_state
     if not isinstance(opt_state, dict | tuple | list):
         inner = ()
@@ -251,9 +255,10 @@ def _checksum(about):
 
 @jax.jit
 def _sum_of_bits(state):
-    """A checksum, as Orbax has none for large arrays: a bit that flips on the disk is not noticed.
+    """Computes a checksum, because Orbax has none for large arrays.
 
-    A sum of integers is the same on any number of devices, and takes no copy to the host.
+    Without it, a bit that flips on the disk is not noticed. A sum of integers is the same on any
+    number of devices, and needs no copy to the host.
     """
     return sum(jnp.sum(_bits(x), dtype=jnp.uint32) for x in jax.tree.leaves(state))
 
@@ -267,20 +272,20 @@ def _bits(x):
 
 
 def _short(items):
-    """The first of some leaves: an error is to be read."""
+    """Shows only the first two leaves, so that an error message stays readable."""
     first = dict(sorted(items)[:2])
     more = len(items) - len(first)
     return f"{first}" + (f" and {more} more" if more else "")
 
 
 def _unused(path):
-    """A name for a damaged state, which may not be the first one of its step."""
+    """Returns an unused name for a damaged state; its step may have had damaged states before."""
     names = (path.with_name(f"{path.name}.damaged{n}") for n in itertools.chain([""], range(2, 99)))
     return next(name for name in names if not name.exists())
 
 
 def _free(x, like):
-    """Lets `x` move to other devices with what it is computed with, if `like` may."""
+    """Uncommits `x` if `like` is uncommitted, so that it can follow other arrays to devices."""
     if like.committed:
         return x
     if is_key(x):

@@ -1,4 +1,4 @@
-"""Hard negatives from a generator."""
+"""A scheme with hard negatives from a generator."""
 
 from collections.abc import Callable
 
@@ -32,11 +32,11 @@ def deep_adversarial(
     classification: Callable = optax.softmax_cross_entropy_with_integer_labels,
     weights: Weights | None = None,
 ) -> Step:
-    r"""Trains the network also on negatives that a generator makes from random triplets.
+    r"""Trains a network on a batch and on negatives that a generator makes from random triplets.
 
-    With features :math:`h` of the trunk, the embedder :math:`f`, the generator
-    :math:`\tilde h = G(h_a, h_p, h_n)`, distances :math:`d` of unit vectors, and squares averaged
-    over features of unit vectors:
+    Let :math:`h` be the features of the trunk, :math:`f` the embedder,
+    :math:`\tilde h = G(h_a, h_p, h_n)` the output of the generator, and :math:`d` the distance of
+    unit vectors. Squares are those of unit vectors, averaged over the features:
 
     .. math::
         L_\text{adv} = [d(f(h_a), f(\tilde h)) - d(f(h_a), f(h_p)) - m]_+, \quad
@@ -44,9 +44,10 @@ def deep_adversarial(
         L_\text{reg} = (\tilde h - h_n)^2
 
     All losses are added up, and their gradients reach all networks, as in the paper. For the first
-    `metric_steps` only the real losses count; for the next `generator_steps` only those of the
-    generator, which is trained alone; then all. An optimizer with momentum goes on moving what has
-    no gradient; hold it with `optax.conditionally_mask`:
+    `metric_steps` steps, only the losses of real samples count. For the next `generator_steps`
+    steps, only the losses of the generator count, and only the generator is trained. Then all
+    losses count. An optimizer with momentum keeps moving parameters that have no gradient. Prevent
+    that with `optax.conditionally_mask`:
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj, optax
@@ -69,21 +70,21 @@ def deep_adversarial(
     Args:
         trunk: ``(params["trunk"], inputs) -> [N, H]``; see ``network`` of `metric_loss_only`.
         embedder: ``(params["embedder"], features) -> [N, D]``.
-        generator: ``(params["generator"], [T, 3H]) -> [T, H]``: anchor, positive and negative side
-            by side, to a synthetic negative.
+        generator: ``(params["generator"], [T, 3H]) -> [T, H]``: maps anchor, positive and negative,
+            side by side, to a synthetic negative.
         loss, optimizer: see `metric_loss_only`.
-        synth_loss: of `metricjax.objective`; is given triplets with the synthetic negatives as
-            ``mined``.
+        synth_loss: what `metricjax.objective` returns. It gets triplets with the synthetic
+            negatives as ``mined``.
         adv_margin: m, how much farther than the positive the synthetic negative may be.
-        triplets_per_anchor: how many are drawn; static.
-        metric_steps, generator_steps: when what is trained.
+        triplets_per_anchor: how many triplets are drawn for each anchor; static.
+        metric_steps, generator_steps: how many steps the first two phases last.
         classifier, classification: see `with_classifier`.
         weights: factors of ``metric_loss``, ``classifier_loss``, ``synth_loss``, ``g_adv_loss``,
             ``g_hard_loss`` and ``g_reg_loss``, as in `with_classifier`.
 
     Returns:
         ``step(state, (inputs, labels)) -> (state, metrics)``, not yet compiled. The state needs a
-        key. Metrics of inactive losses are what they would be.
+        key. A loss that does not count in a phase still has its value in the metrics.
 
     References:
         Duan et al., `Deep Adversarial Metric Learning <https://openaccess.thecvf.com/content_cvpr_2018/papers/Duan_Deep_Adversarial_Metric_CVPR_2018_paper.pdf>`_,
@@ -119,7 +120,7 @@ def deep_adversarial(
         i, j, k = jnp.arange(3 * len(a)).reshape(3, -1)
         triplets = from_triplets(i, j, k, where)
         run.metric_loss("synth_loss", synth_loss, x, of_rows, real * made, mined=triplets)
-        turned = from_triplets(i, k, j, where)  # the negative is to be the closer one
+        turned = from_triplets(i, k, j, where)  # the synthetic negative should be closer
         square = lambda y: jnp.mean((normalize(synthetic) - normalize(y)) ** 2, 1)
         terms = {
             "g_adv_loss": triplet_margin(x, mined=turned, margin=-adv_margin)["loss"],

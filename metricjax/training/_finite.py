@@ -1,17 +1,18 @@
-"""Whether a training is sound: a look at its first batch, at the numbers of a step, at a state.
+"""Checks of a training: of its first batch, of the numbers of a step, and of a state.
 
-Under `jit` labels have no values. So the step is traced once with those of a batch as they are, and
-losses check what they could not see otherwise.
+Under `jit` labels have no values. So the step is traced once with the labels of a batch as
+constants, and losses check what they could not see otherwise.
 
-A gradient that is not finite makes every parameter that it reaches not finite, and they stay so. If
-the parameters are finite nevertheless, the optimizer has seen to it: `optax.apply_if_finite` and
-dynamic loss scaling skip such a step, `optax.zero_nans` repairs it. That is no reason to stop. So
-after a bad gradient, and only then, the state is looked at; other steps pay nothing for it. A test
-inside the step would cost more: the state before could not be overwritten while it is compared, and
-on a GPU the host has to wait for a branch.
+A gradient that is not finite makes every parameter that it reaches not finite, and the parameters
+stay so. If the parameters are finite nevertheless, the optimizer has handled the gradient:
+`optax.apply_if_finite` and dynamic loss scaling skip such a step, and `optax.zero_nans` repairs it.
+That is no reason to stop. So after a bad gradient the state is checked. Other steps pay nothing for
+this check. (Every state is also checked before it is saved.) A test inside the step would cost
+more: the state before could not be overwritten while it is compared, and on a GPU the host would
+have to wait for a branch.
 
-If the gradient is finite, but the loss or a metric is not, nobody has dealt with it: the training
-ends.
+If the gradient is finite, but the loss or a metric is not, nothing has handled the problem: the
+training ends.
 """
 
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from metricjax.training._step import Metrics, State, is_key, settled
 
 
 class Done(NamedTuple):
-    """A step that was done: its number, counted from 1, and what came of it."""
+    """A completed step: its number, counted from 1, its metrics, and whether they are finite."""
 
     step: int
     metrics: Metrics
@@ -40,8 +41,8 @@ class Done(NamedTuple):
 def look_at(step, state: State, batch) -> None:
     """Traces a step with labels and weights of a batch as constants, so that losses check them.
 
-    Whatever has the shape ``[N]`` may be such. Arrays that are spread over several devices stay
-    hidden.
+    Every array of shape ``[N]`` is taken for labels or weights. Arrays that are spread over several
+    devices stay traced.
     """
     leaves, tree = jax.tree.flatten(batch)
     known = [_plain(x) for x in leaves]
@@ -56,7 +57,11 @@ def look_at(step, state: State, batch) -> None:
 
 
 def _plain(x):
-    """`x` on the host: as a JAX array, unless that would cut integers off. Or `None`: hidden."""
+    """Returns `x` on the host, or `None` if `x` stays traced.
+
+    The result is a JAX array, unless JAX would change values, such as large integers. Then it is a
+    NumPy array.
+    """
     spread = isinstance(x, jax.Array) and len(x.devices()) > 1
     if spread or getattr(x, "ndim", 0) != 1 or x.dtype.kind not in "biuf":
         return None
@@ -66,7 +71,7 @@ def _plain(x):
 
 
 def compiled(step, state: State):
-    """``(state, batch) -> (state, metrics, finite)``; the state's shardings are kept."""
+    """Compiles a step as ``(state, batch) -> (state, metrics, finite)``; shardings are kept."""
 
     def advance(state, batch):
         state, metrics = step(state, batch)
@@ -85,7 +90,7 @@ def compiled(step, state: State):
 
 
 def unsound(state: State) -> list[str]:
-    """Leaves that must not be saved: not finite parameters, and NaN anywhere."""
+    """Returns leaves that must not be saved: parameters that are not finite, and NaN anywhere."""
     leaves = jax.tree.leaves_with_path(jax.device_get(_sound(state)))
     return [jax.tree_util.keystr(p, simple=True, separator="/") for p, good in leaves if not good]
 

@@ -1,4 +1,4 @@
-"""The loop around a step."""
+"""The training loop around a step."""
 
 import contextlib
 import math
@@ -17,13 +17,13 @@ from metricjax.training._step import State, Step, settled
 
 
 class Fitted(NamedTuple):
-    """What `fit` returns.
+    """The result of `fit`.
 
     Attributes:
-        state: after the last step.
-        best_step: of the evaluation with the best score; ``None`` without scores.
-        best_score: that score.
-        stopped_early: for lack of patience.
+        state: the state after the last step.
+        best_step: the step of the evaluation with the best score; ``None`` without scores.
+        best_score: the best score; ``None`` without scores.
+        stopped_early: whether training stopped before `steps`, because `patience` was exceeded.
     """
 
     state: State
@@ -51,12 +51,13 @@ def fit(
     log_every: int = 100,
     progress: bool = False,
 ) -> Fitted:
-    """Trains, evaluates, logs and saves; started again, it resumes where it was.
+    """Trains, evaluates, logs and saves; if it is started again, it resumes from the last state.
 
-    The last state in `folder` is restored, with the best score so far, and a warning of Python's
-    logger ``metricjax`` says so. As batches and random numbers depend on the number of the step
-    alone, a training that was killed ends with the same parameters as one that was not. A damaged
-    state is renamed to ``STEP.damaged``, and the one before is restored.
+    The last state in `folder` is restored with the best score so far, and a warning of the Python
+    logger ``metricjax`` reports this. Batches and random numbers depend only on the number of the
+    step. So a training that was killed and started again ends with the same parameters as one that
+    was not killed. A damaged state is renamed to ``STEP.damaged``, and the state before it is
+    restored.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj, optax
@@ -73,46 +74,47 @@ def fit(
         4 ...
 
     Args:
-        step: of `make_step` or one of the schemes. It is compiled here. Before that it is traced
-            once with the labels of the first batch as they are, so that losses refuse what they
-            cannot see in a compiled step: labels of no class, or beyond int32. Give the step
-            without `jax.jit`, which would hide the labels, too.
-        state: where to begin, if there is nothing in `folder`. It stays as it is; the states of
-            later steps are donated, so copy what `evaluate` is to keep of them. On several devices,
-            place it on the mesh: shardings are kept.
+        step: a step of `make_step` or of a scheme. It is compiled here. Before that, it is traced
+            once with the labels of the first batch as constants, so that losses refuse what they
+            cannot see in a compiled step: labels that are no class, or beyond int32. Give the step
+            without `jax.jit`, which would hide the labels as well.
+        state: the state to begin with if there is none in `folder`. It is not changed. The states
+            of later steps are donated, so `evaluate` must copy what it keeps of them. On several
+            devices, place the state on the mesh: shardings are kept.
         batches: ``batches(i)`` or ``batches[i]`` is the batch of step i, counted from 0. Iterators
-            are refused, as they cannot resume.
-        steps: how many are to be done in all, with those of earlier runs.
-        folder: for checkpoints, by Orbax: the last two states, and the ones with the best score.
-            None are written by default.
-        save_every: after how many steps a checkpoint is written; one is after each evaluation and
-            at the end, too. It takes place in the background.
+            are refused, because they cannot resume.
+        steps: how many steps to do in total, including those of earlier runs.
+        folder: the folder for checkpoints, written by Orbax: the last two states, and the states
+            with the best score. By default no checkpoints are written.
+        save_every: after how many steps a checkpoint is written. A checkpoint is also written after
+            each evaluation and at the end. Writing runs in the background.
         evaluate: ``state -> {name: number}``.
-        evaluate_every: after how many steps; also at the end.
-        score: the name in what `evaluate` gives that says which state is best; a NaN never is.
-        mode: ``"max"`` if a larger score is better, ``"min"`` if it is an error.
-        patience: how many evaluations in a row may fail to be the best; the next one that does ends
-            the training.
-        about: what makes this training what it is, as JSON can hold it, such as the names of the
-            loss and of the data set, and learning rates. It is kept with each state.
-        allow_changes: resume even if `about`, `score` or `mode` are not those of the state. Without
-            it that is an error. After another `score` or `mode` there is no best state until the
-            next evaluation. Another model or kind of optimizer is always an error.
-        loggers: called with the number of steps done and a dict of numbers, those of `evaluate` as
-            ``eval/...``: `print_metrics`, `CsvLog`, `TensorBoardLog` or your own function. What has
-            a method ``close`` is closed at the end. What has a method ``note`` is called with the
-            number of steps and a line of text: what is resumed from, and which steps were skipped.
-            Of many processes, the first one logs.
-        log_every: after how many steps; also with each evaluation.
+        evaluate_every: after how many steps to evaluate; also at the end.
+        score: the name of the number, among those that `evaluate` returns, that says which state is
+            best. NaN is never best.
+        mode: ``"max"`` if a larger score is better, ``"min"`` if a smaller one is.
+        patience: how many evaluations in a row may fail to be the best. One more ends the training.
+        about: what defines this training, in a form that JSON can hold, such as the names of the
+            loss and of the data set, and learning rates. It is saved with each state.
+        allow_changes: resume even if `about`, `score` or `mode` differ from those of the saved
+            state. By default that is an error. After a change of `score` or `mode` there is no best
+            state until the next evaluation. Another model or kind of optimizer is always an error.
+        loggers: functions that are called with the number of completed steps and a dict of numbers;
+            those of `evaluate` are named ``eval/...``. Use `print_metrics`, `CsvLog`,
+            `TensorBoardLog` or your own function. The method ``close`` of a logger, if it has one,
+            is called at the end. The method ``note``, if it has one, is called with the number of
+            steps and a line of text: from which state training resumes, and which steps were
+            skipped. With several processes, only the first one logs.
+        log_every: after how many steps to log; also with each evaluation and at the end.
         progress: show a progress bar; needs tqdm.
 
     Raises:
-        FloatingPointError: the loss, another metric or the state is not finite. It says in which
-            step, and where the last good checkpoint is. A bad state is never saved. If only the
-            gradient was bad and the new state is not, the optimizer skipped the step, as
-            `optax.apply_if_finite` does: the training continues.
-        ValueError: `folder` holds another model, another recipe, more than `steps` steps, or no
-            state that can be read.
+        FloatingPointError: if the loss, another metric or the state is not finite. The error says
+            in which step, and where the last good checkpoint is. A bad state is never saved. If the
+            gradient is not finite but the new state is, the optimizer skipped the step, as
+            `optax.apply_if_finite` does, and the training continues.
+        ValueError: if `folder` holds another model, another recipe, more than `steps` steps, or
+            only states that cannot be read.
     """
     for name, value, low in (
         ("steps", steps, 1), ("save_every", save_every, 1), ("evaluate_every", evaluate_every, 1),
@@ -140,7 +142,10 @@ def fit(
             note(start, text)
 
         def check(done, state):
-            """`state` may be that after the next step: a bad one stays bad."""
+            """Raises an error if a step is bad; if the optimizer skipped the step, notes it.
+
+            `state` may be the state after the next step, because a bad state stays bad.
+            """
             if done.finite:
                 return
             numbers = _numbers(done.metrics).items()
@@ -162,7 +167,7 @@ def fit(
             if i == start:
                 look_at(step, state, batch)
             state, *outcome = advance(state, batch)
-            if waiting is not None:  # one step late: the device is never waited for
+            if waiting is not None:  # one step late, so as never to wait for the device
                 check(waiting, state)
                 record(waiting, {})
             waiting = Done(i + 1, *outcome)
@@ -189,7 +194,7 @@ def fit(
 
 
 def _batch_of(batches, steps):
-    """`batches` as a function of the step."""
+    """Returns `batches` as a function of the step."""
     if callable(batches):
         return batches
     kind = type(batches).__name__

@@ -1,4 +1,4 @@
-"""Where `fit` writes its numbers."""
+"""Loggers, to which `fit` writes its numbers."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from metricjax.training._checkpoints import LOG
 
 
 def print_metrics(step: int, metrics: dict[str, float]) -> None:
-    """One line on the standard output.
+    """Prints one line on the standard output.
 
     Example:
         >>> from metricjax import training
@@ -26,12 +26,12 @@ def print_metrics(step: int, metrics: dict[str, float]) -> None:
 
 
 class CsvLog:
-    """A table, one row for each step that is logged and one column for each name.
+    """Writes a table with one row for each logged step and one column for each name.
 
-    Rows of steps that a killed run has done, and this one does again, are replaced.
+    If a run repeats steps of a killed run, the rows of the killed run are replaced.
 
     Args:
-        path: of the file.
+        path: the path of the file.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -47,14 +47,14 @@ class CsvLog:
             self._begin(row)
 
     def close(self) -> None:
-        """The next row is the first one of another run."""
+        """Ends the run: the next row is the first one of another run."""
         self._names = []
 
     def _begin(self, row):
-        """Writes the earlier rows again, with room for the names of this one."""
+        """Writes the earlier rows again, with columns for the names of this row."""
         before = []
         if self.path.exists():
-            whole, _, _ = self.path.read_text().rpartition("\n")  # a killed run may leave a half
+            whole, _, _ = self.path.read_text().rpartition("\n")  # a killed run may cut a line
             before = [x for x in csv.DictReader(whole.splitlines()) if int(x["step"]) < row["step"]]
         self._names = list(dict.fromkeys([*(before[0] if before else ()), *row]))
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,12 +70,14 @@ class CsvLog:
 
 
 class TensorBoardLog:
-    """Scalars for TensorBoard, by tensorboardX: ``tensorboard --logdir FOLDER`` shows them.
+    """Writes scalars for TensorBoard with tensorboardX.
 
-    Those of steps that a killed run has done, and this one does again, are hidden.
+    ``tensorboard --logdir FOLDER`` shows them.
+
+    If a run repeats steps of a killed run, the scalars of the killed run are hidden.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -89,28 +91,28 @@ class TensorBoardLog:
             self._writer.add_scalar(name, x, step)
 
     def note(self, step: int, text: str) -> None:
-        """Writes a line of text, as what `fit` resumes from."""
+        """Writes a line of text, such as the state from which `fit` resumes."""
         self._begin(step + 1)  # numbers of this step were written before
         self._writer.add_text("fit", text, step)
 
     def _begin(self, step):
-        """Hides what other runs have written of this step and of later ones."""
+        """Hides what other runs have written for this step and later steps."""
         if self._writer is None:
-            own = f".{step}.{os.getpid()}"  # files of the same second have the same name
+            own = f".{step}.{os.getpid()}"  # else files of the same second have one name
             self._writer = self._create(self.folder, purge_step=step, filename_suffix=own)
 
     def close(self) -> None:
-        """Writes what is still waiting."""
+        """Writes what is still pending."""
         if self._writer is not None:
             self._writer.close()
         self._writer = None
 
 
 def joined(stack, loggers, progress, start, steps):
-    """All loggers and the bar as two functions, ``log(step, numbers)`` and ``note(step, text)``.
+    """Joins all loggers and the bar into ``log(step, numbers)`` and ``note(step, text)``.
 
-    They do nothing in all processes but one. Notes also go to Python's logger: who gives no loggers
-    is to see them, too.
+    Both do nothing in all processes but one. Notes also go to Python's logger, so that they are
+    seen without any loggers.
     """
     if jax.process_index():
         return (lambda step, numbers: None), (lambda step, text: None)

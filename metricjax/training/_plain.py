@@ -1,4 +1,4 @@
-"""The schemes of one network, a metric loss and a batch as it comes."""
+"""Schemes with one network and a metric loss of the batch as it is."""
 
 from collections.abc import Callable
 
@@ -32,13 +32,14 @@ def metric_loss_only(
 
     Args:
         network: ``(params["network"], inputs) -> [N, D]``. If it has an argument named ``key``, it
-            is given one, for dropout. If it has one named ``variables``, it is given those of the
-            state, and returns a pair: embeddings and the next variables.
-        loss: of `metricjax.objective`, or any function of that shape. If there is
-            ``params["loss"]``, it is given after the labels: class weights. Random miners get a key
-            if the state has one.
-        optimizer: of Optax.
-        axis_name: see `make_step`. Give it to `metricjax.objective`, too.
+            gets a random key, for example for dropout. If it has an argument named ``variables``,
+            it gets the variables of the state, and returns a pair: the embeddings and the next
+            variables.
+        loss: what `metricjax.objective` returns, or any function like it. If there is
+            ``params["loss"]``, it is passed after the labels, as class weights. Random miners get a
+            key if the state has one.
+        optimizer: an optimizer of Optax.
+        axis_name: see `make_step`. Pass it to `metricjax.objective` as well.
 
     Returns:
         ``step(state, (inputs, labels)) -> (state, metrics)``, not yet compiled.
@@ -60,7 +61,7 @@ def with_classifier(
     weights: Weights | None = None,
     axis_name: AxisName | None = None,
 ) -> Step:
-    """Minimizes a metric loss and the loss of a classifier of the embeddings together.
+    """Minimizes the weighted sum of a metric loss and the loss of a classifier of the embeddings.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj, optax
@@ -78,10 +79,11 @@ def with_classifier(
 
     Args:
         network, loss, optimizer, axis_name: see `metric_loss_only`.
-        classifier: ``(params["classifier"], embeddings) -> logits``; `network`'s rules hold.
-        classification: ``(logits, labels)``: a number for each sample, or one for all.
-        weights: factors of ``metric_loss`` and ``classifier_loss``, 1 by default; numbers, or
-            schedules of Optax, functions of the step.
+        classifier: ``(params["classifier"], embeddings) -> logits``. It may take a ``key`` and
+            ``variables``, as `network` may.
+        classification: ``(logits, labels)`` to a number for each sample, or one number for all.
+        weights: factors of ``metric_loss`` and ``classifier_loss``, 1 by default. A factor is a
+            number or a schedule of Optax, that is, a function of the step.
 
     Returns:
         ``step(state, (inputs, labels)) -> (state, metrics)``, not yet compiled.
@@ -105,10 +107,10 @@ def two_streams(
     *,
     axis_name: AxisName | None = None,
 ) -> Step:
-    """Compares the anchors of a batch with a second input: sketches with photos, say.
+    """Compares the anchors of a batch with a second input, for example sketches with photos.
 
-    Row i of both has the same label, so the two are a positive pair. Anchors are not compared with
-    each other.
+    Row i of both inputs has the same label, so the two rows are a positive pair. Anchors are not
+    compared with each other.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj, optax
@@ -122,9 +124,9 @@ def two_streams(
         0.05
 
     Args:
-        network, optimizer, axis_name: see `metric_loss_only`. It is called for each input; two
-            networks are one function that looks at the structure of its input.
-        loss: as in `metric_loss_only`, one that takes ``refs``, which a miner is given, too.
+        network, optimizer, axis_name: see `metric_loss_only`. The network is called for each input.
+            To use two networks, write one function that looks at the structure of its input.
+        loss: as in `metric_loss_only`, but it must take ``refs``. Its miner gets ``refs`` as well.
 
     Returns:
         ``step(state, (anchors, others, labels)) -> (state, metrics)``, not yet compiled.

@@ -1,7 +1,7 @@
 """What a training resumes from, and whether it is the same training.
 
-Functions such as losses and schedules have no name that lasts, so the user's ``about`` says what
-they are. Whether the model and the optimizer are the same is seen from the states themselves.
+Functions such as losses and schedules have no permanent name, so the user's ``about`` describes
+them. The states themselves show whether the model and the optimizer are the same.
 """
 
 import json
@@ -15,7 +15,7 @@ from metricjax.training._step import State
 
 
 def recipe_of(score: str | None, mode: str, about: dict[str, Any] | None) -> dict:
-    """What is kept beside each state: plain JSON, as it comes back from a file."""
+    """Returns what is saved with each state: plain JSON, as it is read back from a file."""
     recipe = {"score": score, "mode": mode, "about": about or {}}
     if about is not None and not isinstance(about, dict):
         raise TypeError(f"training.fit: `about` must be a dict, got {type(about).__name__}.")
@@ -36,7 +36,7 @@ def begin(
     patience: int | None,
     allow_changes: bool,
 ) -> tuple[State, Progress, str]:
-    """A state to begin with that may be donated, the progress up to it, and what was found."""
+    """Returns a state to begin with that may be donated, its progress, and what was found."""
     found = None if checkpoints is None else checkpoints.restore(state)
     if checkpoints is None or found is None:
         return jax.tree.map(jnp.copy, state), Progress(), ""
@@ -55,7 +55,7 @@ def begin(
             f"{'; '.join(changed[:2])}{more}. Give another folder, or `allow_changes=True`."
         )
     if any(found.recipe[name] != recipe[name] for name in ("score", "mode")):
-        reached = Progress()  # scores that cannot be compared
+        reached = Progress()  # the scores cannot be compared
     over = done == steps or reached.impatient(patience)
     text = f"training.fit: {'has nothing left to do' if over else 'resumes'} after step {done} of "
     text += f"{steps}, the last state in {folder}."
@@ -69,7 +69,7 @@ def begin(
 
 
 def _changes(stored: dict, given: dict) -> list[str]:
-    """What is different in two recipes, one entry for each name."""
+    """Returns the differences between two recipes, one entry for each name."""
     before, now = _flat(stored), _flat(given)
     missing = object()  # None is a value
     names = [n for n in before | now if before.get(n, missing) != now.get(n, missing)]

@@ -1,4 +1,4 @@
-"""The state, from an objective to a step, and what the schemes' objectives share."""
+"""The state, how an objective becomes a step, and what the objectives of the schemes share."""
 
 import inspect
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from metricjax._core.types import AxisName, Scalar
 
 
 class State(NamedTuple):
-    """All that changes in training, and the key that all its random numbers come from: a pytree.
+    """A pytree of all that changes in training, and of the key for all random numbers.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -28,13 +28,14 @@ class State(NamedTuple):
         0
 
     Attributes:
-        step: how many steps were done.
-        params: what is trained. The schemes want a dict, ``{"network": ..., "loss": ...}``, so that
-            `optax.partition` can tell the parts.
-        opt_state: of the optimizer.
+        step: how many steps have been completed.
+        params: what is trained. The schemes need a dict, ``{"network": ..., "loss": ...}``, so that
+            `optax.partition` can distinguish the parts.
+        opt_state: the state of the optimizer.
         variables: what is carried from step to step without being trained, such as the averages of
             batch normalization or a `metricjax.memory.MemoryBank`; or ``None``.
-        key: never changes. Step i uses ``fold_in(key, i)``; ``None`` where nothing is random.
+        key: a key that never changes. Step i uses ``fold_in(key, i)``. ``None`` if nothing is
+            random.
     """
 
     step: Int[Array, ""]
@@ -52,12 +53,12 @@ class State(NamedTuple):
         variables: Any = None,
         key: PRNGKeyArray | None = None,
     ) -> Self:
-        """The state before the first step; see the attributes."""
+        """Creates the state before the first step; the arguments are described as attributes."""
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params), variables, key)
 
 
 def settled(x):
-    """A leaf as it comes back from a checkpoint: an array, and its dtype not a weak one."""
+    """Converts a leaf to what a checkpoint returns: an array whose dtype is not weak."""
     x = jnp.asarray(x)
     return x if is_key(x) else jax.lax.convert_element_type(x, x.dtype)
 
@@ -77,9 +78,9 @@ def make_step(
     *,
     axis_name: AxisName | None = None,
 ) -> Step:
-    """A training step of any objective: gradient, optimizer, and the next state.
+    """Makes a training step of any objective: gradient, optimizer update, and the next state.
 
-    The schemes of this module are objectives written for you. Write your own for what they lack.
+    The schemes of this module are ready-made objectives. If none of them fits, write your own.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj, optax
@@ -98,21 +99,23 @@ def make_step(
         2: 1.311
 
     Args:
-        objective: ``(params, state, batch, key) -> (loss, (metrics, variables))``: what is
-            minimized by `params`, a dict of scalars to log, and the state's next ``variables``.
-            `state` is the one before the step. `key` is that of the step, or ``None``.
-        optimizer: of Optax. It is given what it asks for of ``value``, the loss, ``grad``, and the
-            functions ``value_fn`` and ``grad_fn`` of this batch, so `optax.lbfgs` and
-            `optax.contrib.sam` work. For `optax.lookahead`, ``state.params`` are
-            `optax.LookaheadParams`, and `params` of the objective the fast ones.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over: loss, metrics
+        objective: ``(params, state, batch, key) -> (loss, (metrics, variables))``. It returns the
+            loss, which is minimized over `params`, a dict of scalars to log, and the next
+            ``variables`` of the state. `state` is the state before the step. `key` is the key of
+            the step, or ``None``.
+        optimizer: an optimizer of Optax. It gets those extra arguments that it asks for: ``value``,
+            which is the loss, ``grad``, and (without `axis_name`) the functions ``value_fn`` and
+            ``grad_fn`` of this batch. So `optax.lbfgs` and `optax.contrib.sam` work. For
+            `optax.lookahead`, ``state.params`` are `optax.LookaheadParams`, and the `params` of the
+            objective are the fast ones.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. Loss, metrics
             and gradients are averaged over it, and every device has a key of its own. If the loss
             is that of the whole batch (see `metricjax.objective`), so is the gradient. Variables
             are not averaged: batch normalization has its own ``axis_name``.
 
     Returns:
-        ``step(state, batch) -> (state, metrics)``, pure and not yet compiled. Besides those of the
-        objective the metrics have ``loss`` and ``grad_norm``.
+        ``step(state, batch) -> (state, metrics)``, pure and not yet compiled. In addition to those
+        of the objective, the metrics have ``loss`` and ``grad_norm``.
     """
     mean = lambda x: x if axis_name is None else jax.lax.pmean(x, axis_name)
 
@@ -140,7 +143,7 @@ def make_step(
         (loss, (metrics, variables)), grads = gradient(state.params.fast if ahead else state.params)
         metrics = mean(metrics)
         extra = {"value": loss, "grad": grads}
-        if axis_name is None:  # a search along a line must take the same steps on all devices
+        if axis_name is None:  # a line search must take the same steps on all devices
             extra |= {"value_fn": value, "grad_fn": lambda params, i: gradient(params)[1]}
         updates, opt_state = _updated(optimizer, grads, state, extra)
         params = optax.apply_updates(state.params, updates)
@@ -151,9 +154,10 @@ def make_step(
 
 
 def _updated(optimizer, grads, state, extra):
-    """Updates, by an optimizer that is given what it asks for by name, or all but `grad_fn`.
+    """Computes the updates of an optimizer, which gets the extra arguments that it asks for.
 
-    That one is for `optax.contrib.sam` alone: line searches refuse what they cannot use.
+    If the optimizer takes any keyword, it gets all of them but `grad_fn`, which is for
+    `optax.contrib.sam` alone: line searches refuse arguments that they cannot use.
     """
     parameters = inspect.signature(optimizer.update).parameters
     takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
@@ -173,10 +177,11 @@ def _updated(optimizer, grads, state, extra):
 
 
 def _norm(tree):
-    """The norm of all leaves together; not finite only if one of them is not, or the norm itself.
+    """Computes the norm of all leaves together.
 
-    `fit` takes a norm that is not finite for a gradient that is not, but squares overflow from 2e19
-    on in float32. So there are two sums, in one pass: in units of 2^70 no square overflows.
+    It is not finite only if a leaf is not finite, or if the norm itself overflows. If the norm is
+    not finite, `fit` takes the gradient for not finite, but squares overflow from 2e19 on in
+    float32. So there are two sums, in one pass: in units of 2^70 no square overflows.
     """
     leaves = [jnp.abs(upcast(x)) for x in jax.tree.leaves(tree)]
     norm = lambda unit: unit * jnp.sqrt(sum(jnp.sum(jnp.square(x / unit)) for x in leaves))
@@ -184,15 +189,15 @@ def _norm(tree):
 
 
 class Run:
-    """Calls networks and losses, and adds up the losses: one evaluation of a scheme's objective.
+    """One evaluation of a scheme's objective: calls networks and losses, and adds up the losses.
 
     Args:
-        scheme: the public function, for errors.
-        params: by name.
-        state: before the step.
-        key: of the step.
-        weights: of the losses, by name.
-        optional: names that `params` may have, besides those in `needed`.
+        scheme: the name of the public function, for errors.
+        params: the parameters by name.
+        state: the state before the step.
+        key: the key of the step.
+        weights: the factors of the losses by name.
+        optional: names that `params` may have in addition to those in `needed`.
     """
 
     def __init__(self, scheme, params, state, key, weights, needed, optional):
@@ -208,14 +213,14 @@ class Run:
         self.metrics: Metrics = {}
 
     def network(self, name: str, apply: Callable, inputs):
-        """What a network gives. It is told the key and the variables if it has such arguments."""
-        if isinstance(apply, nnx.Module) or hasattr(apply, "apply"):  # of Linen, Haiku
+        """Returns the output of a network, which gets a key and the variables if it takes them."""
+        if isinstance(apply, nnx.Module) or hasattr(apply, "apply"):  # Linen, Haiku
             raise TypeError(
                 f"training.{self.scheme}: `{name}` must be a function of parameters and inputs, "
                 f"got the module {type(apply).__name__}. Of a Linen module give `module.apply`; "
                 f"split an NNX module by `nnx.split`, and merge it in a function."
             )
-        options = list(inspect.signature(apply).parameters)[2:]  # Linen calls the first variables
+        options = list(inspect.signature(apply).parameters)[2:]  # Linen's first is `variables`
         given: dict[str, Any] = {"key": self.new_key()} if "key" in options else {}
         if "variables" not in options:
             return apply(self.params[name], inputs, **given)
@@ -223,7 +228,7 @@ class Run:
         return out
 
     def metric_loss(self, name: str, loss: Callable, embeddings, labels, factor=1, **data) -> None:
-        """Adds a loss as `metricjax.objective` makes it; `params` may have its class weights."""
+        """Adds a loss as `metricjax.objective` returns it; `params` may hold its class weights."""
         if self.key is not None and record_of(loss).accepts("key"):
             data["key"] = self.new_key()
         key = name.replace("metric_", "")
@@ -239,19 +244,19 @@ class Run:
         self.metrics |= {f"{name}/{part}": x for part, x in parts.items()}
 
     def classifier_loss(self, name: str, apply: Callable, loss: Callable, x, labels, factor=1):
-        """Adds a classifier's loss: the mean over samples, if it is a number for each."""
+        """Adds the loss of a classifier: the mean over samples, if there is a number for each."""
         value = jnp.mean(loss(self.network(name, apply, x), labels))
         self.add(name.replace("classifier", "classifier_loss"), value, factor)
 
     def add(self, name: str, value, factor: Scalar = 1) -> None:
-        """Adds a loss, times its weight and a factor."""
+        """Adds a loss, multiplied by its weight and a factor."""
         weight = self.weights.get(name, 1)
         weight = weight(self.step) if callable(weight) else weight
         self.total += factor * weight * value
         self.metrics[name] = value
 
     def new_key(self):
-        """A key that was not used yet."""
+        """Returns a key that has not been used yet."""
         if self.key is None:
             raise ValueError(
                 f"training.{self.scheme}: a random scheme, network or miner needs a key: give "
@@ -265,12 +270,12 @@ def make_scheme(
     name: str, add_losses: Callable, optimizer, needed, optional=("loss",), *,
     weights: Weights | None = None, known=(), axis_name: AxisName | None = None,
 ) -> Step:  # fmt: skip
-    """The step of a scheme: ``add_losses(run, *batch)`` adds its losses to a `Run`.
+    """Makes the step of a scheme; ``add_losses(run, *batch)`` adds the losses to a `Run`.
 
     Args:
-        name: the public function, for errors.
-        needed, optional: what `params` must have, and may have.
-        weights: of the losses, by name; those that are `known`.
+        name: the name of the public function, for errors.
+        needed, optional: the names that `params` must have, and may have.
+        weights: the factors of the losses by name. Each name must be in `known`.
     """
     if unknown := set(weights or {}) - set(known):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which pairs and triplets count: from labels, from lists of indices, and from each other."""
+"""Pairs and triplets that count: from labels, from lists of indices, and from each other."""
 
 from metricjax.tuples._convert import PairLists as PairLists
 from metricjax.tuples._convert import as_pair_lists as as_pair_lists

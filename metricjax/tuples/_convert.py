@@ -1,4 +1,4 @@
-"""One mined form as another: pairs, padded lists, weights of samples."""
+"""Conversions of mined tuples: to pairs, padded lists and sample weights."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from metricjax.tuples._lists import from_pairs, there
 class PairLists(NamedTuple):
     """Pairs as index lists of fixed length: positives ``(a1, p)``, negatives ``(a2, n)``.
 
-    The names are those that `from_pairs` takes; a weight of 0 is padding.
+    The field names are the argument names of `from_pairs`. A weight of 0 is padding.
     """
 
     a1: Int[Array, " t"]
@@ -29,11 +29,11 @@ class PairLists(NamedTuple):
 
 
 def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
-    """The pairs in `mined`, each with the number of triplets that contain it as its weight.
+    """Converts `mined` to pairs; a pair has the total weight of the triplets that contain it.
 
     Args:
-        mined: what a miner returned. `Pairs` come back as they are.
-        shape: ``(N, M)``; needed for a list of `Triplets`, which does not know it.
+        mined: what a miner returned. `Pairs` are returned unchanged.
+        shape: ``(N, M)``; needed for a list of `Triplets`, which does not contain it.
     """
     if isinstance(mined, Pairs):
         return mined
@@ -56,7 +56,7 @@ def as_pairs(mined: Mined, shape: tuple[int, int] | None = None) -> Pairs:
 def as_pair_lists(
     mined: Mined, size: int | tuple[int, int], shape: tuple[int, int] | None = None
 ) -> tuple[PairLists, tuple[Int[Array, ""], Int[Array, ""]]]:
-    """The pairs in `mined` as index lists, to look at or hand on: the inverse of `from_pairs`.
+    """Converts `mined` to index lists of pairs, to inspect or pass on; inverts `from_pairs`.
 
     Each pair is listed once, ordered by anchor and reference, with its multiplicity as weight.
 
@@ -72,12 +72,12 @@ def as_pair_lists(
         >>> again = tuples.from_pairs(**lists._asdict(), shape=(3, 3))
 
     Args:
-        mined: what a miner returned; triplets become pairs as in `as_pairs`.
-        size: length of both lists, or ``(positives, negatives)``; static.
-        shape: ``(N, M)``; needed for a list of `Triplets`, which does not know it.
+        mined: what a miner returned; triplets are converted to pairs as in `as_pairs`.
+        size: length of both lists, or their two lengths ``(positives, negatives)``; static.
+        shape: ``(N, M)``; needed for a list of `Triplets`, which does not contain it.
 
     Returns:
-        The lists, and how many positive and how many negative pairs did not fit.
+        The lists, and the numbers of positive and of negative pairs that did not fit.
     """
     name = "tuples.as_pair_lists"
     sizes = size if isinstance(size, tuple) else (size, size)
@@ -91,7 +91,7 @@ def as_pair_lists(
 
 
 def _listed(mat, size):
-    """Where the first `size` entries above 0 are, these entries, and how many there are beyond."""
+    """Returns indices and values of the first `size` entries above 0, and the number of others."""
     mat = mat.astype(jnp.float32) if mat.size else jnp.zeros((1,) * mat.ndim)
     exists = mat > 0
     index = jnp.nonzero(exists, size=size, fill_value=0)
@@ -101,11 +101,12 @@ def _listed(mat, size):
 
 
 def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
-    """The triplets in `mined` as a list of fixed length, to look at or hand on.
+    """Converts `mined` to a list of triplets of fixed length, to inspect or pass on.
 
-    Those of `Pairs` (all with the same anchor in a positive and a negative pair) and of a rule are
-    ordered by anchor, positive and negative; each is listed once, with its multiplicity as weight.
-    `Triplets` stay in their order, without padding in between. Working memory is ``N * M + T``.
+    The triplets of `Pairs` are all that join a positive and a negative pair of the same anchor.
+    Triplets of `Pairs` or of a rule are ordered by anchor, positive and negative. Each is listed
+    once, with its multiplicity as weight. `Triplets` keep their order, and padding moves to the
+    end. Working memory is ``N * M + T``.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,8 +126,8 @@ def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
         size: T, the length of the list; static.
 
     Returns:
-        `Triplets`, at the end padded with weight 0, and how many did not fit (at most ``2**30``:
-        more are not counted).
+        `Triplets`, padded with weight 0 at the end, and the number of triplets that did not fit.
+        Triplets are counted up to ``2**30``.
     """
     name = "tuples.as_triplets"
     check_at_least(name, "size", size, 0)
@@ -157,7 +158,7 @@ def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
         return columns.at[slots].set(jnp.arange(exists.shape[1])[None, :], mode="drop")
 
     slots, total = jnp.arange(size), ends[-1]
-    run = jnp.searchsorted(ends, slots, side="right")  # the triplets of an anchor and a positive
+    run = jnp.searchsorted(ends, slots, side="right")  # the triplets of one anchor and positive
     exists = slots < total
     a, k = jnp.divmod(jnp.where(exists, run, 0), counts.shape[1])
     p = jnp.where(exists, walk.table[a, k], 0)
@@ -167,13 +168,13 @@ def as_triplets(mined: Mined, size: int) -> tuple[Triplets, Int[Array, ""]]:
 
 
 def _loop(step, steps, shape):
-    """``x = step(k, x)`` for each k, from integer zeros on."""
+    """Runs ``x = step(k, x)`` for each k, starting from integer zeros."""
     like = jax.eval_shape(lambda k: step(k, jnp.zeros(shape, int)), jnp.int32(0))
     return jax.lax.fori_loop(0, steps, step, zeros_like(like))
 
 
 def _running_total(counts):
-    """Cumulative sums; those above ``2**30`` are ``2**30``, so that none overflows."""
+    """Returns cumulative sums, limited to ``2**30`` so that none overflows."""
     about = jnp.cumsum(counts.astype(jnp.float32))
     return jnp.where(about < 2**30, jnp.minimum(jnp.cumsum(counts), 2**30), 2**30)
 
@@ -181,21 +182,23 @@ def _running_total(counts):
 def sample_weights(
     mined: Mined, n: int, *, self_refs: bool = True, dtype=jnp.float32
 ) -> Float[Array, " n"]:
-    """How often each sample occurs in `mined`, relative to the one that occurs most.
+    """Counts how often each sample occurs in `mined`, relative to the most frequent sample.
 
-    All 1 when nothing was mined. So a miner weighs the samples of a loss that has no pairs.
+    All weights are 1 if nothing was mined. The weights let a miner weight the samples of a loss
+    that has no pairs.
 
     Args:
         mined: what a miner returned.
         n: how many samples there are.
-        self_refs: the references are the batch itself, so occurrences as a reference count too.
+        self_refs: whether the references are the batch itself, so that occurrences as a reference
+            count as well.
         dtype: of the result.
     """
     return samples_weighed("tuples.sample_weights", mined, n, self_refs, dtype)
 
 
 def samples_weighed(function, mined, n, self_refs=True, dtype=jnp.float32):
-    """`sample_weights` for another public function, which errors name."""
+    """Computes `sample_weights` for another public function, which error messages name."""
     check_at_least(function, "n", n, 0)
     check_mined(function, mined)
     if isinstance(mined, Triplets):
@@ -209,7 +212,7 @@ def samples_weighed(function, mined, n, self_refs=True, dtype=jnp.float32):
             raise ValueError(
                 f"{function}: `mined` must have shape ({n}, {n if self_refs else 'M'}), got {of}."
             )
-        triplets = isinstance(mined, TripletRule)  # an anchor is in each once, not in two pairs
+        triplets = isinstance(mined, TripletRule)  # an anchor is once in each, not in two pairs
         positive, negative = (x.astype(dtype) for x in as_pairs(mined))
         as_anchor = jnp.sum(positive, 1) + (0 if triplets else jnp.sum(negative, 1))
         as_reference = jnp.sum(positive, 0) + jnp.sum(negative, 0)

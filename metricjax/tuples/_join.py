@@ -1,4 +1,4 @@
-"""Several miners at once."""
+"""Union and intersection of the results of several miners."""
 
 import functools
 
@@ -12,10 +12,10 @@ from metricjax.tuples._convert import as_pairs, check_mined
 
 
 def union(*mined: Mined, shape: tuple[int, int] | None = None) -> Pairs | TripletRule:
-    """What any of several miners picks, with the largest of its weights.
+    """Joins what any of several miners picks, with the largest of the weights.
 
-    Rules of one batch make a rule again, of the triplets that one of them picks. Everything else is
-    joined as pairs, see `as_pairs`.
+    Rules of the same batch are joined into a rule for the triplets that any of them picks.
+    Anything else is joined as pairs; see `as_pairs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -27,16 +27,16 @@ def union(*mined: Mined, shape: tuple[int, int] | None = None) -> Pairs | Triple
 
     Args:
         *mined: what the miners returned for the same anchors and references.
-        shape: ``(N, M)``; needed if all are lists of `Triplets`, which do not know it.
+        shape: ``(N, M)``; needed if all are lists of `Triplets`, which do not contain it.
     """
     return _join("tuples.union", mined, shape, jnp.maximum, _any_keeps)
 
 
 def intersection(*mined: Mined, shape: tuple[int, int] | None = None) -> Pairs | TripletRule:
-    """What all of several miners pick, with the smallest of its weights.
+    """Joins what all of several miners pick, with the smallest of the weights.
 
-    Rules of one batch make a rule again, of the triplets that all of them pick. Everything else is
-    joined as pairs, see `as_pairs`.
+    Rules of the same batch are joined into a rule for the triplets that all of them pick.
+    Anything else is joined as pairs; see `as_pairs`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,7 +48,7 @@ def intersection(*mined: Mined, shape: tuple[int, int] | None = None) -> Pairs |
 
     Args:
         *mined: what the miners returned for the same anchors and references.
-        shape: ``(N, M)``; needed if all are lists of `Triplets`, which do not know it.
+        shape: ``(N, M)``; needed if all are lists of `Triplets`, which do not contain it.
     """
     return _join("tuples.intersection", mined, shape, jnp.minimum, _all_keep)
 

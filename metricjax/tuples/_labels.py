@@ -16,7 +16,7 @@ def all_pairs(
     where: Num[Array, " n"] | None = None,
     match: Match | None = None,
 ) -> Pairs:
-    """Every positive and every negative pair; an anchor is never paired with itself.
+    """Returns all positive and all negative pairs; an anchor is never paired with itself.
 
     Example:
         >>> import jax.numpy as jnp
@@ -28,21 +28,21 @@ def all_pairs(
 
     Args:
         labels: ``[N]`` integers, or any pytree of arrays with leading axis N that `match` takes.
-        refs: what the anchors are compared with; the batch itself by default. Its embeddings are
-            not looked at.
-        where: ``[N]`` weights of the anchors, and of the references where these are the batch.
-            A loss multiplies by its own `where`: give fractions here or there, not to both.
+        refs: what the anchors are compared with; the batch itself by default. The embeddings are
+            not used.
+        where: ``[N]`` weights of the anchors, and of the references if they are the batch itself.
+            A loss multiplies by its own `where`, so pass fractions here or there, not to both.
         match: ``match(labels, refs.labels) -> [N, M]``, boolean or soft (0 to 1); equal integers
             match by default.
 
     Returns:
-        Float `Pairs` ``[N, M]``: the products of match (or its complement) and weights.
+        Float `Pairs` ``[N, M]``: the products of the match (or its complement) and the weights.
     """
     return _all_pairs("tuples.all_pairs", labels, refs, where, match)
 
 
 def _all_pairs(name, labels, refs, where, match):
-    """The pairs, as the public function of that `name` checks them."""
+    """Computes all pairs; error messages name the public function `name`."""
     if labels is None:
         raise ValueError(f"{name}: `labels` are needed.")
     labels = as_labels(name, "labels", labels, "labels", None)
@@ -72,10 +72,10 @@ def random_triplets(
     match: Match | None = None,
     negative_weights: Num[Array, "n m"] | None = None,
 ) -> Triplets:
-    """`per_anchor` random triplets of each anchor, drawn uniformly and with replacement.
+    """Draws `per_anchor` random triplets of each anchor, uniformly and with replacement.
 
     The positive and the negative of a triplet are drawn independently, each with a probability
-    proportional to its pair's weight.
+    proportional to the weight of its pair.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,15 +88,15 @@ def random_triplets(
     Args:
         key: a `jax.random.key`.
         labels, refs, where, match: as in `all_pairs`.
-        per_anchor: how many; static. By default as many as there are samples of its class among
-            the references, itself included; then the list has M places for each anchor, and the
-            unused ones have weight 0.
+        per_anchor: how many triplets to draw for each anchor; static. By default as many as there
+            are samples of its class among the references, itself included. Then the list has M
+            places for each anchor, and unused places have weight 0.
         negative_weights: ``[N, M]``, at least 0: factors of the negatives' probabilities, such as a
             function of the distance. Uniform by default.
 
     Returns:
-        ``N * per_anchor`` `Triplets` (or ``N * M``), an anchor's next to each other; weight 0 for
-        anchors that lack a positive or a negative.
+        ``N * per_anchor`` `Triplets` (or ``N * M``). Those of an anchor are adjacent. Anchors that
+        lack a positive or a negative have weight 0.
     """
     if per_anchor is not None:
         check_at_least("tuples.random_triplets", "per_anchor", per_anchor, 0)
@@ -127,7 +127,7 @@ def random_triplets(
 
 
 def label_pairs(function, labels, refs: Refs, match: Match | None, dtype) -> Pairs:
-    """All pairs of the public `function`'s labels, times the references' weights."""
+    """Returns all pairs from labels, times the references' weights, for a public `function`."""
     if labels is None or refs.labels is None:
         raise ValueError(f"{function}: labels are needed on both sides when `mined` is not given.")
     others = refs.labels

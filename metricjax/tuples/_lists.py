@@ -17,13 +17,13 @@ def from_pairs(
     where_positive: Num[Array, " t"] | None = None,
     where_negative: Num[Array, " u"] | None = None,
 ) -> Pairs:
-    """Pairs from index lists: positives ``(a1, p)``, negatives ``(a2, n)``; repeats add up.
+    """Makes `Pairs` from index lists: positives ``(a1, p)``, negatives ``(a2, n)``; repeats add up.
 
     Args:
         a1, a2: indices of anchors.
         p, n: indices of references.
-        shape: ``(N, M)``; pairs with an index outside of it, or a negative one, are left out.
-        where_positive, where_negative: weights, 0 for padding; 1 each by default.
+        shape: ``(N, M)``; pairs with an index outside of it, or a negative index, are left out.
+        where_positive, where_negative: weights, 0 for padding; all 1 by default.
     """
     positive = _count(shape, ("a1", a1), ("p", p), ("where_positive", where_positive))
     negative = _count(shape, ("a2", a2), ("n", n), ("where_negative", where_negative))
@@ -46,10 +46,10 @@ def from_triplets(
     n: Int[Array, " t"],
     where: Num[Array, " t"] | None = None,
 ) -> Triplets:
-    """Triplets from index lists: anchors `a`, references `p` and `n`; `where` is 0 for padding.
+    """Makes `Triplets` from index lists: anchors `a`, references `p` and `n`.
 
-    Where one of the three is negative, or no row of the batch or of the references that the loss
-    meets, there is no triplet.
+    `where` holds weights, 0 for padding. A triplet is ignored if one of its indices is negative, or
+    too large for the batch or the references that are passed to the loss.
     """
     function, count = "tuples.from_triplets", len(a)
     check_weights(function, "where", where, "a", count)
@@ -60,10 +60,11 @@ def from_triplets(
 
 
 def places(exists, positive, size: int | None, refs) -> Num[Array, "n s"]:
-    """Which of the places for each anchor's triplets are used: all `size`, if the anchor has any.
+    """Says which of the places for each anchor's triplets are used.
 
-    Without a `size` there are M, and as many are used as there are samples of the anchor's class
-    among the references, itself included.
+    An anchor without triplets uses no place. Any other anchor uses all its `size` places. Without
+    `size` it has M places, and uses as many as there are samples of its class among the
+    references, itself included.
     """
     n, m = positive.shape
     used = jnp.broadcast_to(exists[:, None], (n, m if size is None else size))
@@ -75,9 +76,9 @@ def places(exists, positive, size: int | None, refs) -> Num[Array, "n s"]:
 
 
 def there(triplets: Triplets, n: int, m: int) -> Triplets:
-    """Triplets of N anchors and M references: weight 0, and row 0, where a sample is none of them.
+    """Gives triplets weight 0 and row 0 if a row does not exist among N anchors and M references.
 
-    A gather would take the last row for an index that is too large, and count a negative one from
+    A gather would take the last row for an index that is too large, and count a negative index from
     the end.
     """
     inside = lambda index, size: (index >= 0) & (index < size)

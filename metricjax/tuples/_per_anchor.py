@@ -1,4 +1,4 @@
-"""Some of what was mined: at most so many tuples of each anchor."""
+"""A random choice of mined tuples: at most a given number for each anchor."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ from metricjax.tuples._convert import check_mined
 
 
 def per_anchor(key: PRNGKeyArray, mined: Mined, count: int) -> Pairs | Triplets:
-    """At most `count` tuples of each anchor, drawn uniformly and without replacement.
+    """Draws at most `count` tuples of each anchor, uniformly and without replacement.
 
-    Of `Pairs`, so many positives and so many negatives; of triplets, listed or by a rule, so many
-    triplets. It limits any miner:
+    From `Pairs` it draws `count` positives and `count` negatives. From triplets, listed or given by
+    a rule, it draws `count` triplets. It can limit any miner:
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -29,11 +29,12 @@ def per_anchor(key: PRNGKeyArray, mined: Mined, count: int) -> Pairs | Triplets:
     Args:
         key: a `jax.random.key`.
         mined: what a miner returned, or `all_pairs`.
-        count: static.
+        count: the largest number of tuples for each anchor; static.
 
     Returns:
-        Of `Pairs` such as they were, the others 0; of `Triplets` the list, the others with weight
-        0; of a rule a list of ``N * count`` triplets, padded with weight 0.
+        From `Pairs`, the same matrices with 0 for all other pairs. From `Triplets`, the same list
+        with weight 0 for all other triplets. From a rule, a list of ``N * count`` triplets, padded
+        with weight 0.
     """
     name = "tuples.per_anchor"
     check_at_least(name, "count", count, 1)
@@ -52,7 +53,7 @@ def _random(key, like):
 
 
 def _of_rows(key, weights, count):
-    """The weights ``[N, M]`` of at most `count` random entries of each row."""
+    """Keeps the weights ``[N, M]`` of at most `count` random entries of each row."""
     score = jnp.where(weights > 0, _random(key, weights), -1)
     best, column = jax.lax.top_k(score, min(count, weights.shape[1]))
     row = jnp.arange(len(weights))[:, None]
@@ -61,7 +62,7 @@ def _of_rows(key, weights, count):
 
 
 def _of_list(key, triplets, count):
-    """In random order, sorted by anchor, the first of each."""
+    """Puts triplets in random order, sorts them by anchor, and keeps the first of each anchor."""
     score = jnp.where(triplets.weights > 0, _random(key, triplets.weights), 2)
     order = jnp.lexsort((score, triplets.anchor))
     anchor = triplets.anchor[order]
@@ -71,7 +72,7 @@ def _of_list(key, triplets, count):
 
 
 def _of_rule(key, rule: TripletRule, count):
-    """Those with the largest of random numbers, as all triplets go by."""
+    """Visits all triplets with a random number each, and keeps those with the largest numbers."""
     n, m = rule.positive.shape
     if not m:
         none = jnp.zeros(n * count, int)

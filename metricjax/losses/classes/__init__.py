@@ -1,1 +1,1 @@
-"""Losses with class weights: a sample should be near to the weights of its class."""
+"""Losses with class weights: they pull each sample to the weights of its class."""

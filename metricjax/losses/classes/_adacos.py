@@ -29,15 +29,15 @@ def adacos(
     class_axis: AxisName | None = None,
     axis_name: AxisName | None = None,
 ) -> LossDict | tuple[LossDict, Float[Array, ""]]:
-    r"""Softmax over class centers that finds its scale by itself: no margin, nothing to choose.
+    r"""Pulls each sample to its class center by a softmax whose scale adapts to the batch.
 
     .. math::
         \ell_i = -\log \frac{e^{s \cos\theta_{iy}}}{\sum_c e^{s \cos\theta_{ic}}} \qquad
         s = \frac{\log \frac1N \sum_i \sum_{c \neq y} e^{s' \cos\theta_{ic}}}
         {\cos \min(\pi / 4, \mathrm{median}_i \theta_{iy})}
 
-    :math:`s'` is the scale of the step before, at first :math:`\sqrt 2 \log(C - 1)`. The scale is
-    constant for the gradient.
+    :math:`s'` is the scale of the previous step, at first :math:`\sqrt 2 \log(C - 1)`. The gradient
+    treats the scale as constant. There is no margin, and no scale to choose.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -48,25 +48,26 @@ def adacos(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
-        weights: ``[C, D]``, a center for each class; `metricjax.nn.AdaCos` owns them
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
+        weights: ``[C, D]``, a center for each class; `metricjax.nn.AdaCos` owns the centers
             and the state.
-        state: the scale, what the call before returned, or :math:`\sqrt 2 \log(C - 1)` at the
-            start. If ``None``, it is that number, and no state is returned.
+        state: the scale that the previous call returned, or :math:`\sqrt 2 \log(C - 1)` at the
+            start. If ``None``, the scale is the value at the start, and no state is returned.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any;
-            the scale is that of all of it.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any.
+            The scale is computed from the batch of all devices.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this and the
-        new state.
+        ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this dict
+        and the new state.
 
     Notes:
-        - when: faces, speech; no scale and margin to choose
+        - when: faces, speech; no scale or margin to choose
         - miner: weighs samples
         - cost: NC
         - setting: default
@@ -92,12 +93,12 @@ def adacos(
 
 
 def first_scale(num_classes: int) -> float:
-    """The scale at the start of a training."""
+    """The scale at the start of training."""
     return math.sqrt(2) * math.log(num_classes - 1)
 
 
 def _updated(batch: ClassBatch, distance, scale, axis_name) -> Float[Array, ""]:
-    """The scale after a batch; as it was if the batch has no samples."""
+    """The scale after a batch; unchanged if the batch has no samples."""
     constant = jax.lax.stop_gradient((batch.embeddings, batch.classes, scale))
     batch = batch._replace(embeddings=constant[0], classes=constant[1])
     own, rivals = own_and_rivals(batch, distance, constant[2])
@@ -107,5 +108,5 @@ def _updated(batch: ClassBatch, distance, scale, axis_name) -> Float[Array, ""]:
     upto = jnp.cumsum(weights[order])
     middle = own[order][jnp.argmax(upto >= upto[-1] / 2)]  # the lower median of the angles
     mean = logsumexp(rivals, weights, empty=0.0) - jnp.log(jnp.where(some, jnp.sum(weights), 1))
-    new = mean / jnp.maximum(middle, math.sqrt(0.5))  # an angle of at most 45 degrees
+    new = mean / jnp.maximum(middle, math.sqrt(0.5))  # the angle is at most 45 degrees
     return jnp.where(some, new, jnp.asarray(constant[2], own.dtype))

@@ -17,7 +17,10 @@ State = tuple[Scalar, Scalar]
 
 FIRST: State = (20.0, 100.0)
 EPS = 1e-3
-"""The authors' distance of cosines and angles from the ends of their intervals."""
+"""Cosines and angles stay this far from the ends of their intervals, as in the authors' code.
+
+It is also the smallest norm, and is added to the deviation.
+"""
 
 
 @declare(
@@ -41,7 +44,7 @@ def adaface(
     class_axis: AxisName | None = None,
     axis_name: AxisName | None = None,
 ) -> LossDict | tuple[LossDict, State]:
-    r"""ArcFace for images of any quality: the larger the norm, the more hard samples count.
+    r"""Pulls each sample to its class center; hard samples count more if their norm is large.
 
     .. math::
         z_i = \mathrm{clip}\Big(\frac{h (\lVert x_i \rVert - \mu)}{\sigma}, -1, 1\Big) \qquad
@@ -49,9 +52,10 @@ def adaface(
         \ell_i = -\log \frac{e^{s g_i(\theta_{iy})}}
         {e^{s g_i(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
 
-    The norm stands for the quality of an image; it is constant for the gradient. With :math:`z` of
-    -1 the margin is that of `arcface`, with 0 that of `cosface`. :math:`\mu` and :math:`\sigma` are
-    the running mean and deviation of the norms, this batch included.
+    This is ArcFace for images of any quality: the norm of an embedding stands for the quality of
+    its image. The gradient treats the norm as constant. If :math:`z` is -1, the margin is that of
+    `arcface`; if it is 0, the margin is that of `cosface`. :math:`\mu` and :math:`\sigma` are the
+    running mean and standard deviation of the norms, including this batch.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -62,26 +66,27 @@ def adaface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
-        weights: ``[C, D]``, a center for each class; `metricjax.nn.AdaFace` owns them
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
+        weights: ``[C, D]``, a center for each class; `metricjax.nn.AdaFace` owns the centers
             and the state.
-        state: what the call before returned, or ``(20.0, 100.0)`` at the start; if ``None``, these
-            start, and no state is returned.
+        state: the state that the previous call returned, or ``(20.0, 100.0)`` at the start. If
+            ``None``, the call starts from these two numbers, and no state is returned.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        m: the margin, in radians for the angle, in cosine units for the cosine.
-        h: how much the norms spread the margins.
-        momentum: weight of a new batch in the state, 0 to 1.
+        m: the margin, in radians for the angle and in cosine units for the cosine.
+        h: how much the margins vary with the norms.
+        momentum: weight of this batch in the new state, 0 to 1.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any;
-            the state is that of all of it.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any.
+            The state is computed from the batch of all devices.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this and the
-        new state.
+        ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this dict
+        and the new state.
 
     Notes:
         - when: faces in images of mixed quality
@@ -110,7 +115,10 @@ def adaface(
 
 
 def _updated(state, size, weights, momentum, axis_name) -> State:
-    """The state after a batch; a number that the batch does not have stays as it was."""
+    """The state after a batch.
+
+    The mean is unchanged if there are no samples, the deviation if their weights sum to 1 or less.
+    """
     old_mean, old_deviation = (jnp.asarray(x, size.dtype) for x in jax.lax.stop_gradient(state))
     count = batch_sum(weights, axis_name)
     mean = safe_divide(batch_sum(weights * size, axis_name), count)

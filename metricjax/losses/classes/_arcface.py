@@ -28,7 +28,7 @@ def arcface(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Softmax over class centers, with a margin added to the angle to the sample's own.
+    r"""Pulls each sample to its class center, with a margin added to their angle.
 
     .. math::
         \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
@@ -45,24 +45,26 @@ def arcface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a center for each class; `metricjax.nn.ArcFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        margin: degrees, 0 to 180; or ``[C]``, one for each class; see `dynamic_margins`.
+        margin: degrees, 0 to 180: one number, or ``[C]``, one for each class; see
+            `dynamic_margins`.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: faces, and any large set of classes
+        - when: faces, or any large set of classes
         - miner: weighs samples
         - cost: NC
-        - setting: default (28.6 degrees are 0.5)
+        - setting: default (28.6 degrees are about 0.5 radians)
 
     References:
         Deng et al., `ArcFace: Additive Angular Margin Loss for Deep Face Recognition

@@ -25,8 +25,8 @@ def center(
 
     .. math:: \ell_i = \tfrac12 \lVert x_i - c_y \rVert^2
 
-    The centers learn by gradient like any parameter, where the paper has an update rule of its own;
-    give them their own learning rate.
+    The centers are learned by gradient, like any parameter; the paper updates them by a separate
+    rule. Give the centers their own learning rate.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -37,21 +37,22 @@ def center(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a center for each class; `metricjax.nn.Center` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: joins a softmax loss: compact classes
+        - when: added to a softmax loss, for compact classes
         - miner: weighs samples
         - cost: ND
-        - setting: centers learn by gradient here
+        - setting: the centers are learned by gradient here
 
     References:
         Wen et al., `A Discriminative Feature Learning Approach for Deep Face Recognition

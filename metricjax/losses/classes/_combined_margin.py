@@ -1,4 +1,4 @@
-"""The margins of SphereFace, ArcFace and CosFace in one."""
+"""Combined-margin loss: the margins of SphereFace, ArcFace and CosFace in one."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def combined_margin(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Softmax over class centers with three margins: of SphereFace, ArcFace and CosFace.
+    r"""Pulls each sample to its class center, with the margins of SphereFace, ArcFace and CosFace.
 
     .. math::
         \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
@@ -36,8 +36,9 @@ def combined_margin(
         g(\theta) = (-1)^k \cos\varphi - 2k - m_3 \qquad \varphi = m_1 \theta + m_2 \qquad
         k = \lfloor \varphi / \pi \rfloor
 
-    :math:`g` falls all the way, and is continuous. (1, 0, m) is `cosface`, (1, m, 0) is `arcface`
-    up to :math:`\theta = \pi - m`, and (m, 0, 0) has the angle of `sphereface`.
+    :math:`g` is continuous, and decreases over all angles. With (m1, m2, m3) = (1, 0, m), this is
+    `cosface`. With (1, m, 0), it is `arcface` up to :math:`\theta = \pi - m`. With (m, 0, 0), it
+    multiplies the angle as `sphereface` does.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -48,19 +49,21 @@ def combined_margin(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a center for each class; `metricjax.nn.CombinedMargin` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         m1: factor of the angle.
-        m2: added to it, in degrees (0.5 radians).
-        m3: taken from the cosine.
-        filter_above: other classes at a larger cosine than this are taken for the same one under
-            another label: their logit is 0. None by default; insightface uses 0.4.
+        m2: added to the angle, in degrees; the default is 0.5 radians.
+        m3: subtracted from the cosine.
+        filter_above: if another class has a larger cosine than this, it is taken for the same class
+            under another label, and its logit is 0. The default, ``None``, filters nothing;
+            insightface uses 0.4.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -69,7 +72,7 @@ def combined_margin(
         - when: faces; noisy classes with `filter_above`
         - miner: weighs samples
         - cost: NC
-        - setting: (1, 28.65, 0), (1, 0, 0.4), or (0.9, 22.9, 0.15)
+        - setting: (m1, m2, m3) = (1, 28.65, 0), (1, 0, 0.4) or (0.9, 22.9, 0.15)
 
     References:
         Deng et al., `ArcFace: Additive Angular Margin Loss for Deep Face Recognition
@@ -94,10 +97,10 @@ def combined_margin(
 
 
 def _folded(cosine, m1, m2):
-    """``(-1)^k cos(phi) - 2k``: a cosine that falls on behind pi."""
-    # the derivative of the angle has no bound at its ends, so it stays one step away from them
+    """``(-1)^k cos(phi) - 2k``: a cosine that keeps decreasing beyond pi."""
+    # the derivative of arccos is unbounded at -1 and 1, so the cosine stays 2 eps away from them
     inside = 1 - 2 * jnp.finfo(cosine.dtype).eps
     angle = jnp.arccos(jnp.clip(cosine, -inside, inside))
     k = jnp.floor(jax.lax.stop_gradient(m1 * angle + m2) / jnp.pi)
-    multiple = turned(cosine, (m1 - 1) * angle + m2)  # exact where m1 is 1
+    multiple = turned(cosine, (m1 - 1) * angle + m2)  # exact if m1 is 1
     return jnp.where(k % 2 == 0, multiple, -multiple) - 2 * k

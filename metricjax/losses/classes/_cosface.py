@@ -23,7 +23,7 @@ def cosface(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Softmax over class centers, with a margin taken from the cosine to the sample's own.
+    r"""Pulls each sample to its class center, with a margin subtracted from their cosine.
 
     .. math::
         \ell_i = -\log \frac{e^{s (\cos\theta_{iy} - m)}}
@@ -38,22 +38,23 @@ def cosface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a center for each class; `metricjax.nn.CosFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        margin: in cosine units; the paper uses 0.25 to 0.45. Or ``[C]``, one for
-            each class; see `ldam_margins`.
+        margin: subtracted from the cosine; the paper uses 0.25 to 0.45. One number, or ``[C]``, one
+            for each class; see `ldam_margins`.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: as `arcface`, the margin on the cosine
+        - when: as `arcface`, with the margin on the cosine
         - miner: weighs samples
         - cost: NC
         - setting: default; 0.25 to 0.45

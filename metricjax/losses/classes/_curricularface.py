@@ -41,7 +41,7 @@ def curricularface(
     class_axis: AxisName | None = None,
     axis_name: AxisName | None = None,
 ) -> LossDict | tuple[LossDict, Float[Array, ""]]:
-    r"""ArcFace that comes to weigh hard classes more as training goes on.
+    r"""Pulls each sample to its class center; hard classes weigh more as training proceeds.
 
     .. math::
         \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
@@ -49,9 +49,9 @@ def curricularface(
         N_{ic} = \begin{cases} \cos\theta_{ic} & \cos\theta_{ic} \le \cos(\theta_{iy} + m) \\
         \cos\theta_{ic} (t + \cos\theta_{ic}) & \text{else} \end{cases}
 
-    with :math:`g` as in `arcface`. :math:`t` is the running mean of :math:`\cos\theta_{iy}`, this
-    batch included: about 0 at first, when hard classes weigh little. It is constant for the
-    gradient, and so is which classes are hard.
+    with :math:`g` as in `arcface`. :math:`t` is the running mean of :math:`\cos\theta_{iy}`,
+    including this batch. At first it is about 0, so hard classes have little weight. The gradient
+    treats :math:`t` and the choice of hard classes as constant.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -62,31 +62,32 @@ def curricularface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
-        weights: ``[C, D]``, a center for each class; `metricjax.nn.CurricularFace` owns them
-            and the state.
-        state: t, what the call before returned, or 0 at the start; if ``None``, it starts there,
-            and no state is returned.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
+        weights: ``[C, D]``, a center for each class; `metricjax.nn.CurricularFace` owns the
+            centers and the state.
+        state: t, as the previous call returned it, or 0 at the start. If ``None``, the call starts
+            from 0, and no state is returned.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         margin: degrees, 0 to 180.
-        momentum: weight of a new batch in the state, 0 to 1.
+        momentum: weight of this batch in the new state, 0 to 1.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any;
-            the state is that of all of it.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any.
+            The state is computed from the batch of all devices.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this and the
-        new state.
+        ``{"loss": [N]}``, divided by the number of samples. With `state`, a pair of this dict
+        and the new state.
 
     Notes:
-        - when: faces, long trainings
+        - when: faces, long training runs
         - miner: weighs samples
         - cost: NC
-        - setting: default (0.5 radians)
+        - setting: default (a margin of 0.5 radians)
 
     References:
         Huang et al., `CurricularFace: Adaptive Curriculum Learning Loss for Deep Face Recognition

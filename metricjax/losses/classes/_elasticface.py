@@ -15,7 +15,10 @@ from metricjax.losses._class_blocks import own_and_rivals
 from metricjax.losses._classes import add_angle, cross_entropy, prepare_classes
 
 USUAL = {"arc": (28.6478898, 2.86478898), "cos": (0.35, 0.05)}
-"""The paper's margins and deviations: 0.5 and 0.05 radians for the angle."""
+"""The paper's margins and deviations.
+
+Those of the angle are in degrees: 0.5 and 0.05 radians.
+"""
 
 
 @declare(
@@ -40,14 +43,15 @@ def elasticface(
     class_axis: AxisName | None = None,
     axis_name: AxisName | None = None,
 ) -> LossDict:
-    r"""ArcFace or CosFace with a random margin for each sample and step.
+    r"""Pulls each sample to its class center, with a new random margin for each sample and step.
 
     .. math::
         \ell_i = -\log \frac{e^{s g_i}}{e^{s g_i} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
         \qquad g_i = \begin{cases} g(\theta_{iy}, m_i) & \text{arc} \\
         \cos\theta_{iy} - m_i & \text{cos} \end{cases} \qquad m_i \sim \mathcal{N}(m, \sigma^2)
 
-    with :math:`g` as in `arcface`. Classes are not all equally wide, and need not be forced to.
+    with :math:`g` as in `arcface`. This is ArcFace or CosFace with a random margin. Classes are not
+    all equally wide, and a random margin does not force them to be.
 
     Example:
         >>> import jax, jax.numpy as jnp, metricjax as mj
@@ -58,30 +62,32 @@ def elasticface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a center for each class; `metricjax.nn.ElasticFace` owns them.
-        key: a `jax.random.key`, another for each step, the same on all devices.
+        key: a `jax.random.key`: a new one for each step, the same one on all devices.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        variant: whether the margin is one of the angle or of the cosine; static.
-        margin: its mean, by default the paper's: in degrees 28.65 for the angle (0.5 radians), 0.35
-            for the cosine.
-        deviation: its standard deviation, by default a tenth of the first, 0.05 for the second.
-            The paper has 1 degree and 0.02 with `plus`.
-        plus: the largest margin goes to the sample that is farthest from its class, and so on;
-            static.
+        variant: ``"arc"``, with the margin on the angle, or ``"cos"``, on the cosine; static.
+        margin: the mean of the margins. The default is the paper's: 28.65 degrees (0.5 radians) for
+            the angle, 0.35 for the cosine.
+        deviation: the standard deviation of the margins. The default is 2.865 degrees (0.05
+            radians) for the angle, 0.05 for the cosine. With `plus`, the paper uses 1 degree and
+            0.02.
+        plus: sorts the margins, so that the sample farthest from its class center gets the largest
+            margin, and so on; static.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any;
-            margins are drawn for all of it.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any.
+            The margins are drawn for the batch of all devices.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: as `arcface`, classes of unequal spread
+        - when: as `arcface`, for classes of unequal spread
         - miner: weighs samples
         - cost: NC
         - setting: default
@@ -108,7 +114,10 @@ def elasticface(
 
 
 def by_distance(margins, cosines, weights) -> Float[Array, " n"]:
-    """The largest of the margins to the lowest cosine, and so on; of rows that weigh something."""
+    """The margins, sorted so that the lowest cosine gets the largest margin, and so on.
+
+    Rows of weight 0 are left out of the sorting and get 0.
+    """
     cosines, margins = jax.lax.stop_gradient((cosines, margins))
     there = weights > 0
     order = jnp.argsort(jnp.where(there, cosines, jnp.inf))

@@ -24,7 +24,7 @@ def large_margin_softmax(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Softmax over dot products with class weights; the angle to the sample's own is multiplied.
+    r"""Pulls each sample to its class weights by a softmax, with the angle between them multiplied.
 
     .. math::
         z_{ic} = s \lVert x_i \rVert \lVert w_c \rVert \cos\theta_{ic} \qquad
@@ -42,24 +42,25 @@ def large_margin_softmax(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``; `metricjax.nn.LargeMarginSoftmax` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         margin: m, the factor of the angle, an integer of at least 1; static.
         scale: factor of all logits.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: the same with norms of weights
+        - when: as `sphereface`, with class weights of any norm
         - miner: weighs samples
         - cost: NC
-        - setting: default, without its annealing
+        - setting: default, without the paper's annealing
 
     References:
         Liu et al., `Large-Margin Softmax Loss for Convolutional Neural Networks

@@ -37,7 +37,7 @@ def magface(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""ArcFace whose margin grows with the norm of the embedding, which comes to tell its quality.
+    r"""Pulls each sample to its class center, with a margin that grows with the norm of the sample.
 
     .. math::
         m(a) = l_m + \frac{u_m - l_m}{u_a - l_a} (a - l_a) \qquad
@@ -45,9 +45,11 @@ def magface(
         {e^{s \cos(\theta_{iy} + m(a_i))} + \sum_{c \neq y} e^{s \cos\theta_{ic}}} \qquad
         g_i = \lambda_g \Big(\frac{1}{a_i} + \frac{a_i}{u_a^2}\Big)
 
-    :math:`a_i` is the norm, clipped to :math:`[l_a, u_a]`. Beyond these it has no gradient, so
-    embeddings must be scaled to lie between. The optimum of a norm is unique if
-    :math:`\lambda_g \ge s k u_a^2 l_a^2 / (u_a^2 - l_a^2)`, with the slope k of m in radians.
+    This is ArcFace with a margin for each sample. :math:`a_i` is the norm of the embedding, clipped
+    to :math:`[l_a, u_a]`. Outside of this interval the norm has no gradient, so embeddings must be
+    scaled to lie inside. During training, the norm becomes a measure of the quality of a sample.
+    The optimal norm is unique if
+    :math:`\lambda_g \ge s k u_a^2 l_a^2 / (u_a^2 - l_a^2)`, where k is the slope of m in radians.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -58,25 +60,27 @@ def magface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a center for each class; `metricjax.nn.MagFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        l_a, u_a: norms are clipped to these.
-        l_margin, u_margin: the margins of these norms, in degrees (0.45 and 0.8 radians).
-        lambda_g: factor of the second term.
-        easy: no margin for samples at more than 90 degrees from their class, as in the authors'
-            code; otherwise the margin of `arcface`. Static.
+        l_a, u_a: the smallest and the largest norm; norms are clipped to this interval.
+        l_margin, u_margin: the margins at these two norms, in degrees. The defaults are 0.45 and
+            0.8 radians.
+        lambda_g: factor of the second term, ``magnitude_loss``.
+        easy: if true, samples at 90 degrees or more from their class center have no margin, as in
+            the authors' code. If false, the margin is added as in `arcface`. Static.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N], "magnitude_loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: faces; the norm is a measure of quality afterwards
+        - when: faces; after training, the norm measures the quality
         - miner: weighs samples
         - cost: NC
         - setting: default; norms between 10 and 110

@@ -33,7 +33,7 @@ def manifold(
     margin: Scalar = 5e-4,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
-    r"""Samples meet a random proxy each, as near as a random walk over all of them goes.
+    r"""Pulls each sample toward a random proxy, with closeness measured by a random walk.
 
     .. math::
         F = (1 - \alpha)(I - \alpha \bar S)^{-1} \qquad
@@ -41,9 +41,10 @@ def manifold(
         \ell(A) = \operatorname*{mean}_i \log\Big(1 + \sum_{j: A_{ij} + m \ge A_{i c_i}}
         e^{A_{ij} - A_{i c_i} + m}\Big)
 
-    over samples and proxies together; :math:`L = \ell(F) + \lambda_C \ell(G)` with :math:`F` from
-    samples to proxies and :math:`G` the cosines between their rows of :math:`F`. It builds
-    ``[N + K, N + K]`` and needs the whole batch on every device.
+    The walk goes over samples and proxies together. The loss is
+    :math:`L = \ell(F) + \lambda_C \ell(G)`. In it, :math:`F` goes from samples to proxies, and
+    :math:`G` holds the cosines between the rows of :math:`F` of samples and those of proxies. The
+    loss builds ``[N + K, N + K]`` and needs the whole batch on every device.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -53,14 +54,15 @@ def manifold(
         0.4623
 
     Args:
-        embeddings: ``[N, D]``. There are no labels.
+        embeddings: ``[N, D]``. The loss takes no labels.
         proxies: ``[K, D]``; `metricjax.nn.Manifold` owns them.
         proxy_ids: ``[N]`` integers :math:`c` in ``[0, K)``, the proxy of each sample.
-        key: a `jax.random.key`, to draw `proxy_ids`: every proxy once, as far as samples go, the
-            rest uniformly. One of the two is needed.
+        key: a `jax.random.key`, to draw `proxy_ids` if they are not given. Each proxy is drawn
+            once, or at most once if there are more proxies than samples. The remaining samples get
+            uniformly drawn proxies. Either `proxy_ids` or `key` is required.
         where: ``[N]`` sample weights; 0 is padding.
-        lambdaC: factor of the second part; ``inf`` leaves that part alone.
-        alpha: how far the walk goes, 0 to 1, both excluded.
+        lambdaC: factor of the second part. ``inf`` means the second part alone, with factor 1.
+        alpha: how far the walk goes: above 0 and below 1.
         margin: m.
         distance: a similarity.
 
@@ -68,10 +70,10 @@ def manifold(
         ``{"loss": []}``, already reduced.
 
     Notes:
-        - when: few labels; neighbors along the data
+        - when: few labels; neighbors are found along the data manifold
         - miner: none taken
         - cost: (N + K)², time (N + K)³
-        - setting: one member of its ensemble
+        - setting: one member of the paper's ensemble
 
     References:
         Aziere and Todorovic, Ensemble Deep Manifold Similarity Learning using Hard Proxies, 2019,
@@ -124,7 +126,7 @@ def manifold(
 
 
 def _draw(key, n, k):
-    """A proxy for each of n samples: every one once, then any."""
+    """A proxy for each of n samples: every proxy once, then uniform draws, in random order."""
     first, rest, order = jax.random.split(key, 3)
     once = jax.random.permutation(first, k)[:n]
     more = jax.random.randint(rest, (max(0, n - k),), 0, k)

@@ -21,11 +21,11 @@ def normalized_softmax(
     distance: Distance = DotProductSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Softmax over the similarities to class weights of norm 1.
+    r"""Pulls each sample to its class weights by a softmax over similarities to unit weights.
 
     .. math:: \ell_i = -\log \frac{e^{s_{iy} / \tau}}{\sum_c e^{s_{ic} / \tau}}
 
-    A distance is used with its sign changed. The default normalizes the embeddings, too.
+    A distance is negated. The default `distance` also normalizes the embeddings.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -36,14 +36,15 @@ def normalized_softmax(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``; `metricjax.nn.NormalizedSoftmax` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         temperature: divides the similarities, > 0.
-        distance: distance or similarity; the norm of the weights is the one it uses.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: distance or similarity. The weights are normalized by the norm that it uses.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.

@@ -25,13 +25,13 @@ def p2s_grad(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Squared error of the cosines to the class weights, 1 wanted for the own class, 0 else.
+    r"""Moves the cosine to the own class toward 1 and all others toward 0, by squared error.
 
     .. math::
         L = \frac{1}{N C} \sum_{i, c} (\cos\theta_{ic} - [c = y_i])^2
 
-    The gradient takes the norms of the weights as constant, as the paper does, so keep the weights
-    near norm 1: `metricjax.nn.P2SGrad` starts there and has `project`.
+    The gradient treats the norms of the weights as constant, as in the paper, so keep these norms
+    near 1. `metricjax.nn.P2SGrad` starts at norm 1, and its `project` restores it.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -42,22 +42,23 @@ def p2s_grad(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``; `metricjax.nn.P2SGrad` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": []}``, already reduced: the sum of squares, divided by ``N * C``.
 
     Notes:
-        - when: faces without margin and scale
+        - when: faces, without a margin or a scale
         - miner: weighs samples
         - cost: NC
-        - setting: divided by C, too
+        - setting: also divided by C here
 
     References:
         Zhang et al., `P2SGrad: Refined Gradients for Optimizing Deep Face Models

@@ -17,7 +17,7 @@ from metricjax.losses._terms import row_term
 
 
 def _place(labels, ids):
-    """Where each label is in `ids`, or -1."""
+    """The position of each label in `ids`, or -1 if it is not there."""
     labels, ids = replicated((labels, ids))
     order = jnp.argsort(ids).astype(jnp.int32)
     place = order[jnp.searchsorted(ids, labels, sorter=order) % len(ids)]
@@ -25,12 +25,12 @@ def _place(labels, ids):
 
 
 def _by_class(x, weights, column, count):
-    """``log(1 + sum(weights * exp(x)))`` of the samples of each column, and if it has any."""
+    """``log(1 + sum(weights * exp(x)))`` by column, and whether the column has any sample."""
     x, weights, column = replicated((x, weights, column))
     slot = jnp.where((column < 0) | (weights == 0), count, column)
     zeros = jnp.zeros(count, x.dtype)
     top = zeros.at[slot].max(jax.lax.stop_gradient(x), mode="drop")
-    # not less than x, which may be rounded otherwise than in the maximum
+    # at least x, since x may be rounded differently here than in the maximum
     highest = jnp.maximum(x, top.at[slot].get(mode="fill", fill_value=0))
     e = weights * jnp.exp(x - jax.lax.stop_gradient(highest))
     total = jnp.exp(-top) + zeros.at[slot].add(e, mode="drop")
@@ -50,14 +50,15 @@ def proxy_anchor(
     alpha: Scalar = 32.0,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
-    r"""Each class's proxy pulls the samples of its class and pushes all others.
+    r"""Pulls the samples of each class to the proxy of the class, and pushes all others from it.
 
     .. math::
         \ell^+_c = \log\Big(1 + \sum_{i: y_i = c} e^{-\alpha (s_{ic} - \delta)}\Big) \qquad
         \ell^-_c = \log\Big(1 + \sum_{i: y_i \neq c} e^{\alpha (s_{ic} + \delta)}\Big)
 
-    The sums run over the batch, so it needs the whole batch on every device; it comes apart by
-    classes. A distance takes the place of the similarity with the signs changed.
+    The sums run over the batch, so the loss needs the whole batch on every device. It can be split
+    by classes. A distance takes the place of the similarity, with the signs of both exponents
+    changed.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -68,24 +69,26 @@ def proxy_anchor(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0. With `class_ids`,
+            any label is valid, and a sample of none of these classes is pushed from all proxies.
         weights: ``[C, D]``, a proxy for each class; `metricjax.nn.ProxyAnchor` owns them.
-        mined: adds, for each sample, how often it was mined (`tuples.sample_weights`) less 1 to
-            the exponent, as PyTorch Metric Learning does.
-        where: ``[N]`` sample weights, inside the sums; 0 is padding.
-        class_ids: ``[C]``, the labels that the rows of `weights` stand for, when they are only
-            some of the classes; a negative one is padding. ``0, ..., C-1`` by default. With the
-            classes spread over devices, `reduce` over their axis.
+        mined: adds, to the exponents of each sample, its weight by `tuples.sample_weights` minus 1,
+            as PyTorch Metric Learning does.
+        where: ``[N]`` sample weights, applied inside the sums; 0 is padding.
+        class_ids: ``[C]``, the label of each row of `weights`, if the rows are only some of the
+            classes. A negative id is padding. The default is ``0, ..., C-1``. If the classes are
+            spread over devices, `reduce` over their axis.
         margin: delta, in the unit of `distance`.
-        alpha: sharpness.
+        alpha: sharpness, the factor in the exponents.
         distance: pairwise distance or similarity.
 
     Returns:
         ``{"pos_loss": [C], "neg_loss": [C]}``; the first is divided by the number of classes in
-        the batch, the second by C.
+        the batch, the second by C without padding.
 
     Notes:
-        - when: retrieval with few samples of a class in a batch
+        - when: retrieval, with few samples per class in a batch
         - miner: weighs samples
         - cost: NC
         - setting: default

@@ -21,12 +21,13 @@ def proxy_nca(
     distance: Distance = LpDistance(power=2),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Neighbourhood components analysis with a proxy for each class in the place of neighbours.
+    r"""Pulls each sample to the proxy of its class by a softmax over all proxies.
 
     .. math::
         \ell_i = -\log \frac{e^{-\sigma d(x_i, p_y)}}{\sum_c e^{-\sigma d(x_i, p_c)}}
 
-    The paper leaves the own class out of the denominator; here it is in it.
+    This is neighborhood components analysis with class proxies instead of neighbors. The paper
+    leaves the own class out of the denominator; here the denominator includes it.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -37,15 +38,16 @@ def proxy_nca(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``, a proxy for each class; `metricjax.nn.ProxyNCA` owns them.
         mined: weighs each sample by how often it was mined as an anchor; see
             `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         softmax_scale: sigma, the factor of the distances.
         distance: distance or similarity.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
@@ -54,7 +56,7 @@ def proxy_nca(
         - when: a proxy for each class, no margin
         - miner: weighs samples
         - cost: NC
-        - setting: the own proxy is in the denominator here
+        - setting: here the denominator includes the own proxy
 
     References:
         Movshovitz-Attias et al., `No Fuss Distance Metric Learning using Proxies

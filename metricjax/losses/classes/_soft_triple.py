@@ -26,14 +26,15 @@ def soft_triple(
     distance: Distance = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Softmax over classes, each as close as its centers are, the nearest counting most.
+    r"""Pulls each sample to the centers of its class, most of all to the nearest of them.
 
     .. math::
         S_{ic} = \sum_k \frac{e^{s_{ick} / \gamma}}{\sum_l e^{s_{icl} / \gamma}} s_{ick} \qquad
         \ell_i = -\log \frac{e^{\lambda (S_{iy} - \delta)}}
         {e^{\lambda (S_{iy} - \delta)} + \sum_{c \neq y} e^{\lambda S_{ic}}}
 
-    The paper adds `metricjax.regularizers.sparse_centers` of the weights.
+    The similarity to a class is a softmax mean over its centers. The paper adds
+    `metricjax.regularizers.sparse_centers` of the weights.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -44,24 +45,25 @@ def soft_triple(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
-        weights: ``[C * K, D]``, the K centers of a class next to each other;
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
+        weights: ``[C * K, D]``, the K centers of a class in adjacent rows;
             `metricjax.nn.SoftTriple` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         centers_per_class: K; static.
         la: lambda, the factor of the class similarities.
         gamma: softness of the choice among a class's centers, > 0.
-        margin: delta, taken from the similarity to the sample's own class.
+        margin: delta, subtracted from the similarity to the sample's own class.
         distance: a similarity.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: classes in several clusters
+        - when: classes that form several clusters
         - miner: weighs samples
         - cost: NCK
         - setting: default, with `regularizers.sparse_centers`

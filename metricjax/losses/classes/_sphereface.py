@@ -24,14 +24,15 @@ def sphereface(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""Large-margin softmax with class weights of norm 1.
+    r"""Pulls each sample to its class weights of norm 1 by a softmax, with their angle multiplied.
 
     .. math::
         z_{ic} = s \lVert x_i \rVert \cos\theta_{ic} \qquad
         z_{iy} = s \lVert x_i \rVert \psi(\theta_{iy}) \qquad
         \psi(\theta) = (-1)^k \cos(m \theta) - 2k, \; k = \lfloor m \theta / \pi \rfloor
 
-    The loss is the cross-entropy of :math:`z`.
+    The loss is the cross-entropy of :math:`z`. This is `large_margin_softmax` with class weights of
+    norm 1.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -42,24 +43,25 @@ def sphereface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
         weights: ``[C, D]``; `metricjax.nn.SphereFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         margin: m, the factor of the angle, an integer of at least 1; static.
         scale: factor of all logits.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: the first angular margin; norms matter
+        - when: the first angular margin; embedding norms matter
         - miner: weighs samples
         - cost: NC
-        - setting: default, without its annealing
+        - setting: default, without the paper's annealing
 
     References:
         Liu et al., `SphereFace: Deep Hypersphere Embedding for Face Recognition

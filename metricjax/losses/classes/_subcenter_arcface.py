@@ -30,14 +30,14 @@ def subcenter_arcface(
     distance: CosineSimilarity = CosineSimilarity(),
     class_axis: AxisName | None = None,
 ) -> LossDict:
-    r"""ArcFace with several centers a class, of which the nearest counts: noisy labels find room.
+    r"""Pulls each sample to the nearest of several centers of its class, with ArcFace's margin.
 
     .. math::
         \cos\theta_{ic} = \max_k \cos\theta_{ick} \qquad
         \ell_i = -\log \frac{e^{s g(\theta_{iy})}}
         {e^{s g(\theta_{iy})} + \sum_{c \neq y} e^{s \cos\theta_{ic}}}
 
-    with :math:`g` as in `arcface`.
+    with :math:`g` as in `arcface`. Samples with wrong labels can gather at a center of their own.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -48,23 +48,25 @@ def subcenter_arcface(
 
     Args:
         embeddings: ``[N, D]``.
-        labels: ``[N]`` integers. Samples with a label outside ``[0, C)`` get weight 0.
-        weights: ``[C * K, D]``, the K centers of a class next to each other;
+        labels: ``[N]`` integers in ``[0, C)``. Any other label raises a `ValueError` if its
+            value is known. Otherwise, as under `jit`, the sample has weight 0.
+        weights: ``[C * K, D]``, the K centers of a class in adjacent rows;
             `metricjax.nn.SubCenterArcFace` owns them.
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         sub_centers: K; static.
-        margin: degrees, 0 to 180; or ``[C]``, one for each class; see `dynamic_margins`.
+        margin: degrees, 0 to 180: one number, or ``[C]``, one for each class; see
+            `dynamic_margins`.
         scale: factor of all cosines.
-        distance: the cosine, at another matrix precision if need be.
-        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any;
-            the embeddings must be the same on all its devices.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        class_axis: the `jax.shard_map` axis over which the rows of `weights` are spread, if any.
+            The embeddings must be the same on all devices of this axis.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: noisy labels, or classes in several clusters
+        - when: noisy labels, or classes that form several clusters
         - miner: weighs samples
         - cost: NCK
         - setting: default

@@ -1,1 +1,1 @@
-"""Losses of a student against what a teacher says of the same samples; there are no labels."""
+"""Losses that pull a student toward a teacher on the same samples; there are no labels."""

@@ -23,14 +23,14 @@ def distill_kl(
     teacher_temperature: Scalar | None = None,
     distance: Distance = DotProductSimilarity(normalize_embeddings=False),
 ) -> LossDict:
-    r"""A query's softmax over its documents should be that of a teacher's scores.
+    r"""Pulls a query's softmax over its documents toward the softmax of a teacher's scores.
 
     .. math::
         \ell_i = \tau^2 \sum_k p_{ik} (\log p_{ik} - \log s_{ik}) \qquad
         p_i = \mathrm{softmax}(T_i / \tau_T) \qquad
         s_i = \mathrm{softmax}_k(q_i \cdot d_{ik} / \tau)
 
-    The factor :math:`\tau^2` keeps gradients as large as at :math:`\tau = 1`.
+    The factor :math:`\tau^2` keeps gradients as large as they are at :math:`\tau = 1`.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -40,20 +40,21 @@ def distill_kl(
         0.0555
 
     Args:
-        embeddings: ``[N, D]``, of queries.
-        documents: ``[N, K, D]``, K of them for each query.
-        teacher: ``[N, K]`` scores. Constant for the gradient.
+        embeddings: ``[N, D]``, one row for each query.
+        documents: ``[N, K, D]``, K documents for each query.
+        teacher: ``[N, K]``, the teacher's scores. No gradient flows through them.
         where: ``[N]`` weights of the queries; 0 is padding.
-        documents_where: ``[N, K]``, which documents there are; all by default.
+        documents_where: ``[N, K]``, which documents exist; all by default.
         temperature: divides the similarities, > 0.
         teacher_temperature: divides the teacher's scores, > 0; by default `temperature`.
-        distance: the plain dot product, or another pairwise distance or similarity.
+        distance: pairwise distance or similarity; the dot product without normalization by default.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of queries. A query with one document has 0.
+        ``{"loss": [N]}``, divided by the number of queries. The value of a query with one document
+        is 0.
 
     Notes:
-        - when: scores of a cross-encoder for each query, as a ranking
+        - when: scores of a cross-encoder for each query, learned as a ranking
         - miner: none taken
         - cost: NKD
         - setting: default

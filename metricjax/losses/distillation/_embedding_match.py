@@ -23,13 +23,13 @@ def embedding_match(
     *,
     where: Num[Array, " n"] | None = None,
 ) -> LossDict:
-    r"""The student's embedding of a sample should be the teacher's.
+    r"""Pulls the student's embedding of each sample toward the teacher's embedding.
 
     .. math::
         \ell_i = 1 - \cos(x_i, t_i) \qquad
         \tfrac1D \lVert x_i - t_i \rVert^2 \qquad \lVert x_i - t_i \rVert
 
-    A teacher of another width needs a layer on top of the student.
+    If the teacher's width differs from the student's, add a layer on top of the student.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -38,16 +38,17 @@ def embedding_match(
         0.2929
 
     Args:
-        embeddings: ``[N, D]``, the student's.
-        ref_embeddings: ``[N, D]``, the teacher's of the same samples. Constant for the gradient.
-        kind: "cosine", "mse" or "l2", the three formulas in this order; static.
+        embeddings: ``[N, D]``, the student's embeddings.
+        ref_embeddings: ``[N, D]``, the teacher's embeddings of the same samples. No gradient flows
+            through them.
+        kind: "cosine", "mse" or "l2": the three formulas above, in this order; static.
         where: ``[N]`` sample weights; 0 is padding.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of samples.
 
     Notes:
-        - when: a small model instead of a large one
+        - when: a small model that replaces a large one
         - miner: none taken
         - cost: ND
         - setting: default

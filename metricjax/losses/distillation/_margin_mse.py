@@ -21,7 +21,7 @@ def margin_mse(
     where: Num[Array, " n"] | None = None,
     distance: Distance = DotProductSimilarity(normalize_embeddings=False),
 ) -> LossDict:
-    r"""The positive is ahead of each negative by as much as a teacher says.
+    r"""Pulls the margin between the positive and each negative toward a teacher's margin.
 
     .. math:: \ell_{ih} = \big((q_i \cdot p_i - q_i \cdot n_{ih}) - (T_{ip} - T_{ih})\big)^2
 
@@ -33,13 +33,14 @@ def margin_mse(
         0.5000
 
     Args:
-        embeddings: ``[N, D]``, of queries.
-        ref_embeddings: ``[N, D]``, a positive for each.
-        negatives: ``[N, H, D]``, H negatives for each.
-        teacher: ``[N, 1 + H]`` scores of the positive and the negatives, or ``[N, H]``, their
-            differences. Constant for the gradient.
+        embeddings: ``[N, D]``, one row for each query.
+        ref_embeddings: ``[N, D]``, one positive for each query.
+        negatives: ``[N, H, D]``, H negatives for each query.
+        teacher: ``[N, 1 + H]``, the teacher's scores of the positive and the negatives, or
+            ``[N, H]``, the positive's score minus those of the negatives. No gradient flows through
+            them.
         where: ``[N]`` weights of the queries; 0 is padding.
-        distance: the plain dot product, or another pairwise distance or similarity.
+        distance: pairwise distance or similarity; the dot product without normalization by default.
 
     Returns:
         ``{"loss": [N, H]}``, divided by the number of negatives.

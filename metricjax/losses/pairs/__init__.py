@@ -1,1 +1,1 @@
-"""Losses of pairs: an anchor and a reference, alike or not."""
+"""Losses of pairs: an anchor and a reference form a positive or a negative pair."""

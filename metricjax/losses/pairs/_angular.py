@@ -27,14 +27,14 @@ def angular(
     alpha: Scalar = 40.0,
     distance: LpDistance = LpDistance(),
 ) -> LossDict:
-    r"""Bounds the angle at the negative corner of the triangle of anchor, positive and negative.
+    r"""Bounds the angle at the negative in the triangle of anchor, positive and negative.
 
     .. math::
         \ell_{ap} = \log\Big(1 + \sum_n e^{f_{apn}}\Big) \qquad
         f_{apn} = 4 \tan^2\alpha \, (\hat x_a + \hat x_p) \cdot \hat x_n
         - 2 (1 + \tan^2\alpha) \, \hat x_a \cdot \hat x_p
 
-    The negatives of a pair are all references of another label than the anchor's.
+    The negatives of a positive pair are all references whose label differs from the anchor's.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -46,22 +46,22 @@ def angular(
     Args:
         embeddings: ``[N, D]``; only their directions matter.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        mined: the positive pairs that count; all of them by default. Repeats count repeatedly.
-            Negatives are not mined.
+        refs: references to compare with; the batch itself by default.
+        mined: the positive pairs that count; all positive pairs by default. A pair counts as often
+            as it was mined. Negatives always come from the labels.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         alpha: degrees, 0 to 90; the paper uses 36 to 55.
-        distance: the Euclidean distance, at another matrix precision if need be.
+        distance: the Euclidean `LpDistance`, possibly with another `precision`.
 
     Returns:
         ``{"loss": [N, M]}``, divided by the number of positive pairs.
 
     Notes:
-        - when: a bound on angles, so no scale to choose
+        - when: bounds angles, so there is no scale to choose
         - miner: `angular`
         - cost: NM, time NM × P
-        - setting: `alpha` 36 to 55; without its N-pair part
+        - setting: `alpha` 36 to 55; the paper's N-pair part is left out
 
     References:
         Wang et al., `Deep Metric Learning with Angular Loss <https://arxiv.org/abs/1708.01682>`_,

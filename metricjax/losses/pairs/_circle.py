@@ -27,14 +27,14 @@ def circle(
     gamma: PerSample = 80.0,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> Passes[LossDict]:
-    r"""Pulls and pushes each pair as hard as it is far from where it should be.
+    r"""Pulls positives and pushes negatives, weighted by how far each pair is from its optimum.
 
     .. math::
         \ell_a = \log\Big(1 + \sum_p e^{-\gamma \alpha_p (s_{ap} - 1 + m)}
                  \sum_n e^{\gamma \alpha_n (s_{an} - m)}\Big) \qquad
         \alpha_p = [1 + m - s_{ap}]_+, \; \alpha_n = [s_{an} + m]_+
 
-    The weights :math:`\alpha` are constants for the gradient.
+    No gradient flows through the weights :math:`\alpha`.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -46,25 +46,25 @@ def circle(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair that was mined twice counts once.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        m: relaxation; the paper uses 0.25 for faces, 0.4 for retrieval; or ``[N]``, one for each
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        m: relaxation; the paper uses 0.25 for faces and 0.4 for retrieval; or ``[N]``, one for each
             anchor.
-        gamma: scale; the paper uses 256 for faces, 80 for retrieval; or ``[N]``, one for each
+        gamma: scale; the paper uses 256 for faces and 80 for retrieval; or ``[N]``, one for each
             anchor.
-        distance: the cosine, at another matrix precision if need be.
+        distance: `CosineSimilarity`, possibly with another `precision`.
 
     Returns:
-        ``{"loss": [N]}``, 0 for anchors that lack positives or negatives, divided by the number of
-        anchors above 0.
+        ``{"loss": [N]}``, divided by the number of anchors with a value above 0. The value is 0 for
+        anchors that lack positives or negatives.
 
     Notes:
-        - when: retrieval and faces; each pair is pulled as hard as it is wrong
+        - when: retrieval and faces; pairs far from their optimum weigh more
         - miner: not needed
         - cost: NM
-        - setting: default; faces `m=0.25, gamma=256.0`
+        - setting: default; for faces `m=0.25, gamma=256.0`
 
     References:
         Sun et al., `Circle Loss: A Unified Perspective of Pair Similarity Optimization

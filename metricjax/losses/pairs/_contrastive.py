@@ -29,7 +29,8 @@ def contrastive(
     .. math::
         \ell_{ap} = [d_{ap} - m_+]_+ \qquad \ell_{an} = [m_- - d_{an}]_+
 
-    With a similarity both differences change sign; then use, say, ``pos_margin=1, neg_margin=0``.
+    With a similarity, both differences change sign. Then use, for example,
+    ``pos_margin=1, neg_margin=0``.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -41,22 +42,23 @@ def contrastive(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        pos_margin: positives closer than this are free; or ``[N]``, one for each anchor.
-        neg_margin: negatives farther than this are free; or ``[N]``, one for each anchor.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        pos_margin: positives closer than this cost nothing; or ``[N]``, one for each anchor.
+        neg_margin: negatives farther than this cost nothing; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
     Returns:
-        ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by its number of pairs above 0.
+        ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by the number of its pairs
+        with a value above 0.
 
     Notes:
-        - when: a plain baseline, two margins that are easy to read
+        - when: a plain baseline with two margins that are easy to interpret
         - miner: `multi_similarity`, `pair_margin`, `hdc`
         - cost: NM
-        - setting: hinges are linear here, squared there
+        - setting: the hinges are linear here and squared in the paper
 
     References:
         Hadsell et al., `Dimensionality Reduction by Learning an Invariant Mapping
@@ -68,7 +70,7 @@ def contrastive(
 
 
 def contrast(batch: Batch, pairs: Pairs, distance, pos_margin, neg_margin) -> LossDict:
-    """The hinges of all pairs."""
+    """Returns the hinge terms of all positive and of all negative pairs."""
     mat = distance(batch.embeddings, batch.refs.embeddings)
     pos = jax.nn.relu(farther(distance, mat, pos_margin))
     neg = jax.nn.relu(farther(distance, neg_margin, mat))

@@ -31,15 +31,15 @@ def ge2e(
     variant: Literal["softmax", "contrast"] = "softmax",
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> LossDict:
-    r"""Each sample is near the centroid of the others of its class, and far from other centroids.
+    r"""Pulls each sample toward the centroid of its class and pushes it away from other centroids.
 
     .. math::
         \ell_i = -S_{iy} + \log \sum_k e^{S_{ik}} \quad \text{or} \quad
         1 - \sigma(S_{iy}) + \max_{k \neq y} \sigma(S_{ik}) \qquad
         S_{ik} = w \cos(x_i, c_k) + b
 
-    :math:`c_k` is the mean of the normalized embeddings of class k in the batch, that of the own
-    class without the sample itself.
+    :math:`c_k` is the mean of the normalized embeddings of class k in the batch. The centroid of a
+    sample's own class leaves out the sample itself.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -51,22 +51,22 @@ def ge2e(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        scale: w, > 0; learnable: `metricjax.nn.GE2E` owns it.
-        bias: b, learnable; it has no effect with "softmax".
+        scale: w, > 0; learnable. `metricjax.nn.GE2E` owns its logarithm.
+        bias: b; learnable. It has no effect with "softmax".
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality that sorts the batch into classes; see
-            `metricjax.tuples.all_pairs`.
-        variant: "softmax" over the classes, or "contrast" with the nearest other one; static.
-        distance: the cosine, at another matrix precision if need be.
+        match: a relation between labels, instead of equality. It must divide the batch into
+            classes; see `metricjax.tuples.all_pairs`.
+        variant: "softmax" over the classes, or "contrast" with the nearest other centroid; static.
+        distance: `CosineSimilarity`, possibly with another `precision`.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of samples whose class has another one.
+        ``{"loss": [N]}``, divided by the number of samples whose class has another sample.
 
     Notes:
-        - when: speakers; many samples of each class in a batch
+        - when: speaker verification; many samples of each class in a batch
         - miner: none taken
         - cost: N²
-        - setting: "softmax", scale and bias learned
+        - setting: "softmax", with learned scale and bias
 
     References:
         Wan et al., `Generalized End-to-End Loss for Speaker Verification
@@ -77,8 +77,9 @@ def ge2e(
     batch = prepare(embeddings, labels, None, where)
     positive, negative = pairs_of("losses.ge2e", batch, None, match)
     x = normalize(batch.embeddings)
-    others = jnp.matmul(positive, replicated(x), precision=distance.precision)  # but for itself
-    # A class is there once for each of its samples: it counts once, shared out among them.
+    others = jnp.matmul(positive, replicated(x), precision=distance.precision)  # without itself
+    # There is a copy of a class's centroid for each of its samples. Each copy has weight 1 / size,
+    # so that a class counts once.
     sizes = jnp.sum(positive, 1) + batch.weights
     centroids, shares = replicated(
         (others + batch.weights[:, None] * x, safe_divide(jnp.ones_like(sizes), sizes))

@@ -26,13 +26,14 @@ def generalized_lifted_structure(
     pos_margin: PerSample = 0.0,
     distance: Distance = LpDistance(),
 ) -> Passes[LossDict]:
-    r"""Compares a soft maximum over an anchor's positives with a soft minimum over its negatives.
+    r"""Pulls an anchor's farthest positives closer and pushes its nearest negatives away.
 
     .. math::
         \ell_a = \Big[ \log \sum_p e^{d_{ap} - m_+} + \log \sum_n e^{m_- - d_{an}} \Big]_+
 
-    An empty sum stands for 0: anchors without positives are still pushed from their negatives. With
-    a similarity both differences change sign.
+    It compares a soft maximum over the positives with a soft minimum over the negatives. The
+    logarithm of an empty sum counts as 0, so anchors without positives are still pushed away from
+    their negatives. With a similarity, both differences change sign.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -44,17 +45,17 @@ def generalized_lifted_structure(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair that was mined twice counts once.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         neg_margin: in the unit of `distance`; the paper uses 0.1 to 1; or ``[N]``, one for each
             anchor.
         pos_margin: in the unit of `distance`; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors, those without pairs included.
+        ``{"loss": [N]}``, divided by the number of all anchors, including those without pairs.
 
     Notes:
         - when: soft farthest positive, soft nearest negative

@@ -27,15 +27,15 @@ def intra_pair_variance(
     distance: Distance = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
-    r"""Draws positive pairs to their mean similarity, and negative pairs to theirs.
+    r"""Pulls positive pairs toward their mean similarity, and negative pairs toward theirs.
 
     .. math::
         \ell_{ap} = [(1 - \epsilon_+) \mu_+ - s_{ap}]_+^2 \qquad
         \ell_{an} = [s_{an} - (1 + \epsilon_-) \mu_-]_+^2
 
-    Meant to be added to `tuplet_margin`. With a distance it is
+    It is meant to be added to `tuplet_margin`. With a distance, the values are
     :math:`[d_{ap} - (1 + \epsilon_+) \mu_+]_+^2` and :math:`[(1 - \epsilon_-) \mu_- - d_{an}]_+^2`.
-    The means take part in the gradient.
+    Gradients flow through the means.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -47,25 +47,25 @@ def intra_pair_variance(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        pos_eps: how far from their mean positives are free, as a fraction of it.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        pos_eps: how far positives may be from their mean at no cost, as a fraction of the mean.
         neg_eps: the same for negatives.
         distance: pairwise distance or similarity.
-        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
-            over all anchors are taken over it, and all batches along it are the references, if
-            there are none.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the anchors are spread, if any.
+            Sums over all anchors then include all devices along it. Without `refs`, the batches of
+            all these devices are the references.
 
     Returns:
         ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by its number of pairs.
 
     Notes:
-        - when: joins `tuplet_margin`: no pair far from the mean
+        - when: added to `tuplet_margin`; keeps pairs near their mean
         - miner: not needed
         - cost: NM
-        - setting: default, weight 0.5
+        - setting: default, with weight 0.5
 
     References:
         Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019,

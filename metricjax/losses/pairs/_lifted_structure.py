@@ -27,13 +27,14 @@ def lifted_structure(
     distance: Distance = LpDistance(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
-    r"""Compares each positive pair with the negatives of both its ends.
+    r"""Pulls each positive pair together and pushes the negatives of both its samples away.
 
     .. math::
         \ell_{ap} = \tfrac12 [J_{ap}]_+^2 \qquad J_{ap} = d_{ap} - m_+ + \log\Big(
         \sum_{n \in N_a} e^{m_- - d_{an}} + \sum_{n \in N_p} e^{m_- - d_{pn}}\Big)
 
-    An empty sum of both stands for 0. With a similarity the differences change sign.
+    If both sums are empty, the logarithm counts as 0. With a similarity, the differences change
+    sign.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,26 +46,26 @@ def lifted_structure(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default. The negatives of a reference are
-            then the references of other labels; with `mined`, those of the anchor that it is by
-            `self_index`, if any.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly, also in the
-            sums. The negatives of an index are those mined for it as an anchor.
+        refs: references to compare with; the batch itself by default. With `refs`, the negatives of
+            a reference are the references of other labels. With `refs` and `mined`, they are those
+            mined for the anchor that `self_index` places at this reference, if any.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined,
+            also in the sums. The negatives of a sample are those mined for it as an anchor.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         neg_margin: in the unit of `distance`.
         pos_margin: in the unit of `distance`.
         distance: pairwise distance or similarity.
-        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
-            over all anchors are taken over it, and all batches along it are the references, if
-            there are none.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the anchors are spread, if any.
+            Sums over all anchors then include all devices along it. Without `refs`, the batches of
+            all these devices are the references.
 
     Returns:
-        ``{"loss": [N, M]}``, divided by the number of positive pairs; all 0 in a batch without any
-        negative pair.
+        ``{"loss": [N, M]}``, divided by the number of positive pairs. All values are 0 in a batch
+        without any negative pair.
 
     Notes:
-        - when: every positive pair against the negatives of both ends
+        - when: compares each positive pair with the negatives of both its samples
         - miner: not needed
         - cost: NM
         - setting: default
@@ -83,11 +84,11 @@ def lifted_structure(
 
     a, p = of_anchor[:, None], jnp.where(any_p > 0, of_positive, 0)[None, :]
     twice = any_a[:, None] & (any_p > 0)[None, :]
-    if batch.refs.self_index is not None:  # an index paired with itself has its negatives once
+    if batch.refs.self_index is not None:  # a pair (i, i) counts its negatives once
         own = batch.refs.self_index[:, None] == jnp.arange(mat.shape[1])[None, :]
         twice &= ~own
         p = jnp.where(own, 0, p)
-    # one of them is 0 where it is empty
+    # where one of the two sums is empty, it is 0 here, and `a + p` is the other
     push = jnp.where(twice, a + softplus(p - a), a + p)
     values = jax.nn.relu(push + farther(distance, mat, pos_margin)) ** 2 / 2
     values = jnp.where(negatives > 0, values, 0)

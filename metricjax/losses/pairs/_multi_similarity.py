@@ -26,13 +26,13 @@ def multi_similarity(
     base: PerSample = 0.5,
     distance: Distance = CosineSimilarity(),
 ) -> Passes[LossDict]:
-    r"""Weighs each pair by how it compares with the other pairs of its anchor.
+    r"""Pulls positives and pushes negatives, each weighted against the other pairs of its anchor.
 
     .. math::
         \ell_a = \tfrac1\alpha \log\Big(1 + \sum_p e^{-\alpha (s_{ap} - \lambda)}\Big)
                + \tfrac1\beta \log\Big(1 + \sum_n e^{\beta (s_{an} - \lambda)}\Big)
 
-    A distance takes the place of the similarity with the signs changed.
+    With a distance, both differences change sign.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -44,10 +44,10 @@ def multi_similarity(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair that was mined twice counts once.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         alpha: sharpness for positives, > 0.
         beta: sharpness for negatives, > 0.
         base: the similarity (lambda) at which a pair starts to matter; or ``[N]``, one for each
@@ -55,13 +55,13 @@ def multi_similarity(
         distance: pairwise distance or similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors, those without pairs included.
+        ``{"loss": [N]}``, divided by the number of all anchors, including those without pairs.
 
     Notes:
         - when: retrieval; a good first choice
         - miner: `multi_similarity`
         - cost: NM
-        - setting: `base=1.0`, with its miner
+        - setting: `base=1.0`, with the `multi_similarity` miner
 
     References:
         Wang et al., `Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning

@@ -24,13 +24,13 @@ def n_pairs(
     where: Num[Array, " n"] | None = None,
     distance: Distance = DotProductSimilarity(),
 ) -> LossDict:
-    r"""Picks the positive of each class's pair out among the positives of the other classes.
+    r"""Pulls the pair of each class together and pushes its anchor from other classes' positives.
 
     .. math:: \ell_c = -\log \frac{e^{s(a_c, p_c)}}{\sum_k e^{s(a_c, p_k)}}
 
-    Of each class only its first pair in row order is used. A distance is used with its sign
-    changed. The default normalizes; the paper does not, and adds `metricjax.regularizers.lp` of the
-    embeddings. It needs the whole batch on every device.
+    Only the first pair of each class, in row order, is used. A distance is used with its sign
+    changed. The default distance normalizes the embeddings. The paper does not normalize, and adds
+    `metricjax.regularizers.lp` of the embeddings. The loss needs the whole batch on every device.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -41,14 +41,15 @@ def n_pairs(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: where the positives are; the batch itself by default.
-        mined: the positive pairs to choose from; all of them by default.
-        where: ``[N]`` sample weights, of the anchors' values; 0 is padding.
+        refs: references that contain the positives; the batch itself by default.
+        mined: the positive pairs to choose from; all positive pairs by default.
+        where: ``[N]`` sample weights; 0 is padding. Each value has the weight of its anchor.
         distance: pairwise distance or similarity.
 
     Returns:
-        ``{"loss": [P]}``, one for each class in the order of the batch, with room for all there may
-        be (N / 2, with `refs` N); divided by their number.
+        ``{"loss": [P]}``, one value for each class in the order of the batch, divided by the number
+        of classes with a pair. P is the largest possible number of such classes: N / 2, or N with
+        `refs`.
 
     Notes:
         - when: two samples from each of many classes
@@ -79,7 +80,7 @@ def n_pairs(
 
 
 def _first_pairs(labels, weights, positive, most):
-    """The first pair of each class, by anchor: indices of both, and which of `most` exist."""
+    """Returns each class's first pair: anchors, partners, and which of the `most` places exist."""
     n, m = positive.shape
     columns = jnp.arange(m, dtype=jnp.int32)[None, :]
     partner = jnp.min(jnp.where(positive > 0, columns, m), 1, initial=m)

@@ -1,4 +1,4 @@
-"""Neighbourhood components analysis loss."""
+"""Neighborhood components analysis loss."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
@@ -25,13 +25,14 @@ def nca(
     softmax_scale: PerSample = 1.0,
     distance: Distance = LpDistance(power=2),
 ) -> Passes[LossDict]:
-    r"""How improbably an anchor picks a neighbour of its own class, the near ones being likelier.
+    r"""Pulls each anchor toward near samples of its class and pushes it away from other classes.
 
     .. math::
         \ell_a = -\log \frac{\sum_p e^{-\sigma d_{ap}}}{\sum_p e^{-\sigma d_{ap}}
         + \sum_n e^{-\sigma d_{an}}}
 
-    A similarity is used with its sign changed.
+    The value is the negative log-probability that an anchor picks a neighbor of its own class, when
+    nearer neighbors are more likely. A similarity is used with its sign changed.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -43,10 +44,10 @@ def nca(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: what to compare with; the batch itself by default.
-        mined: weighs each anchor by how often it was mined; see `tuples.sample_weights`.
+        refs: references to compare with; the batch itself by default.
+        mined: each anchor is weighted by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         softmax_scale: sigma, the factor of the distances; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 
@@ -57,7 +58,7 @@ def nca(
         - when: soft nearest neighbors
         - miner: weighs samples
         - cost: NM
-        - setting: its logarithmic form
+        - setting: the paper's logarithmic form
 
     References:
         Goldberger et al., `Neighbourhood Components Analysis

@@ -24,13 +24,14 @@ def ntxent(
     temperature: PerSample = 0.07,
     distance: Distance = CosineSimilarity(),
 ) -> Passes[LossDict]:
-    r"""Picks each positive out among the negatives of its anchor: the loss of SimCLR and MoCo.
+    r"""Pulls each positive closer than the negatives of its anchor: the loss of SimCLR and MoCo.
 
     .. math::
         \ell_{ap} = -\log \frac{e^{s_{ap}/\tau}}{e^{s_{ap}/\tau} + \sum_n e^{s_{an}/\tau}}
 
     The anchor's other positives are not in the denominator. A distance is used with its sign
-    changed. A positive whose anchor has no negative costs 0 and counts.
+    changed. A positive whose anchor has no negative has the value 0 and still counts in the
+    divisor.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -42,11 +43,11 @@ def ntxent(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly, negatives in
-            the denominator too.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined,
+            also as a negative in the denominator.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
         distance: pairwise distance or similarity.
 

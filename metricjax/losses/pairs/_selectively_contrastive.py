@@ -25,9 +25,9 @@ from metricjax.losses._pairs import TripletSlab, each_triplet, pairs_of, triplet
 from metricjax.losses._terms import row_term, term
 
 SAME = 0.9999
-"""A positive as close as this is the same image once more: there is nothing to learn from it."""
+"""A positive above this similarity is a copy of the anchor: there is nothing to learn from it."""
 TOO_CLOSE = 0.8
-"""A negative as close as this is hard wherever the positive is."""
+"""A negative above this similarity is hard, even if the positive is closer."""
 
 
 @declare(within={"temperature": "(0, inf)"})
@@ -43,16 +43,17 @@ def selectively_contrastive(
     lam: Scalar = 1.0,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
-    r"""The easiest positive and the hardest negative; a hard one is pushed away, and no more.
+    r"""Pulls the easiest positive and pushes the hardest negative, or only pushes a hard negative.
 
     .. math::
         \ell_a = \begin{cases} \lambda s_{an} & s_{an} > s_{ap} \text{ or } s_{an} > 0.8 \\
         \log\big(1 + e^{(s_{an} - s_{ap}) / \tau}\big) & \text{else} \end{cases}
 
-    p is the most similar positive (not its copy, :math:`s_{ap} \le 0.9999`), n the most similar
-    negative. Triplet losses with hard negatives pull the positive to the negative, too, and all
-    embeddings to one point; this does not. Which pair it is, and which case, is constant for the
-    gradient; of equal ones the first counts.
+    p is the most similar positive with :math:`s_{ap} \le 0.9999`; above that, a positive is a copy
+    of the anchor. n is the most similar negative. Triplet losses with hard negatives also pull the
+    positive toward the negative, and all embeddings to one point. This loss does not. No gradient
+    flows through the choice of p and n, or of the case. Among equally similar references, the first
+    is chosen.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -64,18 +65,18 @@ def selectively_contrastive(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs to choose from; all of them by default. Of triplets, listed or by a rule,
-            every one counts, and nothing is chosen.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs to choose from; all pairs by default. If they are triplets, listed or given
+            by a rule, every triplet counts and nothing is chosen.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
-        lam: factor of a hard negative.
-        distance: a similarity.
+        lam: factor of the similarity to a hard negative.
+        distance: pairwise similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors that have both; of triplets one value
-        each, divided by their number.
+        ``{"loss": [N]}``, divided by the number of anchors that have a positive and a negative.
+        With mined triplets there is one value for each triplet, divided by the number of triplets.
 
     Notes:
         - when: hard negatives from the start, large batches

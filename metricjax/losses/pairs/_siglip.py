@@ -26,14 +26,14 @@ def siglip(
     match: Match | None = None,
     distance: Distance = CosineSimilarity(),
 ) -> Passes[LossDict]:
-    r"""Judges each pair on its own, by logistic regression on its similarity.
+    r"""Pulls positives and pushes negatives, each pair on its own, by logistic regression.
 
     .. math::
         \ell_{ap} = \log\big(1 + e^{-(t s_{ap} + b)}\big) \qquad
         \ell_{an} = \log\big(1 + e^{t s_{an} + b}\big)
 
-    Between two towers give the texts as references, labelled as their images are, say both by
-    ``jnp.arange(N)``. A distance is used with its sign changed.
+    For two towers, pass the texts as `refs`, with the labels of their images: for example
+    ``jnp.arange(N)`` for both. A distance is used with its sign changed.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,12 +45,12 @@ def siglip(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        scale: t, learnable; the paper learns its logarithm. `metricjax.nn.SigLIP` owns it.
-        bias: b, learnable.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        scale: t; learnable. The paper learns its logarithm, which `metricjax.nn.SigLIP` owns.
+        bias: b; learnable.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         distance: pairwise distance or similarity.
 
     Returns:
@@ -58,10 +58,10 @@ def siglip(
         the paper.
 
     Notes:
-        - when: image and text in large batches; every pair on its own
+        - when: images and texts in large batches; every pair counts on its own
         - miner: not needed
         - cost: NM
-        - setting: default, learned by `nn.SigLIP`
+        - setting: default, with scale and bias learned by `nn.SigLIP`
 
     References:
         Zhai et al., `Sigmoid Loss for Language Image Pre-Training

@@ -24,13 +24,14 @@ def signal_to_noise_ratio_contrastive(
     neg_margin: PerSample = 1.0,
     distance: SNRDistance = SNRDistance(),
 ) -> LossDict:
-    r"""The contrastive loss of the noise-to-signal ratio of anchor and reference.
+    r"""Pulls positives together and pushes negatives past a margin, by their noise-to-signal ratio.
 
     .. math::
         \ell_{ap} = [d_{ap} - m_+]_+ \qquad \ell_{an} = [m_- - d_{an}]_+ \qquad
         d_{ij} = \frac{\mathrm{Var}(\hat x_j - \hat x_i)}{\mathrm{Var}(\hat x_i)}
 
-    The paper adds `metricjax.regularizers.zero_mean` of the embeddings.
+    It is the contrastive loss with this noise-to-signal ratio of anchor and reference. The paper
+    adds `metricjax.regularizers.zero_mean` of the embeddings.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -43,19 +44,20 @@ def signal_to_noise_ratio_contrastive(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        pos_margin: positives closer than this are free; or ``[N]``, one for each anchor.
-        neg_margin: negatives farther than this are free; or ``[N]``, one for each anchor.
-        distance: normalizing or not, at another matrix precision if need be.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        pos_margin: positives closer than this cost nothing; or ``[N]``, one for each anchor.
+        neg_margin: negatives farther than this cost nothing; or ``[N]``, one for each anchor.
+        distance: `SNRDistance`, with or without normalization, possibly with another `precision`.
 
     Returns:
-        ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by its number of pairs above 0.
+        ``{"pos_loss": [N, M], "neg_loss": [N, M]}``, each divided by the number of its pairs
+        with a value above 0.
 
     Notes:
-        - when: contrastive, where variances mean more than lengths
+        - when: like `contrastive`, when variances mean more than lengths
         - miner: `pair_margin`
         - cost: NM
         - setting: default, with `regularizers.zero_mean`

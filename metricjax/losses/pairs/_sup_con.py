@@ -27,15 +27,17 @@ def sup_con(
     distance: Distance = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
-    r"""Picks every positive out among all references, positives included.
+    r"""Pulls each anchor toward all its positives and pushes it away from its negatives.
 
     .. math::
         \ell_a = -\frac{1}{|P_a|} \sum_p \log \frac{e^{s_{ap} / \tau}}
         {\sum_{j \in P_a \cup N_a} e^{s_{aj} / \tau}}
 
-    A distance is used with its sign changed. With a soft `match` (`metricjax.relations`) positives
-    weigh as much as they match, and the sum is divided by these weights. With a `threshold` it is
-    divided by the number of positives, those that match at least so much: MultiSupCon.
+    The denominator contains all references, positives included. A distance is used with its sign
+    changed. With a soft `match` (`metricjax.relations`), each positive is weighted by how much it
+    matches, and the sum is divided by the sum of these weights. With a `threshold`, only references
+    that match at least that much are positives, and the sum is divided by their number: this is
+    MultiSupCon.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -47,23 +49,24 @@ def sup_con(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair that was mined twice counts once.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         temperature: divides the similarities, > 0; or ``[N]``, one for each anchor.
-        threshold: how much a soft `match` must be for a positive, from 0, with which all are.
+        threshold: the smallest soft `match` of a positive, at least 0. With 0, all references are
+            positives.
         distance: pairwise distance or similarity.
-        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
-            over all anchors are taken over it, and all batches along it are the references, if
-            there are none.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the anchors are spread, if any.
+            Sums over all anchors then include all devices along it. Without `refs`, the batches of
+            all these devices are the references.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors above 0. All 0 without any negative
-        pair.
+        ``{"loss": [N]}``, divided by the number of anchors with a value above 0. All values are 0
+        in a batch without any negative pair.
 
     Notes:
-        - when: labels with several positives each
+        - when: labels with several positives for each anchor
         - miner: not needed
         - cost: NM
         - setting: default

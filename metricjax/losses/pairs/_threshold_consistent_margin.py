@@ -29,11 +29,13 @@ def threshold_consistent_margin(
     distance: CosineSimilarity = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
-    r"""Brings the hard pairs of all classes to the same thresholds; to be added to another loss.
+    r"""Pulls hard positives and pushes hard negatives to thresholds that all classes share.
 
     .. math::
         L = \lambda_+ \operatorname*{mean}_{ap: s_{ap} \le m_+} (m_+ - s_{ap})
           + \lambda_- \operatorname*{mean}_{an: s_{an} \ge m_-} (s_{an} - m_-)
+
+    It is meant to be added to another loss.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,24 +47,24 @@ def threshold_consistent_margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
         lambda_plus: factor of the positive part.
         lambda_minus: factor of the negative part.
         margin_plus: positives at most this similar are hard.
         margin_minus: negatives at least this similar are hard.
-        distance: the cosine, at another matrix precision if need be.
-        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
-            over all anchors are taken over it, and all batches along it are the references, if
-            there are none.
+        distance: `CosineSimilarity`, possibly with another `precision`.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the anchors are spread, if any.
+            Sums over all anchors then include all devices along it. Without `refs`, the batches of
+            all these devices are the references.
 
     Returns:
-        ``{"loss": []}``, already reduced; a mean of nothing is 0.
+        ``{"loss": []}``, already reduced. A mean over no pairs is 0.
 
     Notes:
-        - when: joins another loss: one threshold for all classes
+        - when: added to another loss; one threshold for all classes
         - miner: not needed
         - cost: NM
         - setting: default

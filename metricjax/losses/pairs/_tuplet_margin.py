@@ -28,13 +28,14 @@ def tuplet_margin(
     scale: PerSample = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> Passes[LossDict]:
-    r"""Picks each positive out among the negatives, with a slack of some degrees.
+    r"""Pulls each positive closer than the negatives of its anchor, with a slack in degrees.
 
     .. math::
         \ell_{ap} = \log\Big(1 + \sum_n e^{s (\cos\theta_{an} - \cos(\theta_{ap} - \beta))}\Big)
 
-    Usually joined by half of `intra_pair_variance`. A positive closer than the margin is pushed
-    away; one whose anchor has no negative costs 0 and counts.
+    It is usually combined with half of `intra_pair_variance`. A positive closer than the margin is
+    pushed away. A positive whose anchor has no negative has the value 0 and still counts in the
+    divisor.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -46,23 +47,23 @@ def tuplet_margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count repeatedly, negatives in
-            the sum too.
+        refs: references to compare with; the batch itself by default.
+        mined: the pairs that count; all pairs by default. A pair counts as often as it was mined,
+            also as a negative in the sum.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        margin: beta, degrees; or ``[N]``, one for each anchor.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        margin: beta, in degrees; or ``[N]``, one for each anchor.
         scale: factor of the cosines; or ``[N]``, one for each anchor.
-        distance: the cosine, at another matrix precision if need be.
+        distance: `CosineSimilarity`, possibly with another `precision`.
 
     Returns:
         ``{"loss": [N, M]}``, divided by the number of positive pairs.
 
     Notes:
-        - when: as `ntxent`, with a slack of some degrees
+        - when: like `ntxent`, with a slack of some degrees
         - miner: not needed
         - cost: NM
-        - setting: default, with half of the next
+        - setting: default, with half of `intra_pair_variance`
 
     References:
         Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019,

@@ -1,1 +1,1 @@
-"""Losses of rankings: of all references of an anchor, those of its class should come first."""
+"""Losses of rankings: references of the anchor's class should rank before all others."""

@@ -27,13 +27,14 @@ def fast_ap(
     num_bins: int = 10,
     distance: LpDistance = LpDistance(power=2),
 ) -> Passes[LossDict]:
-    r"""Average precision of each anchor's ranking, read off a histogram of its distances.
+    r"""Raises the average precision of each anchor's ranking, by a histogram of distances.
 
     .. math::
         \ell_a = 1 - \frac{1}{|P_a|} \sum_k \frac{h^+_k H^+_k}{H_k}
 
-    with :math:`h^+_k` the soft count of positives at the k-th of ``num_bins + 1`` equidistant
-    distances, :math:`H^+_k` that of positives up to there, :math:`H_k` that of all references.
+    where :math:`h^+_k` is the soft count of positives at the k-th of ``num_bins + 1`` equidistant
+    distances. :math:`H^+_k` is the soft count of positives up to this distance, and :math:`H_k`
+    that of all references up to it.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -49,14 +50,14 @@ def fast_ap(
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        num_bins: how finely distances are told apart; static.
-        distance: Euclidean, of normalized embeddings, to any power.
+        num_bins: the number of equal intervals that the distances are divided into; static.
+        distance: the Euclidean distance of normalized embeddings, to any power.
 
     Returns:
         ``{"loss": [N]}``, divided by the number of anchors with a positive.
 
     Notes:
-        - when: average precision by histogram; large batches
+        - when: average precision by a histogram; large batches
         - miner: weighs samples
         - cost: NM
         - setting: default, with `samplers.hierarchical`

@@ -18,12 +18,15 @@ from metricjax.tuples import as_pairs, check_mined
 
 
 def _both_ways(mined, n, where) -> Pairs:
-    """Pairs mined within a batch, of anchors that have both kinds, the other way round as well."""
+    """Pairs mined within a batch, in both orders.
+
+    Pairs of an anchor are left out unless it has both positive and negative pairs.
+    """
     name = "losses.histogram"
     check_mined(name, mined)
     pairs = replicated(as_pairs(mined, (n, n)))
     if any(x.shape != (n, n) for x in pairs):
-        return pairs  # the loss says what is wrong
+        return pairs  # the loss raises the error
     there = (
         jnp.ones(n, bool)
         if where is None
@@ -48,12 +51,13 @@ def histogram(
     distance: Distance = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict]:
-    r"""How probably a negative pair is more similar than a positive one, by two histograms.
+    r"""Lowers the probability that a negative pair is more similar than a positive pair.
 
     .. math:: L = \sum_r h^-_r \sum_{q \le r} h^+_q
 
-    with the soft histograms of the similarities of positive and negative pairs, each of sum 1. Each
-    unordered pair counts once, if an end of it has both a positive and a negative.
+    The sums run over the bins of two soft histograms, each with sum 1: :math:`h^+` of the
+    similarities of positive pairs, and :math:`h^-` of those of negative pairs. Each unordered pair
+    counts once, if one of its two samples has both a positive and a negative.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -66,22 +70,22 @@ def histogram(
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
         refs: what to compare with; the batch itself by default.
-        mined: the pairs that count; all of them by default. Repeats count once. Without `refs` they
-            become ``[N, N]`` masks, in chunks, too.
+        mined: the pairs that count; all pairs by default. Repeats count once. Without `refs`, mined
+            pairs become ``[N, N]`` masks, also if the loss is computed in blocks.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        n_bins: how finely similarities from -1 to 1 are told apart; 100 by default; static.
-        delta: the width ``2 / n_bins`` of a bin, as another way to say it; static.
+        n_bins: the number of equal intervals from similarity -1 to 1; 100 by default; static.
+        delta: the width of a bin, ``2 / n_bins``, as an alternative to `n_bins`; static.
         distance: a similarity between -1 and 1.
-        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
-            over all anchors are taken over it, and all batches along it are the references, if
-            there are none.
+        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any. Sums
+            over anchors then include the anchors of all devices, and without `refs`, the batches of
+            all devices are the references.
 
     Returns:
-        ``{"loss": []}``, already reduced; 0 without positives or negatives.
+        ``{"loss": []}``, already reduced; 0 if there are no positives or no negatives.
 
     Notes:
-        - when: no margin at all: the overlap of two histograms
+        - when: no margin to choose: the overlap of two histograms
         - miner: not needed
         - cost: NM
         - setting: default

@@ -23,14 +23,15 @@ def instance(
     gamma: Scalar = 64.0,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> LossDict:
-    r"""Softmax over the references, the first ones standing for the classes in their order.
+    r"""Pulls each anchor to the reference that stands for its class, by a softmax over references.
 
     .. math::
         \ell_a = -\log \frac{e^{\gamma s_{a t_a}}}{\sum_j e^{\gamma s_{aj}}}
 
-    with :math:`t_a` the rank of the anchor's label among the distinct labels of the references.
-    This is what PyTorch Metric Learning computes. The paper has a learned classifier, shared by two
-    modalities, in the place of the references: for that, use `normalized_softmax` on both.
+    where :math:`t_a` is the rank of the anchor's label among the distinct labels of the references:
+    the first references stand for the classes, in the order of the labels. PyTorch Metric Learning
+    computes the same. The paper uses a learned classifier, shared by two modalities, instead of the
+    references. For that, use `normalized_softmax` on both modalities.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -42,20 +43,21 @@ def instance(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers.
-        refs: the classes, the batch itself by default; an anchor meets itself, too.
+        refs: the references, which stand for the classes; the batch itself by default. An anchor
+            is also compared with itself.
         where: ``[N]`` sample weights; 0 is padding.
         gamma: factor of the cosines.
-        distance: the cosine, at another matrix precision if need be.
+        distance: `CosineSimilarity`, possibly with another `precision`.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors. One with a larger label than all
-        references, of which there are too few then, gets weight 0.
+        ``{"loss": [N]}``, divided by the number of anchors. An anchor has weight 0 if no reference
+        is left for its class: if the labels of the references are all distinct and smaller.
 
     Notes:
-        - when: parity with PML; else `normalized_softmax`
+        - when: parity with PML; otherwise use `normalized_softmax`
         - miner: none taken
         - cost: NM
-        - setting: no: it has a learned classifier
+        - setting: none: the paper uses a learned classifier
 
     References:
         Zheng et al., `Dual-Path Convolutional Image-Text Embeddings with Instance Loss
@@ -76,13 +78,16 @@ def instance(
         weights[None, :],
     )
     values = softplus(logsumexp(logits, rivals) - pick(logits, target)[:, 0])
-    # 0 already; said again, as XLA then takes 1.8 MiB of temporaries at N = 512, else 2.5
+    # changes no value, but XLA then needs 1.8 MiB of temporaries at N = 512 instead of 2.5
     values = jnp.where(jnp.sum(weights) > weights[target], values, 0)
     return {"loss": row_term(values, jnp.where(known, batch.weights, 0))}
 
 
 def _target(labels, ref_labels, exists):
-    """The reference that stands for each label: the r-th that exists, for the r-th smallest."""
+    """The reference that stands for each label, and whether there is one.
+
+    It is the r-th existing reference, for the r-th smallest label.
+    """
     ref_labels = jnp.where(exists, ref_labels, jnp.iinfo(ref_labels.dtype).max)
     order = jnp.argsort(ref_labels)
     ordered = ref_labels[order]

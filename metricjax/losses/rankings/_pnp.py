@@ -35,8 +35,8 @@ def pnp(
         \ell_a = \frac{1}{|P_a|} \sum_p f(R_{ap}) \qquad
         R_{ap} = \sum_n \sigma\Big(\frac{s_{an} - s_{ap}}{\tau}\Big)
 
-    An anchor that is among its references is one of its positives. One positive of every anchor is
-    visited at a time, in ``N * M`` memory.
+    An anchor that is among its references is one of its own positives. A loop takes one positive of
+    every anchor at a time, in ``N * M`` memory.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -51,20 +51,20 @@ def pnp(
         refs: what to compare with; the batch itself by default.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        b: for variant ``"Ib"``, > 0.
-        alpha: for variant ``"Dq"``; the paper uses 8.
-        anneal: tau, the softness of the ranks, > 0; or ``[N]``, one for each anchor.
+        b: of variant ``"Ib"``, > 0.
+        alpha: of variant ``"Dq"``; the paper uses 8.
+        anneal: tau, the softness of the ranks, > 0: one number, or ``[N]``, one for each anchor.
         variant: :math:`f(R)`, static. ``"O"``: :math:`R`; ``"Ds"``: :math:`\log(1 + R)`; ``"Dq"``:
             :math:`1 - (1 + R)^{-\alpha}`; ``"Iu"``: :math:`(1 + R) \log(1 + R)`; ``"Ib"``:
             :math:`(b R - \log(1 + b R)) / b^2`.
-        distance: the cosine, at another matrix precision if need be.
+        distance: `CosineSimilarity`, possibly with another `precision`.
 
     Returns:
-        ``{"loss": []}``, already reduced: the sum over the anchors with a positive besides
-        themselves, divided by their number.
+        ``{"loss": []}``, already reduced: the sum over the anchors that have a positive besides
+        themselves, divided by the number of these anchors.
 
     Notes:
-        - when: only negatives before a positive matter
+        - when: only negatives ranked before a positive matter
         - miner: none taken
         - cost: NM, time NM × P
         - setting: `variant="Dq", alpha=8.0`

@@ -28,7 +28,7 @@ def ranked_list(
     Tp: Scalar = 0.0,
     distance: Distance = LpDistance(),
 ) -> Passes[LossDict]:
-    r"""Pushes negatives out of a sphere and pulls positives into a smaller one.
+    r"""Pushes negatives out of a sphere around the anchor, and pulls positives into a smaller one.
 
     .. math::
         \ell_a = (1 - \lambda) \frac{\sum_p e^{T_p (d_{ap} - \alpha + m)} (d_{ap} - \alpha + m)}
@@ -36,8 +36,8 @@ def ranked_list(
         + \lambda \frac{\sum_n e^{T_n (\alpha - d_{an})} (\alpha - d_{an})}
         {\epsilon M + \sum_n e^{T_n (\alpha - d_{an})}}
 
-    over the positives with :math:`d_{ap} > \alpha - m` and the negatives with
-    :math:`d_{an} < \alpha`; :math:`\epsilon = 10^{-5}`.
+    The sums run over the positives with :math:`d_{ap} > \alpha - m` and the negatives with
+    :math:`d_{an} < \alpha`, and :math:`\epsilon = 10^{-5}`.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -52,15 +52,16 @@ def ranked_list(
         refs: what to compare with; the batch itself by default.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        margin: m, between the two spheres; here and in `Tn` the default is the paper's.
-        Tn: how much more near negatives weigh; 0 for all alike.
-        imbalance: lambda, the share of the negatives, 0 to 1.
-        alpha: radius of the larger sphere, ``1 + margin / 2`` by default.
-        Tp: how much more far positives weigh; 0 for all alike.
-        distance: pairwise distance.
+        margin: m, the gap between the two spheres. The defaults of `margin` and `Tn` are the
+            paper's.
+        Tn: how much more near negatives weigh; with 0 all weigh the same.
+        imbalance: lambda, the share of the negatives in the loss, 0 to 1.
+        alpha: the radius of the larger sphere, ``1 + margin / 2`` by default.
+        Tp: how much more far positives weigh; with 0 all weigh the same.
+        distance: pairwise distance, not a similarity.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of anchors, those without pairs included.
+        ``{"loss": [N]}``, divided by the number of anchors, including those without pairs.
 
     Notes:
         - when: spheres around anchors keep some variety within a class

@@ -27,15 +27,15 @@ def smooth_ap(
     temperature: PerSample = 0.01,
     distance: CosineSimilarity = CosineSimilarity(),
 ) -> LossDict:
-    r"""One minus the average precision of each anchor's ranking, with soft ranks.
+    r"""Raises the average precision of each anchor's ranking, computed with soft ranks.
 
     .. math::
         \ell_a = 1 - \frac{1}{|P_a|} \sum_{p \in P_a} \frac{R^+_{ap}}{R_{ap}} \qquad
         R_{ap} = 1 + \sum_{j \neq p} \sigma\Big(\frac{s_{aj} - s_{ap}}{\tau}\Big)
 
-    with :math:`R^+` the same sum over :math:`P_a` alone. An anchor that is among its references is
-    one of its positives. Classes may have any size and order. One positive of every anchor is
-    visited at a time, in ``N * M`` memory.
+    where :math:`R^+` is the same sum over :math:`P_a` alone. An anchor that is among its references
+    is one of its own positives. Classes may have any size and order. A loop takes one positive of
+    every anchor at a time, in ``N * M`` memory.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -51,14 +51,15 @@ def smooth_ap(
         mined: weighs each sample by how often it was mined; see `tuples.sample_weights`.
         where: ``[N]`` sample weights; 0 is padding.
         match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        temperature: tau, the softness of the ranks, > 0; or ``[N]``, one for each anchor.
-        distance: the cosine, at another matrix precision if need be.
+        temperature: tau, the softness of the ranks, > 0: one number, or ``[N]``, one for each
+            anchor.
+        distance: `CosineSimilarity`, possibly with another `precision`.
 
     Returns:
         ``{"ap_loss": [N]}``, divided by the number of anchors with a positive besides themselves.
 
     Notes:
-        - when: average precision itself is the aim; large classes
+        - when: average precision is the goal; large classes
         - miner: weighs samples
         - cost: NM, time NM × P
         - setting: default
@@ -76,7 +77,7 @@ def smooth_ap(
     mat = distance(batch.embeddings, batch.refs.embeddings)
 
     def precision_at(p, w):
-        ahead = jax.nn.sigmoid((mat - pick(mat, p)) / temperature)  # of itself: 1/2
+        ahead = jax.nn.sigmoid((mat - pick(mat, p)) / temperature)  # 1/2 for p itself
         among_positives = 0.5 + jnp.sum(positive * ahead, 1)
         rank = among_positives + jnp.sum(negative * ahead, 1)
         return w[:, 0] * among_positives / rank

@@ -1,1 +1,1 @@
-"""Losses of pairs that come with a score: how similar their two sides should be."""
+"""Losses of pairs with a score that says how similar the two sides of each pair should be."""

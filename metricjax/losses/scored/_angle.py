@@ -20,16 +20,17 @@ def angle(
     scale: Scalar = 20.0,
     axis_name: AxisName | None = None,
 ) -> LossDict:
-    r"""`cosent` of angles between complex vectors, which have a slope where the cosine is flat.
+    r"""Pulls pairs with larger targets closer, as `cosent` does, by angles between complex vectors.
 
     .. math::
         L = \log\Big(1 + \sum_{i, j: t_i < t_j} e^{\lambda (s_i - s_j)}\Big) \qquad
         s = \frac{\lvert \sum_k a_k c_k + b_k d_k + b_k c_k - a_k d_k \rvert}
         {\lVert x \rVert \lVert r \rVert}
 
-    The first half of the features are the real parts, a of x and c of r, the second half the
-    imaginary ones, b and d. An odd number of features is filled up by a 0. :math:`s` is up to
-    :math:`\sqrt 2`, and 0 where a row is zero. Time is N log N, memory N.
+    The angles between complex vectors have a slope where the cosine is flat. The first half of the
+    features are the real parts: a of x and c of r. The second half are the imaginary parts: b of x
+    and d of r. An odd number of features is padded with a 0. :math:`s` is at most :math:`\sqrt 2`,
+    and 0 where a row is zero. Time is N log N, and memory is N.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,17 +46,17 @@ def angle(
         targets: ``[N]``, how similar the sides of each pair should be, in any unit.
         where: ``[N]`` weights of the pairs; 0 is padding.
         scale: :math:`\lambda`.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any: pairs
-            of all devices are compared.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the batch is spread, if any. The
+            pairs of all devices along it are then compared.
 
     Returns:
-        ``{"loss": []}``, already reduced. Without two different targets it is 0.
+        ``{"loss": []}``, already reduced. It is 0 if all targets are equal.
 
     Notes:
-        - when: pairs of texts with graded similarity, beside `infonce`
+        - when: pairs of texts with graded similarity, together with `infonce`
         - miner: none taken
         - cost: N
-        - setting: default; weight 0.02 beside `infonce`
+        - setting: default, with weight 0.02 when added to `infonce`
 
     References:
         Li and Li, `AnglE-optimized Text Embeddings <https://arxiv.org/abs/2309.12871>`_, 2023.

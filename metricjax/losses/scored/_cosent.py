@@ -20,12 +20,13 @@ def cosent(
     distance: Distance = CosineSimilarity(),
     axis_name: AxisName | None = None,
 ) -> LossDict:
-    r"""Pairs that should be more similar than others are: of the scores only the order counts.
+    r"""Pulls pairs with larger targets closer than pairs with smaller targets.
 
     .. math:: L = \log\Big(1 + \sum_{i, j: t_i < t_j} e^{\lambda (s_i - s_j)}\Big)
 
-    :math:`s_i` is the similarity of the two sides of pair i. The sum over all pairs of pairs is
-    made from running sums of the sorted pairs: time N log N, memory N.
+    Only the order of the targets counts. :math:`s_i` is the similarity of the two sides of pair i.
+    The sum over all pairs of pairs is computed from running sums of the sorted pairs. Time is
+    N log N, and memory is N.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -42,11 +43,11 @@ def cosent(
         where: ``[N]`` weights of the pairs; 0 is padding.
         scale: :math:`\lambda`.
         distance: pairwise distance or similarity; a distance is used with its sign changed.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any: pairs
-            of all devices are compared.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the batch is spread, if any. The
+            pairs of all devices along it are then compared.
 
     Returns:
-        ``{"loss": []}``, already reduced. Without two different targets it is 0.
+        ``{"loss": []}``, already reduced. It is 0 if all targets are equal.
 
     Notes:
         - when: pairs of texts with graded similarity

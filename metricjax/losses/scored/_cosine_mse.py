@@ -19,7 +19,7 @@ def cosine_mse(
     where: Num[Array, " n"] | None = None,
     distance: Distance = CosineSimilarity(),
 ) -> LossDict:
-    r"""The cosine of a pair should be a given number.
+    r"""Pulls the cosine of each pair toward its target.
 
     .. math:: \ell_i = (\cos(x_i, r_i) - t_i)^2
 
@@ -33,7 +33,7 @@ def cosine_mse(
     Args:
         embeddings: ``[N, D]``.
         ref_embeddings: ``[N, D]``: row i of both is a pair.
-        targets: ``[N]``, the similarities wanted.
+        targets: ``[N]``, the similarity that each pair should have.
         where: ``[N]`` weights of the pairs; 0 is padding.
         distance: pairwise distance or similarity; a distance is used with its sign changed.
 

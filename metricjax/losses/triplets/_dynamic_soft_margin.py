@@ -31,13 +31,14 @@ def dynamic_soft_margin(
     distance: LpDistance = LpDistance(),
     axis_name: AxisName | None = None,
 ) -> Passes[LossDict | tuple[LossDict, Float[Array, " b"]]]:
-    r"""Weighs each triplet by how many triplets were easier lately.
+    r"""Pulls positives closer than negatives, weighting triplets by how many were easier lately.
 
     .. math::
         L = \frac1T \sum_{apn} \mathrm{CDF}(u_{apn}) \, u_{apn} \qquad u_{apn} = d_{ap} - d_{an}
 
-    The distribution of :math:`u` is a running histogram, constant for the gradient. Without labels,
-    reference i is the positive of anchor i, and its negative is the nearest to either of the two.
+    The distribution of :math:`u` is a running histogram, through which no gradient flows. Without
+    labels, reference i is the positive of anchor i. The negative is either the other reference
+    nearest to the anchor or the other anchor nearest to the reference, whichever is nearer.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -49,25 +50,27 @@ def dynamic_soft_margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` or `refs` is given.
-        histogram: ``[num_bins]``, the state: what the call before returned, or zeros at the start;
-            `metricjax.nn.DynamicSoftMargin` owns it.
-        refs: what to compare with; the batch itself by default.
-        mined: the triplets that count: those of a miner, `tuples.random_triplets`, or all joint
-            triplets of some `Pairs`. All by default. Repeats count repeatedly.
+        histogram: ``[num_bins]``, the state: zeros at the start, then the histogram that the
+            previous call returned. `metricjax.nn.DynamicSoftMargin` owns it.
+        refs: references to compare with; the batch itself by default.
+        mined: the triplets that count: those of a miner or of `tuples.random_triplets`, or `Pairs`.
+            `Pairs` stand for all triplets of a positive and a negative pair with the same anchor.
+            All triplets by default. A triplet counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        min_val: the histogram covers :math:`u` from here, < 0, to as far above 0; what lies beyond
-            is counted at its ends.
-        num_bins: of the histogram, at least 2; static.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        min_val: lower end of the histogram of :math:`u`, < 0. The upper end is as far above 0.
+            Values beyond the ends count in the bins at the ends.
+        num_bins: number of bins of the histogram, at least 2; static.
         momentum: weight of a new batch in the histogram, 0 to 1.
-        distance: Euclidean, of normalized embeddings, to any power.
-        axis_name: the `jax.shard_map` or `pmap` axis that the anchors are spread over, if any: sums
-            over all anchors are taken over it, and all batches along it are the references, if
-            there are none.
+        distance: the Euclidean `LpDistance` of normalized embeddings, to any `power`.
+        axis_name: the `jax.shard_map` or `pmap` axis over which the anchors are spread, if any.
+            Sums over all anchors then include all devices along it. Without `refs`, the batches of
+            all these devices are the references.
 
     Returns:
         ``{"loss": []}``, already reduced: the sum over the triplets, divided by their number. With
-        `histogram`, a pair of this and the new histogram, which sums to 1.
+        `histogram`, a tuple of this dict and the new histogram, which sums to 1. In a batch without
+        triplets the histogram does not change.
 
     Notes:
         - when: local descriptors; no margin to choose
@@ -117,14 +120,14 @@ def dynamic_soft_margin(
 
 
 def _updated(state, counts, momentum):
-    """The histogram after a batch; as it was if the batch had no triplets."""
+    """Returns the histogram after a batch, unchanged if the batch had no triplets."""
     fresh = jnp.where(jnp.sum(state) > 0, jnp.asarray(momentum, state.dtype), 1)
     mixed = (1 - fresh) * state + fresh * counts
     return jnp.where(jnp.sum(counts) > 0, safe_divide(mixed, jnp.sum(mixed)), state)
 
 
 def _aligned(name, batch, mat):
-    """Row i of both sides belong together: a triplet for each, with the nearest of the others."""
+    """Makes a triplet of each anchor i, reference i, and the nearest other row of either side."""
     n, m = mat.shape
     if n != m:
         raise ValueError(

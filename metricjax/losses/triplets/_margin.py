@@ -27,13 +27,14 @@ def margin(
     nu: Scalar = 0.0,
     distance: Distance = LpDistance(),
 ) -> LossDict:
-    r"""Keeps positives inside, and negatives outside, of a learnable boundary with a margin.
+    r"""Pulls positives inside a learnable boundary and pushes negatives outside, with a margin.
 
     .. math::
         \ell_{apn} = [d_{ap} - \beta + m]_+ + [\beta - d_{an} + m]_+
 
-    and :math:`\nu \beta` on top. With a similarity the differences change sign. As every triplet
-    counts, a positive pair weighs as much as its anchor has negatives, and the other way round.
+    A second term is :math:`\nu \beta`. With a similarity, the differences change sign. Because
+    every triplet counts, a positive pair counts once for each negative of its anchor, and a
+    negative pair once for each positive.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,27 +46,28 @@ def margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given and `beta` is one number.
-        beta: the boundary, one for all or ``[C]``, one for each class of anchors;
+        beta: the boundary: one number, or ``[C]``, one for each class of anchors.
             `metricjax.nn.Margin` owns it. Anchors with a label outside ``[0, C)`` get weight 0.
-        refs: what to compare with; the batch itself by default.
-        mined: the triplets that count: those of a miner, `tuples.random_triplets`, or all joint
-            triplets of some `Pairs`. All by default. Repeats count repeatedly.
+        refs: references to compare with; the batch itself by default.
+        mined: the triplets that count: those of a miner or of `tuples.random_triplets`, or `Pairs`.
+            `Pairs` stand for all triplets of a positive and a negative pair with the same anchor.
+            All triplets by default. A triplet counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        margin: how far from the boundary pairs are free.
-        nu: weight of the boundary itself; for a `beta` that is learned.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        margin: how far beyond the boundary, on its correct side, a pair must be to cost nothing.
+        nu: weight of `beta` itself in the loss, for a learned `beta`.
         distance: pairwise distance or similarity.
 
     Returns:
         ``{"margin_loss": ..., "beta_reg_loss": ...}``, streamed (``[N, positives, M]``; ``[T]`` for
-        listed triplets), divided by the number of hinges above 0. With one `beta` the second is
-        already reduced: :math:`\nu \beta`, or 0 without any triplet.
+        listed triplets), each divided by the number of hinges above 0. With one `beta`,
+        "beta_reg_loss" is already reduced: :math:`\nu \beta`, or 0 without any triplet.
 
     Notes:
-        - when: a boundary that is learned
+        - when: a learned boundary
         - miner: `distance_weighted`
         - cost: NM, time NM × P
-        - setting: default, with its miner
+        - setting: default, with the `distance_weighted` miner
 
     References:
         Wu et al., `Sampling Matters in Deep Embedding Learning <https://arxiv.org/abs/1706.07567>`_,

@@ -27,13 +27,14 @@ def triplet_margin(
     smooth_loss: bool = False,
     distance: Distance = LpDistance(),
 ) -> LossDict:
-    r"""Brings each anchor closer to its positives than to its negatives, by a margin.
+    r"""Pulls each anchor closer to its positives than to its negatives, by a margin.
 
     .. math::
         \ell_{apn} = [d_{ap} - d_{an} + m]_+
 
-    With a similarity the difference changes sign. All triplets are visited, one positive of every
-    anchor at a time, so memory is ``N * M`` and work proportional to the triplets.
+    With a similarity, the difference changes sign. A loop visits all triplets, one positive of
+    every anchor at a time. Memory is therefore ``N * M``, and work is proportional to the number of
+    triplets.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -45,23 +46,24 @@ def triplet_margin(
     Args:
         embeddings: ``[N, D]``.
         labels: ``[N]`` integers; may be left out when `mined` is given.
-        refs: what to compare with; the batch itself by default.
-        mined: the triplets that count: those of a miner, `tuples.random_triplets`, or all joint
-            triplets of some `Pairs`. All by default. Repeats count repeatedly.
+        refs: references to compare with; the batch itself by default.
+        mined: the triplets that count: those of a miner or of `tuples.random_triplets`, or `Pairs`.
+            `Pairs` stand for all triplets of a positive and a negative pair with the same anchor.
+            All triplets by default. A triplet counts as often as it was mined.
         where: ``[N]`` sample weights; 0 is padding.
-        match: a relation of labels other than equality; see `metricjax.tuples.all_pairs`.
-        margin: how much closer the positive has to be; or ``[N]``, one for each anchor.
-        swap: take the closer of anchor and positive as the one to push the negative away from;
-            one more matrix product for each step; static.
-        smooth_loss: softplus in place of the hinge; static.
+        match: a relation between labels, instead of equality; see `metricjax.tuples.all_pairs`.
+        margin: how much closer the positive must be; or ``[N]``, one for each anchor.
+        swap: push the negative away from the anchor or from the positive, whichever is closer to
+            the negative. This takes one more matrix product for each step; static.
+        smooth_loss: use softplus in place of the hinge; static.
         distance: pairwise distance or similarity.
 
     Returns:
         ``{"loss": ...}``, streamed (``[N, positives, M]``; ``[T]`` for listed triplets), divided
-        by the number of triplets above 0.
+        by the number of triplets with a value above 0.
 
     Notes:
-        - when: ranks only, not distances, are of interest
+        - when: only ranks matter, not distances
         - miner: `triplet_margin` (semihard), `batch_hard`
         - cost: NM, time NM × P
         - setting: `margin=0.2`, `LpDistance(power=2)`, semihard

@@ -21,14 +21,14 @@ def barlow_twins(
     eps: Scalar = 1e-5,
     precision: Precision = Precision.HIGHEST,
 ) -> LossDict:
-    r"""Each feature agrees with itself in the other view, and with no other feature.
+    r"""Correlates each feature with itself in the other view, and with no other feature.
 
     .. math::
         L = \sum_d (1 - C_{dd})^2 + \lambda \sum_{d \neq e} C_{de}^2 \qquad
         C_{de} = \frac1N \sum_i \frac{x_{id} - \bar x_d}{\sqrt{\mathrm{Var}(x_d) + \epsilon}} \,
         \frac{x'_{ie} - \bar x'_e}{\sqrt{\mathrm{Var}(x'_e) + \epsilon}}
 
-    with variances over N. It needs the whole batch on every device.
+    Variances are sums divided by N. The loss needs the whole batch on every device.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -41,7 +41,7 @@ def barlow_twins(
         ref_embeddings: ``[N, D]``, the other view of the same samples.
         where: ``[N]`` sample weights; 0 is padding.
         lambd: factor of the second sum.
-        eps: added to the variances, as in a batch normalization.
+        eps: added to the variances, as in batch normalization.
         precision: of the matrix products.
 
     Returns:

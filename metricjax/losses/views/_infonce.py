@@ -1,7 +1,7 @@
 """InfoNCE between two towers: the losses of CLIP, of sentence-transformers, of GTE and GISTEmbed.
 
-Each row is a query with its document, and maybe with hard negatives of its own. It has up to four
-pools of rivals, all of them rows of products:
+Each row is a query with its document, and optionally with its own hard negatives. A row has up to
+four pools of rivals. Each pool consists of rows of matrix products:
 
     query_to_doc     the query with all documents, and with the negatives of all queries
     query_to_query   the query with all other queries
@@ -38,14 +38,14 @@ HARD = (None, "in_batch", "own", "all")
 
 
 class _Rows(NamedTuple):
-    """Queries, their documents, and H negatives of each."""
+    """Queries, their documents, and H negatives of each query."""
 
     query: Float[Array, "n d"]
     document: Float[Array, "n d"]
     negatives: Float[Array, "n h d"]
     weights: Float[Array, " n"]
     guide: Any = None
-    """What a guide makes of them, as other `_Rows`."""
+    """The guide's embeddings of the same rows, also as `_Rows`."""
 
 
 @declare(
@@ -71,22 +71,23 @@ def infonce(
     axis_name: AxisName | None = None,
     chunk_size: int | None = None,
 ) -> LossDict:
-    r"""Picks the other half of each pair out among the batch, in both directions: CLIP's loss.
+    r"""Pulls the two sides of each pair together, and pushes mismatched rows apart: CLIP's loss.
 
     .. math::
         \ell_i = \tfrac12 \Big( -\log \frac{e^{s_{ii} / \tau}}{\sum_j e^{s_{ij} / \tau}}
         - \log \frac{e^{s_{ii} / \tau}}{\sum_j e^{s_{ji} / \tau}} \Big)
 
-    With `negatives`, all of them join the first sum. With `joint`, there is one sum over all that
-    the `directions` name, :math:`\ell_i = \log \sum e^{s / \tau} - s_{ii} / \tau`:
+    The first sum runs over documents, the second over queries. If `negatives` are given, those of
+    all queries join the first sum. With `joint`, there is a single sum over all pools that
+    `directions` names, :math:`\ell_i = \log \sum e^{s / \tau} - s_{ii} / \tau`:
 
     - query_to_doc: the query with every document, and with the negatives of every query;
     - query_to_query: the query with every other query;
-    - doc_to_query: its document with every query, its own once more;
-    - doc_to_doc: its document with every other document, and the negatives of other queries.
+    - doc_to_query: the document of the query with every query, and with its own once more;
+    - doc_to_doc: the document with every other document, and with the negatives of other queries.
 
-    A distance is used with its sign changed. For pairs that share a label use `ntxent` or `siglip`
-    with references. A large batch is computed in blocks of rows by itself.
+    A distance is negated. For pairs that share a label, use `ntxent` or `siglip` with references. A
+    large batch is computed in blocks of rows automatically.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -99,38 +100,43 @@ def infonce(
         1.3088
 
     Args:
-        embeddings: ``[N, D]``, of queries, or images.
-        ref_embeddings: ``[N, D]``, of their documents, or texts: row i belongs to row i.
-        negatives: ``[N, H, D]``, H documents for each query that look right and are not.
-        where: ``[N]`` sample weights; 0 is padding, with its negatives.
+        embeddings: ``[N, D]``, the queries or images.
+        ref_embeddings: ``[N, D]``, the documents or texts. Row i belongs to row i of `embeddings`.
+        negatives: ``[N, H, D]``, H hard negatives for each query: documents that look right but are
+            wrong.
+        where: ``[N]`` sample weights; a row of weight 0 is padding, and so are its negatives.
         temperature: divides the similarities, > 0; may be learned.
-        directions: which pools there are, query_to_doc among them; static.
-        joint: one sum over all pools, or the mean of a loss for each of query_to_doc and
-            doc_to_query; static.
-        hardness: which logits of query_to_doc rise with their own similarity: those of other rows'
-            documents and negatives, "in_batch"; of the row's own negatives; or "all" but the
-            positive. Static.
-        strength: by how much: it times the similarity is added, constant for the gradient. LLaVE
-            has 9 with "in_batch", EmbeddingGemma 5 with "own".
-        margin: takes rivals for false negatives and leaves them out if they are more similar than
-            the positive less this; ``None`` leaves in all, a `guide` alone means 0.
-        relative: the margin is a share of the positive's similarity; static.
-        guide: what a better model makes of the same queries, documents and, if there are any,
-            negatives, in its own number of features: its cosines then tell which are false.
-            Constant for the gradient.
+        directions: the pools to use. query_to_doc must be among them. Static.
+        joint: if true, one sum over all pools. If false, the mean of one loss for each direction;
+            only query_to_doc and doc_to_query are then allowed. Static.
+        hardness: the logits of query_to_doc that a multiple of their similarity is added to.
+            "in_batch" means those of the documents and negatives of other rows, "own" those of the
+            row's own negatives, "all" all but the positive, and ``None`` none. Static.
+        strength: this multiple. The gradient treats the added similarity as constant. LLaVE uses 9
+            with "in_batch", EmbeddingGemma 5 with "own".
+        margin: a rival that is more similar than the positive's similarity minus `margin` is taken
+            for a false negative and left out. ``None`` keeps all rivals, but means 0 with a
+            `guide`.
+        relative: if true, `margin` is a fraction of the absolute value of the positive's
+            similarity; static.
+        guide: a better model's embeddings of the same queries, documents and, if given, negatives,
+            as a sequence; they can have another number of features. Their cosines, instead of the
+            similarities, then decide which rivals are false negatives. The gradient treats them as
+            constant.
         distance: pairwise distance or similarity.
-        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any; rivals
-            are those of all devices.
-        chunk_size: at most so many rows at a time; static. By default all of a small batch.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any. The
+            rivals come from all devices.
+        chunk_size: the largest number of rows computed at a time; static. By default, a small batch
+            is computed at once.
 
     Returns:
-        ``{"loss": [N]}``, divided by the number of pairs. A row without rivals has 0.
+        ``{"loss": [N]}``, divided by the number of pairs. A row without rivals has loss 0.
 
     Notes:
         - when: pairs of two towers (CLIP, text retrieval), no labels
         - miner: none taken
         - cost: N²(1 + H)
-        - setting: default; it learns the temperature. Text: 0.05 or 0.01, query_to_doc alone
+        - setting: default, with a learned temperature. Text: 0.05 or 0.01, query_to_doc only
 
     References:
         Radford et al., `Learning Transferable Visual Models From Natural Language Supervision
@@ -166,11 +172,11 @@ def infonce(
         there = jnp.broadcast_to(everything.weights[None, :], own.shape)
 
         def weights(side, others):
-            """Of the rivals in a pool."""
+            """The weights of the rivals in a pool."""
             if others == "negatives":
                 negatives = jnp.repeat(there, h, 1)
                 return negatives if side == "query" else jnp.where(own_negative, 0, negatives)
-            again = joint and (side, others) == ("doc", "queries")  # holds the positive, too
+            again = joint and (side, others) == ("doc", "queries")  # also holds the positive
             return there if again else jnp.where(own, 0, there)
 
         rivals = {name: weights(*name) for name in names}
@@ -187,7 +193,7 @@ def infonce(
                 rivals[name] = jnp.where(false, 0, rivals[name])
 
         def harder(name):
-            """Which logits of a pool rise with their similarity."""
+            """Which logits of a pool a multiple of their similarity is added to."""
             if hardness is None or name[0] == "doc" or name[1] == "queries":
                 return False
             its_own = own_negative if name[1] == "negatives" else own
@@ -221,8 +227,8 @@ def _similarities(distance, names, some: _Rows, everything: _Rows):
 
     def mat(side, other):
         if (side, other) == ("doc", "queries"):
-            # of queries to a document, as the distance need not be symmetric; for all rows at once
-            # it is the transpose of a product that is there already
+            # from queries to a document, since the distance need not be symmetric; for all rows at
+            # once, this is the transpose of a product that exists already
             return similarities(distance, everything.query, some.document).T
         return similarities(distance, sides[side], others[other])
 

@@ -24,14 +24,14 @@ def vicreg(
     eps: Scalar = 1e-4,
     precision: Precision = Precision.HIGHEST,
 ) -> LossDict:
-    r"""Two views of a sample agree, every feature varies, and no two features say the same.
+    r"""Pulls two views of a sample together, keeps all features varying, and decorrelates them.
 
     .. math::
         \ell_i = \frac{\lambda}{D} \lVert x_i - x'_i \rVert^2 \qquad
         v_d = \frac{\mu}{2} \Big[1 - \sqrt{\mathrm{Var}(x_d) + \epsilon}\Big]_+ \qquad
         c = \frac{\nu}{D} \sum_{d \neq e} \mathrm{Cov}(x)_{de}^2
 
-    The last two are computed for both views. It needs the whole batch on every device.
+    The last two parts are computed for both views. The loss needs the whole batch on every device.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj
@@ -52,7 +52,7 @@ def vicreg(
     Returns:
         ``{"invariance_loss": [N], "variance_loss1": [D], "variance_loss2": [D],
         "covariance_loss": []}``, the first three divided by their lengths, the last already
-        reduced. A single sample has no variance: then all but the first are 0.
+        reduced. A single sample has no variance, so all terms but the first are 0.
 
     Notes:
         - when: self-supervision without negatives, small batches
