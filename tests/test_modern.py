@@ -408,6 +408,17 @@ def test_memory_of_a_large_batch_with_hard_negatives():
     assert program.memory_analysis().temp_size_in_bytes < 64 * 2**20
 
 
+@pytest.mark.optimized
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", [losses.dcl, losses.dclw])
+def test_all_pairs_of_two_views_are_never_held(loss):
+    n = 4096
+    shapes = [jax.ShapeDtypeStruct((n, 64), jnp.float32)] * 2
+    total = lambda *args: mj.reduce(loss(*args))[0]
+    program = jax.jit(jax.value_and_grad(total, (0, 1))).lower(*shapes).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * n * n  # of 4 n * n pairs
+
+
 MISTAKES = {
     r"`directions` must be one of .*got 'doc_to_docs'": {"directions": ("doc_to_docs",)},
     "`directions` must hold 'query_to_doc'": {"directions": ("doc_to_query",)},
