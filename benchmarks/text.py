@@ -95,7 +95,7 @@ THEIRS = {  # the class, whether it gets negatives, and its labels
 
 
 MOST = {"infonce (guide)": 512}
-"""Theirs holds some arrays of N * N * D numbers."""
+"""The largest N of a loss: `GISTEmbedLoss` holds arrays of N * N * D numbers."""
 
 
 def sentence_transformers(name, query, doc, negatives, targets, teacher, guide):
@@ -105,13 +105,13 @@ def sentence_transformers(name, query, doc, negatives, targets, teacher, guide):
     from transformers import PreTrainedTokenizerBase
 
     class Tokenizer(PreTrainedTokenizerBase):
-        """Of models that tokenize nothing: their losses ask for one."""
+        """A tokenizer that does nothing: `GISTEmbedLoss` requires one."""
 
         def get_vocab(self):
             return {}
 
     class AsItIs(torch.nn.Module):
-        """A model whose embeddings are in its inputs."""
+        """A model that returns embeddings which are in its inputs."""
 
         tokenizer, max_seq_length = Tokenizer(), 1
 

