@@ -10,6 +10,7 @@ float32 precision on every device; `precision` lowers it knowingly.
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -29,6 +30,7 @@ from metricjax._core.masked import (
     upcast,
 )
 from metricjax._core.stream import sum_over
+from metricjax._core.types import Scalar
 
 
 class Distance(Protocol):
@@ -58,7 +60,8 @@ def normalize(x: Float[Array, "n d"], p: float = 2) -> Float[Array, "n d"]:
     length = safe_sqrt(jnp.sum(x * x, -1)) if p == 2 else safe_norm(x, p)
     norm = jnp.maximum(length[:, None], floor / top)
     zero |= norm == 0  # 1 / top, of the largest floats, may be flushed to 0
-    return jnp.where(zero, 0, x / jnp.where(zero, 1, norm))
+    # times 0, since XLA's maximum of a row may miss a NaN, which must stay visible
+    return jnp.where(zero, 0 * x, x / jnp.where(zero, 1, norm))
 
 
 def _prepared(distance, x, y, normalize_embeddings, p=2):
@@ -95,15 +98,17 @@ def _products_jvp(precision, primals, tangents):
     return products(x, y, precision), jnp.matmul(dx, y.T, precision=precision) + by_y
 
 
+def _squares(x):
+    """The squared length of each row, as a product: XLA on CPU makes a slow [N, M] of two sums."""
+    return jnp.matmul(x * x, jnp.ones(x.shape[1], x.dtype), precision=Precision.HIGHEST)
+
+
 def _squared_euclidean(x, y, precision, unit=False, rows=None):
     """``|x|^2 + |y|^2 - 2 x.y``, with what is within rounding error of zero set to zero.
 
     Of `unit` vectors: a zero vector, which has no direction, counts as orthogonal to all.
     """
-    # as a product, since XLA on CPU makes a slow [N, M] of the sum of two sums
-    ones = jnp.ones(x.shape[1], x.dtype)
-    squares = lambda x: jnp.matmul(x * x, ones, precision=Precision.HIGHEST)
-    squares_of = lambda x: jnp.where(squares(x) == 0, 1, squares(x)) if unit else squares(x)
+    squares_of = lambda x: jnp.where(_squares(x) == 0, 1, _squares(x)) if unit else _squares(x)
     norms = squares_of(x)[:, None] + squares_of(y)[None, :]
     both = products(-2 * x, y, precision) if rows is None else -2 * exact_products(x, y, rows)
     squared = norms + both
@@ -136,6 +141,62 @@ def _directed(mat, a, b, orthogonal):
 def _without_diagonal(mat, a, b):
     """Sets the distance of every row to itself to exactly zero, when `a` meets itself."""
     return jnp.where(jnp.eye(mat.shape[0], dtype=bool), 0, mat) if b is a else mat
+
+
+_LONGEST = 2.0**60
+"""Longer rows count as this long in `LorentzDistance`: products of two lengths stay in float32."""
+
+
+def _check_curvature(function, c):
+    """Returns a known `c` as a float, which can be hashed, and a traced `c` unchanged."""
+    if jnp.shape(c) != ():
+        raise ValueError(f"distances.{function}: `c` must be one number, got shape {jnp.shape(c)}.")
+    if isinstance(c, jax.core.Tracer):
+        return c
+    if not 0 < float(c) < math.inf:
+        raise ValueError(f"distances.{function}: `c` must be above 0 and finite, got {c}.")
+    return float(c)
+
+
+def _shortened(x, scale, longest):
+    """Returns ``scale * x`` with rows of at most the length `longest`, and which rows were longer.
+
+    In a longer row, ``scale * x`` may overflow. So the row is replaced before that product: after
+    it, its gradient would be NaN.
+    """
+    x = upcast(x)
+    scale = jnp.asarray(scale, x.dtype)
+    longer = _squares(jax.lax.stop_gradient(scale * x)) > longest**2
+    rows = longer[:, None]
+    # `normalize` returns 0 for the largest floats, whose reciprocals are flushed to 0
+    short = longest * normalize(jnp.where(rows, x / 16, x))
+    return jnp.where(rows, short, scale * jnp.where(rows, 0, x)), longer
+
+
+def _outer(xs, ys):
+    """``sum(x[:, None] * y[None, :])`` of pairs of columns ``[N]`` and ``[M]``, as one product.
+
+    With broadcasts instead, the gradient of a hyperbolic distance between 1,024 rows took at least
+    twice as long on a CPU, and half as much memory again.
+    """
+    return products(jnp.stack(xs, 1), jnp.stack(ys, 1), Precision.HIGHEST)
+
+
+def _radial_and_angular(z, w, precision):
+    """Returns ``|z| - |w|`` and ``|z| |w| - z.w``; rounding errors of 0 are set to 0.
+
+    ``|z - w|^2`` is the square of the first plus twice the second. If two rows have almost the same
+    direction, this sum keeps more digits than ``|z|^2 + |w|^2 - 2 z.w``. Hyperbolic distances need
+    them: by the latter, rows of one direction and of norm 0.996 and 0.998 in the Poincaré ball
+    would be at distance 0 in float32, and they are at 0.69.
+    """
+    r, s = safe_sqrt(_squares(z)), safe_sqrt(_squares(w))
+    radial = _outer([r, jnp.ones_like(r)], [jnp.ones_like(s), -s])
+    angular = _outer([r], [s]) - products(z, w, precision)
+    tolerance = 16 * jnp.finfo(z.dtype).eps  # as in `_squared_euclidean`
+    r, s = jax.lax.stop_gradient((r[:, None], s[None, :]))
+    radial = jnp.where(jnp.abs(radial) < tolerance * (r + s), 0, radial)
+    return radial, jnp.where(angular < tolerance * r * s, 0, angular)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +352,202 @@ class SNRDistance:
         if missing is not None:
             ratio += (missing[None, :] & (signal > 0)).astype(ratio.dtype)
         return _without_diagonal(ratio, a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoincareDistance:
+    r"""Hyperbolic distance between points of the Poincaré ball, which has radius :math:`1/\sqrt c`.
+
+    .. math::
+        d_{ij} = \frac{2}{\sqrt c} \operatorname{arsinh} \sqrt{\frac{c \lVert x_i - y_j \rVert^2}
+        {(1 - c \lVert x_i \rVert^2)(1 - c \lVert y_j \rVert^2)}}
+
+    Rows are not normalized. A row whose norm is above :math:`(1 - eps) / \sqrt c` is first scaled
+    to that norm. The gradient includes this projection, so it is orthogonal to the row. Near 0, the
+    distance is about twice the Euclidean distance. The gradient at distance 0 is 0.
+
+    Angles have the rounding error of a matrix product: in float32, an angle below 0.002 counts as
+    0. This matters near the boundary. With ``eps=0.001``, two rows there can be 1.7 apart at such
+    an angle.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import PoincareDistance
+        >>> x, y = jnp.array([[0.0, 0.0]]), jnp.array([[0.5, 0.0], [0.0, 0.8]])
+        >>> print(PoincareDistance()(x, y).round(2))
+        [[1.1 2.2]]
+
+    Attributes:
+        c: minus the curvature of the space, > 0; may be traced. A distance with a traced `c` has no
+            hash, so it cannot be a static argument.
+        eps: how near rows can be to the boundary, as a share of the radius; between 0 and 1;
+            static.
+        precision: of the matrix product.
+
+    References:
+        Nickel and Kiela, Poincaré Embeddings for Learning Hierarchical Representations, 2017,
+        https://arxiv.org/abs/1705.08039.
+        Khrulkov et al., Hyperbolic Image Embeddings, 2020, https://arxiv.org/abs/1904.02239
+    """
+
+    c: Scalar = 1.0
+    eps: float = 1e-3
+    precision: Precision = Precision.HIGHEST
+    is_similarity: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "c", _check_curvature("PoincareDistance", self.c))
+        if not 0 < self.eps < 1:
+            raise ValueError(
+                f"distances.PoincareDistance: `eps` must be between 0 and 1, got {self.eps}."
+            )
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
+        a, b, _ = _prepared(self, x, y, False)
+        scale = jnp.sqrt(jnp.asarray(self.c, a.dtype))
+
+        def inside(x):
+            """Returns rows z of the unit ball, and ``1 / sqrt(1 - |z|^2)``."""
+            z, projected = _shortened(x, scale, 1 - self.eps)
+            least = self.eps * (2 - self.eps)  # 1 - |z|^2 of a projected row, without rounding
+            room = jnp.where(projected, least, jnp.maximum(1 - _squares(z), least))
+            return z, 1 / jnp.sqrt(room)
+
+        z, of_z = inside(a)
+        w, of_w = (z, of_z) if b is a else inside(b)
+        radial, angular = _radial_and_angular(z, w, self.precision)
+        sinh = safe_sqrt(radial * radial + 2 * angular) * _outer([of_z], [of_w])
+        return _without_diagonal(2 / scale * jnp.arcsinh(sinh), a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class LorentzDistance:
+    r"""Hyperbolic distance between points of the hyperboloid, the Lorentz model.
+
+    .. math::
+        d_{ij} = \frac{1}{\sqrt c} \operatorname{arcosh}\left(c (a_i b_j - x_i \cdot y_j)\right),
+        \quad a_i = \sqrt{1/c + \lVert x_i \rVert^2}, \quad b_j = \sqrt{1/c + \lVert y_j \rVert^2}
+
+    Rows are the space parts of the points. They can be any vectors and are not normalized. The time
+    parts :math:`a_i` and :math:`b_j` are computed from them. Near 0, the distance is about the
+    Euclidean distance. Between long rows, it grows with the logarithm of their norms. The gradient
+    at distance 0 is 0.
+
+    Angles have the rounding error of a matrix product: in float32, an angle below 0.002 counts as
+    0. A row whose norm is above :math:`2^{60} / \sqrt c` counts as a row of that norm.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import LorentzDistance
+        >>> x, y = jnp.array([[0.0, 0.0]]), jnp.array([[0.75, 0.0], [3.0, 4.0]])
+        >>> print(LorentzDistance()(x, y).round(2))
+        [[0.69 2.31]]
+
+    Attributes:
+        c: minus the curvature of the space, > 0; may be traced. A distance with a traced `c` has no
+            hash, so it cannot be a static argument.
+        precision: of the matrix product.
+
+    References:
+        Desai et al., Hyperbolic Image-Text Representations, 2023, https://arxiv.org/abs/2304.09172
+    """
+
+    c: Scalar = 1.0
+    precision: Precision = Precision.HIGHEST
+    is_similarity: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "c", _check_curvature("LorentzDistance", self.c))
+
+    def __call__(self, x: Float[Array, "n d"], y: Float[Array, "m d"] | None = None) -> Array:
+        a, b, _ = _prepared(self, x, y, False)
+        scale = jnp.sqrt(jnp.asarray(self.c, a.dtype))
+        z, _ = _shortened(a, scale, _LONGEST)
+        w = z if b is a else _shortened(b, scale, _LONGEST)[0]
+        # Let r = |z|, s = |w|, a^2 = 1 + r^2, b^2 = 1 + s^2. For near rows, all digits are lost in
+        # cosh(d) = a b - z.w, which is 1. So no term is subtracted from a b:
+        #     2 sinh(d / 2)^2 = cosh(d) - 1 = (r - s)^2 / (a b + r s + 1) + (r s - z.w)
+        radial, angular = _radial_and_angular(z, w, self.precision)
+        rr, ss = _squares(z), _squares(w)
+        columns = lambda rr: [jnp.sqrt(1 + rr), safe_sqrt(rr), jnp.ones_like(rr)]
+        divisor = _outer(columns(rr), columns(ss))
+        # the root first: the square of the divisor, in the gradient, would overflow
+        radial = radial / jnp.sqrt(divisor)
+        sinh = safe_sqrt((radial * radial + angular) / 2)
+        return _without_diagonal(2 / scale * jnp.arcsinh(sinh), a, b)
+
+
+def poincare_exp0(v: Float[Array, "n d"], c: Scalar = 1.0) -> Float[Array, "n d"]:
+    r"""Maps vectors into the Poincaré ball: the exponential map at the origin.
+
+    .. math:: \tanh(\sqrt c \lVert v \rVert) \frac{v}{\sqrt c \lVert v \rVert}
+
+    The results are points for `PoincareDistance`. A zero row stays zero; there the slope is 1. The
+    result of a long row is at the boundary.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import poincare_exp0
+        >>> print(poincare_exp0(jnp.array([[0.3, 0.4], [0.0, 0.0]])).round(2))
+        [[0.28 0.37]
+         [0.   0.  ]]
+
+    Args:
+        v: ``[N, D]``. Half precision is computed, and returned, in float32.
+        c: minus the curvature of the space, > 0; may be traced.
+
+    Raises:
+        ValueError: if `v` does not have the shape ``[N, D]``, or if `c` is not above 0.
+        TypeError: if `v` is not floating.
+
+    References:
+        Khrulkov et al., Hyperbolic Image Embeddings, 2020, https://arxiv.org/abs/1904.02239
+    """
+    return _exp0("poincare_exp0", v, c, jnp.tanh, -1 / 3, 20)  # tanh(20) is 1 in double precision
+
+
+def lorentz_exp0(v: Float[Array, "n d"], c: Scalar = 1.0) -> Float[Array, "n d"]:
+    r"""Maps vectors onto the hyperboloid: the space part of the exponential map at the origin.
+
+    .. math:: \sinh(\sqrt c \lVert v \rVert) \frac{v}{\sqrt c \lVert v \rVert}
+
+    The results are points for `LorentzDistance`. A zero row stays zero; there the slope is 1. As in
+    MERU, :math:`\sqrt c \lVert v \rVert` is limited to :math:`\operatorname{arsinh}(2^{15})`, so
+    that the hyperbolic sine cannot overflow. The points ``lorentz_exp0(2 * v)`` are as far apart as
+    the points ``poincare_exp0(v)``, each by its own distance.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from metricjax.distances import lorentz_exp0
+        >>> print(lorentz_exp0(jnp.array([[0.3, 0.4], [0.0, 0.0]])).round(2))
+        [[0.31 0.42]
+         [0.   0.  ]]
+
+    Args:
+        v: ``[N, D]``. Half precision is computed, and returned, in float32.
+        c: minus the curvature of the space, > 0; may be traced.
+
+    Raises:
+        ValueError: if `v` does not have the shape ``[N, D]``, or if `c` is not above 0.
+        TypeError: if `v` is not floating.
+
+    References:
+        Desai et al., Hyperbolic Image-Text Representations, 2023, https://arxiv.org/abs/2304.09172
+    """
+    return _exp0("lorentz_exp0", v, c, jnp.sinh, 1 / 6, math.asinh(2**15))
+
+
+def _exp0(function, v, c, curve, bend, longest):
+    """``curve(|z|) / |z| * v`` for ``z = sqrt(c) v``, where ``curve(t) = t + bend t^3 + ...``."""
+    v = jnp.asarray(v)
+    check_embeddings(f"distances.{function}", "v", v)
+    c = _check_curvature(function, c)
+    scale = jnp.sqrt(jnp.asarray(c, upcast(v).dtype))
+    z, _ = _shortened(v, scale, longest)
+    squares = _squares(z)[:, None]
+    small = squares < jnp.finfo(z.dtype).eps ** 0.5  # the next term of the series is below eps
+    norm = jnp.sqrt(jnp.where(small, 1, squares))
+    return jnp.where(small, 1 + bend * squares, curve(norm) / norm) * z / scale
 
 
 def row_distances(

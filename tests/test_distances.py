@@ -14,17 +14,25 @@ import metricjax as mj
 from metricjax.distances import (
     CosineSimilarity,
     DotProductSimilarity,
+    LorentzDistance,
     LpDistance,
+    PoincareDistance,
     SNRDistance,
     farther,
+    lorentz_exp0,
     normalize,
+    poincare_exp0,
     row_distances,
 )
 
 INF = float("inf")
-FEW = CosineSimilarity(), SNRDistance(), LpDistance(), LpDistance(p=1), LpDistance(p=INF)
+HYPERBOLIC = PoincareDistance(), LorentzDistance()
+FLAT = CosineSimilarity(), SNRDistance(), LpDistance(), LpDistance(p=1), LpDistance(p=INF)
+FEW = (*FLAT, *HYPERBOLIC)
 DISTANCES = (
     *FEW,
+    PoincareDistance(c=4),
+    LorentzDistance(c=0.1),
     DotProductSimilarity(),
     DotProductSimilarity(normalize_embeddings=False),
     SNRDistance(normalize_embeddings=False),
@@ -47,8 +55,12 @@ def every(distances):
     return pytest.mark.parametrize("distance", distances, ids=label)
 
 
+def is_hyperbolic(distance):
+    return isinstance(distance, PoincareDistance | LorentzDistance)
+
+
 def normalizes(distance):
-    return getattr(distance, "normalize_embeddings", True)
+    return getattr(distance, "normalize_embeddings", not is_hyperbolic(distance))
 
 
 NORMALIZING = [d for d in DISTANCES if normalizes(d)]
@@ -85,6 +97,18 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def hyperbolic(distance, x, y):
+    """The forms of textbooks."""
+    c, of = distance.c, lambda z: (z * z).sum(-1)
+    if isinstance(distance, LorentzDistance):
+        time = lambda z: np.sqrt(1 / c + of(z))
+        return np.arccosh(c * (time(x)[:, None] * time(y) - x @ y.T).clip(1 / c)) / c**0.5
+    longest = (1 - distance.eps) / c**0.5
+    x, y = (z * np.minimum(1, longest / np.sqrt(of(z)))[:, None] for z in (x, y))
+    room = (1 - c * of(x))[:, None] * (1 - c * of(y))
+    return np.arccosh(1 + 2 * c * of(x[:, None] - y[None]) / room) / c**0.5
+
+
 def definition(distance, x, y):
     """Straight from the formulas, in double precision."""
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -93,6 +117,8 @@ def definition(distance, x, y):
         x, y = (z / np.linalg.norm(z, p, -1, keepdims=True) for z in (x, y))
     if distance.is_similarity:
         return x @ y.T
+    if is_hyperbolic(distance):
+        return hyperbolic(distance, x, y)
     gap = x[:, None] - y[None]
     if isinstance(distance, SNRDistance):
         return gap.var(-1, ddof=1) / x.var(-1, ddof=1)[:, None]
@@ -171,10 +197,11 @@ EDGES = {name: np.asarray(x, np.float32) for name, x in EDGES.items()}
 
 
 def meets(distance, edge):
-    """Other shapes are for one distance of each kind; huge rows overflow unless normalized."""
+    """Other shapes are for one distance of each kind; huge rows overflow in Euclidean space."""
     if EDGES[edge].shape != (4, 3):
         return distance in FEW
-    return normalizes(distance) or edge not in ("huge", "largest")
+    finite = normalizes(distance) or is_hyperbolic(distance)
+    return finite or edge not in ("huge", "largest")
 
 
 @pytest.mark.parametrize(
@@ -244,9 +271,8 @@ def test_distance_to_itself_is_zero_whatever_the_rounding():
 
 
 @pytest.mark.parametrize("d", [5, 700])
-@pytest.mark.parametrize("normalized", [True, False])
-def test_duplicates_are_at_zero(normalized, d):
-    distance = LpDistance(normalize_embeddings=normalized)
+@every([LpDistance(), LpDistance(normalize_embeddings=False), *HYPERBOLIC])
+def test_duplicates_are_at_zero(distance, d):
     x = 3 * random(70, d)
     y = np.concatenate([x, x + 0.1 * random(70, d, seed=1), x])
 
@@ -263,7 +289,7 @@ def test_duplicates_are_at_zero(normalized, d):
         np.testing.assert_array_equal(gradient, 0)
 
 
-@every([d for d in DISTANCES if isinstance(d, LpDistance)])
+@every([d for d in DISTANCES if isinstance(d, LpDistance) or is_hyperbolic(d)])
 def test_gradient_at_equal_rows_is_zero(distance):
     x = EDGES["equal_rows"]
     pair, itself, of_x, of_y = at(distance, x, x)
@@ -308,7 +334,7 @@ def test_half_precision(distance, dtype):
         np.testing.assert_allclose(gradient.astype(np.float32), other, rtol=0.02, atol=1e-2)
 
 
-@every([LpDistance(), CosineSimilarity(), DotProductSimilarity(), SNRDistance()])
+@every([LpDistance(), CosineSimilarity(), DotProductSimilarity(), SNRDistance(), *HYPERBOLIC])
 def test_matrix_product_has_full_precision_unless_told_otherwise(distance):
     x = np.ones((2, 3), np.float32)
     found = lambda distance: re.findall(
@@ -316,10 +342,9 @@ def test_matrix_product_has_full_precision_unless_told_otherwise(distance):
         str(jax.make_jaxpr(distance)(x, x)),
         re.DOTALL,
     )
-    (full,) = found(distance)
-    assert "HIGHEST" in full
-    (fast,) = found(type(distance)(precision=jax.lax.Precision.DEFAULT))
-    assert "HIGHEST" not in fast
+    full, fast = found(distance), found(type(distance)(precision=jax.lax.Precision.DEFAULT))
+    assert full and all("HIGHEST" in product for product in full)
+    assert ["HIGHEST" in product for product in fast].count(False) == 1
 
 
 @pytest.mark.parametrize("make", [lambda p: LpDistance(p=p), lambda p: LpDistance(power=p)])
@@ -396,6 +421,12 @@ X = np.ones((2, 3), np.float32)
         (lambda: LpDistance()(X, X > 0), TypeError, r"LpDistance: `y` must be float.*bool"),
         (lambda: LpDistance(p=-1), ValueError, r"LpDistance: `p` .*-1"),
         (lambda: LpDistance(p=float("nan")), ValueError, r"LpDistance: `p` .*nan"),
+        (lambda: PoincareDistance(c=0), ValueError, r"PoincareDistance: `c` .* above 0 .*got 0"),
+        (lambda: LorentzDistance(np.float32("nan")), ValueError, r"LorentzDistance: `c` .*nan"),
+        (lambda: LorentzDistance(np.ones(2)), ValueError, r"`c` must be one number.*\(2,\)"),
+        (lambda: PoincareDistance(eps=1), ValueError, r"PoincareDistance: `eps` .*1"),
+        (lambda: lorentz_exp0(X[0]), ValueError, r"lorentz_exp0: `v` .*\(3,\)"),
+        (lambda: poincare_exp0(X, -1), ValueError, r"poincare_exp0: `c` .*-1"),
     ],
 )
 def test_errors_name_function_and_argument(call, error, message):
@@ -468,3 +499,113 @@ def test_rows_in_half_precision_are_multiplied_as_they_are(distance):
         a, b = (np.asarray(v, np.float32) for v in (a, b))
         size = np.abs(b).max(1, keepdims=True) + 1e-30
         np.testing.assert_allclose(a / size, b / size, rtol=2e-2, atol=2e-2)
+
+
+A = np.array([[1, 0.2], [0.3, 1], [1, 1.1], [-1, 2]])
+B = np.array([[2, 1], [1, 2.2], [1, -1], [0.1, 1]])
+WORKED_HYPERBOLIC = [  # scale of the rows, mean over all pairs, norm of its gradient, corner
+    (PoincareDistance(), 4, 0.97875311, 0.181754, [[0.778806, 1.220602], [1.017487, 0.874825]]),
+    (PoincareDistance(c=2), 4, 1.2462684, 0.335886, None),
+    (LorentzDistance(), 1, 1.2840929, 0.179802, [[0.75471, 1.472846], [1.282316, 0.733077]]),
+    (LorentzDistance(c=0.1), 1, 1.5715356, 0.22687, None),
+]
+
+
+def test_worked_hyperbolic_distances():
+    @jax.jit
+    def run(x, y):
+        one = lambda distance, n: lambda x: distance(x / n, y / n)
+        all_of = [one(distance, n) for distance, n, *_ in WORKED_HYPERBOLIC]
+        return [(f(x), jax.grad(lambda x, f=f: f(x).mean())(x)) for f in all_of]
+
+    with jax.enable_x64(True):
+        found = jax.tree.map(np.asarray, run(A, B))
+    for (mat, gradient), (_, _, mean, norm, corner) in zip(found, WORKED_HYPERBOLIC, strict=True):
+        np.testing.assert_allclose(mat.mean(), mean, rtol=1e-7)
+        np.testing.assert_allclose(np.linalg.norm(gradient), norm, rtol=1e-5)
+        if corner is not None:
+            np.testing.assert_allclose(mat[:2, :2], corner, atol=1e-6)
+
+
+@jax.jit
+def hyperbolic_points(v, c):
+    """Points of both models and their distances, with the curvature traced."""
+    ball, sheet = poincare_exp0(v, c), lorentz_exp0(2 * v, c)
+    return (ball, sheet), (PoincareDistance(c)(ball), LorentzDistance(c)(sheet))
+
+
+def test_both_models_are_one_space():
+    with jax.enable_x64(True):
+        v = 0.5 * random(6, 4).astype(float)
+        for c in 0.3, 2.0:
+            (ball, sheet), (ours, theirs) = hyperbolic_points(v, c)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(ours, ours.T, rtol=1e-14)
+            n = c**0.5 * np.linalg.norm(v, axis=1, keepdims=True)
+            np.testing.assert_allclose(ball, np.tanh(n) / n * v, rtol=1e-12)
+            np.testing.assert_allclose(sheet, np.sinh(2 * n) / n * v, rtol=1e-12)
+        both = lambda v, c: jax.tree.map(lambda mat: mat[:3, 3:], hyperbolic_points(v, c)[1])
+        check_grads(both, (v, 0.7), order=1, modes=["rev"])  # c is learned through a closure
+
+
+def test_points_of_zero_tiny_and_huge_vectors():
+    huge = [[3e38] * 3, [-3e38, 0, 1e30], [1e15, 1, 0]]
+    v = np.float32([[0] * 3, [1e-30, 0, 0], [1e-4, 0, 0], *huge])
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def run(v, half):
+        dtype = jnp.bfloat16 if half else v.dtype
+        points = lambda v: (poincare_exp0(v.astype(dtype)), lorentz_exp0(v.astype(dtype)))
+        return *points(v), *jax.jacobian(lambda v: jax.tree.map(lambda x: x.sum(0), points(v)))(v)
+
+    ball, sheet, of_ball, of_sheet = map(np.asarray, run(v, False))
+    for points, slope, longest in (ball, of_ball, 1), (sheet, of_sheet, 2.0**15):
+        assert np.all(np.isfinite(points)) and np.all(np.isfinite(slope))
+        np.testing.assert_allclose(points[:3], v[:3], rtol=1e-6)
+        np.testing.assert_allclose(slope[:, :3], np.eye(3)[:, None].repeat(3, 1), atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(points[3:], axis=1), longest, rtol=1e-5)
+    half = run(v, True)
+    for points, full in zip(half[:2], (ball, sheet), strict=True):
+        assert points.dtype == "float32"
+        np.testing.assert_allclose(points, full, rtol=0.01, atol=1e-3 * np.abs(full).max())
+
+
+BOUNDARY = np.float32([[1, 0, 0], [0, -0.999, 0], [0.6, 0.8, 0], [3, 4, 0]])
+
+
+def test_rows_at_the_boundary_are_projected():
+    distance = HYPERBOLIC[0]
+    pair, itself, of_x, of_y = at(distance, BOUNDARY, np.roll(BOUNDARY, 1, 0))
+    assert all(np.all(np.isfinite(x)) for x in (pair, itself, of_x, of_y))
+    np.testing.assert_allclose(itself, definition(distance, BOUNDARY, BOUNDARY), atol=2e-5)
+    assert itself[2, 3] == 0 and itself[3, 2] == 0  # one point of the ball
+    radial = np.sum(of_x * BOUNDARY, 1)
+    np.testing.assert_allclose(radial, 0, atol=1e-4 * np.abs(of_x).max())
+
+
+def test_rows_of_one_direction_differ_by_their_length():
+    """Even in float32, where |x|^2 + |y|^2 - 2 x.y would be 0 or rounding errors."""
+    lengths = np.float32([0.996, 0.998, 10, 1e4, 1e9, 1e15, 3e38])
+    x = lengths[:, None] * np.float32([[0.48, 0.6, 0.64]])
+    run = jax.jit(lambda x: (HYPERBOLIC[0](x[:2]), HYPERBOLIC[1](x)))
+    ball, sheet = run(x)
+    np.testing.assert_allclose(ball[0, 1], 0.69415, rtol=1e-3)
+    r = np.arcsinh(lengths.astype(float).clip(max=2.0**60))
+    np.testing.assert_allclose(sheet, np.abs(r[:, None] - r[None, :]), rtol=1e-4)
+
+
+def test_gradient_at_the_origin():
+    """Unlike where rows are normalized, a zero row is a point like any other."""
+    slope = lambda distance: jax.grad(lambda x: distance(x, y).sum())(jnp.zeros((1, 2)))
+    y = np.float32([[0.3, 0.4]])
+    ball, sheet = jax.jit(lambda: [slope(distance) for distance in HYPERBOLIC])()
+    np.testing.assert_allclose(ball, [[-1.2, -1.6]], rtol=1e-5)
+    np.testing.assert_allclose(sheet, [[-0.6, -0.8]], rtol=1e-5)
+
+
+@every(HYPERBOLIC)
+def test_second_derivatives_at_ties_are_finite(distance):
+    x = np.concatenate([EDGES["zero_rows"], EDGES["equal_rows"], EDGES["opposite"]])
+    slope = jax.grad(lambda x: jnp.sum(distance(x, jnp.concatenate([x[1:], x[:1]]))))
+    first, second = jax.jit(lambda x: jax.jvp(slope, (x,), (jnp.ones_like(x),)))(x)
+    assert np.all(np.isfinite(first)) and np.all(np.isfinite(second))

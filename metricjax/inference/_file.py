@@ -15,10 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax.lax import Precision
 
-from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
+from metricjax.distances import (
+    CosineSimilarity,
+    DotProductSimilarity,
+    LorentzDistance,
+    LpDistance,
+    PoincareDistance,
+    SNRDistance,
+)
 
 FORMAT, VERSION = "metricjax.inference.Index", 1
-DISTANCES = (CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance)
+DISTANCES = (
+    CosineSimilarity,
+    DotProductSimilarity,
+    LorentzDistance,
+    LpDistance,
+    PoincareDistance,
+    SNRDistance,
+)
 
 
 def save(path, embeddings, ids, labels, distance) -> None:
