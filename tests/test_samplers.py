@@ -1,10 +1,13 @@
 """Samplers: what each batch and each epoch holds, shards, resuming, distributions, loaders."""
 
+import dataclasses
 import functools
 import itertools
 from collections import Counter
 
 import grain
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -12,11 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+import metricjax as mj
 from metricjax import samplers
+from metricjax._core.tuning import CPU
+from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance
 from metricjax.samplers._random import epoch_order, fractions, integers, words
 
 LABELS = np.array([0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3])
 TREE = np.array([[c, c // 3] for c in range(9) for _ in range(2 + c % 3)])  # class, super class
+DOT = DotProductSimilarity(normalize_embeddings=False)
+TABLE = np.array([np.roll(np.flatnonzero(LABELS != c), i)[:4] for i, c in enumerate(LABELS)])
+TABLE[[0, 7], 1:] = -1  # of which one is left
+TABLE[3, ::2] = -1
 DRAWS = {  # every sampler with its arguments, all but `step`; the same number of samples
     "m_per_class": functools.partial(samplers.m_per_class, LABELS, 2, batch_size=6, seed=3),
     "hierarchical": functools.partial(
@@ -28,6 +38,9 @@ DRAWS = {  # every sampler with its arguments, all but `step`; the same number o
     "fixed_triplets": functools.partial(samplers.fixed_triplets, LABELS, 10, batch_size=12, seed=3),
     "fixed_pairs": functools.partial(samplers.fixed_pairs, LABELS, 10, batch_size=16, seed=3),
     "by_weight": functools.partial(samplers.by_weight, LABELS, batch_size=12, seed=3),
+    "with_negatives": functools.partial(
+        samplers.with_negatives, TABLE, LABELS, batch_size=6, num_negatives=2, seed=3
+    ),
 }
 every_sampler = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 properties = settings(derandomize=True, deadline=None, max_examples=150, database=None)
@@ -226,12 +239,12 @@ def test_shards_are_the_batch_and_steps_come_alone_or_together(draw):
     together = draw(step=np.arange(24).reshape(4, 6))
     for step in range(24):
         batch = draw(step=step)
-        np.testing.assert_array_equal(batch, together.reshape(24, -1)[step])
+        np.testing.assert_array_equal(batch, together.reshape(24, *batch.shape)[step])
         for count in (1, 2, 3) if len(batch) == 6 else (1, 2, 4):
             parts = [draw(step=step, shard_index=i, shard_count=count) for i in range(count)]
             np.testing.assert_array_equal(np.concatenate(parts), batch)
             assert {len(part) for part in parts} == {len(batch) // count}
-    assert draw(step=[]).shape == (0, len(batch))
+    assert draw(step=[]).shape == (0, *batch.shape)
     assert (draw(step=10**15) >= 0).all()
 
 
@@ -248,6 +261,8 @@ GOLDEN = {
     "fixed_triplets": "0 4 12 7 5 12 8 10 6 1 4 10 / 0 4 12 0 4 12 8 10 6 0 3 5",
     "fixed_pairs": "4 2 12 5 6 7 3 5 9 8 3 9 6 7 12 0 / 6 7 12 0 6 7 3 5 4 2 12 5 9 8 3 9",
     "by_weight": "5 12 5 8 12 5 8 9 12 10 7 7 / 11 11 7 8 7 7 9 6 11 8 5 11",
+    "with_negatives": "4 1 10 9 5 6 8 10 11 10 12 0 9 10 0 2 1 4 7 5 2 3 6 5 / "
+    "3 2 11 5 8 10 3 1 4 0 12 10 10 11 12 1 1 0 12 7 2 4 6 5",
 }
 
 
@@ -255,7 +270,8 @@ GOLDEN = {
 def test_golden(name):
     """Runs that are resumed with another version must go on as they began."""
     early, late = DRAWS[name](step=0), DRAWS[name](step=1000)
-    assert f"{' '.join(map(str, early))} / {' '.join(map(str, late))}" == GOLDEN[name]
+    shown = [" ".join(map(str, batch.ravel())) for batch in (early, late)]
+    assert " / ".join(shown) == GOLDEN[name]
 
 
 def test_words_are_those_of_splitmix64():
@@ -361,6 +377,124 @@ def test_by_weight_takes_extreme_weights(monkeypatch):
         assert samplers.by_weight([0, total, 0], batch_size=1, seed=0, step=0) == 1
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999])
+def test_effective_number_weights(beta):
+    weights = samplers.effective_number_weights(LABELS, beta)
+    effective = {c: sum(beta**i for i in range(n)) for c, n in Counter(LABELS.tolist()).items()}
+    formula = np.array([1 / effective[c] for c in LABELS.tolist()])
+    np.testing.assert_allclose(weights, formula / formula.mean())
+    np.testing.assert_array_equal(
+        samplers.effective_number_weights(LABELS.astype(str).tolist(), beta), weights
+    )
+    per_class = np.bincount(LABELS, weights)  # in proportion to how often by_weight draws a class
+    even = {0.0: np.bincount(LABELS), 0.9999: np.full(4, 13 / 4)}
+    np.testing.assert_allclose(per_class, even.get(beta, per_class), rtol=1e-3)
+
+
+def by_hand(mat, own, positive, k, similar, *, skip=0, nearest=None, farthest=None, **margins):
+    """The table of `hard_negatives`, one anchor after the other; similarities are negated."""
+    sign, table = -1 if similar else 1, []
+    for i, row in enumerate(sign * mat.astype(np.float64)):
+        others = positive[i] & (np.arange(len(row)) != own[i])
+        low = -np.inf if nearest is None else sign * nearest
+        if others.any():
+            last = row[others].max()
+            low = max(low, last + margins.get("margin", -np.inf))
+            low = max(low, last + abs(last) * margins.get("relative_margin", -np.inf))
+        high = np.inf if farthest is None else sign * farthest
+        order = [j for j in np.argsort(row) if not positive[i, j] and low <= row[j] <= high]
+        table.append((order[skip:] + [-1] * k)[:k])
+    return np.array(table)
+
+
+@pytest.mark.parametrize(
+    ("options", "separate"),
+    [
+        ({"skip": 2}, False),
+        ({"margin": 0.05, "relative_margin": 0.1, "nearest": 0.7, "skip": 1}, False),
+        ({"margin": 0.1, "farthest": 1.2, "distance": LpDistance()}, True),
+        pytest.param(
+            {"relative_margin": 0.5, "nearest": 1.0, "farthest": -0.5, "distance": DOT}, True,
+            marks=pytest.mark.slow,
+        ),
+    ],
+)  # fmt: skip
+def test_hard_negatives_equal_a_search_by_hand(options, separate, monkeypatch):
+    sizes = dataclasses.replace(CPU, search=(64, 48))  # some blocks of each side
+    monkeypatch.setattr("metricjax.evaluation._knn.block_sizes", lambda: sizes)
+    rng = np.random.default_rng(0)
+    centers, names = rng.normal(size=(40, 4)), np.array([f"class {c}" for c in range(40)])
+    codes, ref_codes = rng.integers(0, 40, 120), rng.integers(9, 40, 130)  # some have no positive
+    x, y = (rng.normal(centers[c], 0.4).astype(np.float32) for c in (codes, ref_codes))
+    if not separate:
+        y, ref_codes = x, codes
+    distance = options.get("distance", CosineSimilarity())
+    reference = (y, names[ref_codes]) if separate else ()
+    table = samplers.hard_negatives(x, names[codes].tolist(), *reference, k=8, **options)
+
+    mat = np.asarray(distance(jnp.asarray(x), jnp.asarray(y)))
+    own = np.arange(len(x)) + (1000 if separate else 0)
+    same = codes[:, None] == ref_codes[None, :]
+    expect = functools.partial(by_hand, mat, own, same, 8, distance.is_similarity)
+    options = {name: value for name, value in options.items() if name != "distance"}
+    np.testing.assert_array_equal(table, expect(**options))
+    for name in options:  # each has an effect
+        rest = {other: value for other, value in options.items() if other != name}
+        assert (table != expect(**rest)).any(), name
+
+
+def test_hard_negatives_are_fewer_where_there_are_not_enough():
+    x = np.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], np.float32)
+    table = samplers.hard_negatives(x, [2**40, 2**41, 2**40], k=5, skip=1)
+    np.testing.assert_array_equal(table, [[-1] * 5, [2] + [-1] * 4, [-1] * 5])
+    table = samplers.hard_negatives(x, [0, 1, 2], x[:0], [], k=2, margin=0.1)
+    np.testing.assert_array_equal(table, [[-1] * 2] * 3)
+
+
+def test_with_negatives():
+    """Three anchors have too few negatives, or no positive; ten are left, in batches of 4."""
+    draw = functools.partial(samplers.with_negatives, TABLE, LABELS, batch_size=4, num_negatives=2)
+    batches = draw(seed=0, step=range(2000))
+    assert batches.shape == (2000, 4, 4) and batches.dtype == np.int64
+    anchor, positive, *negatives = np.moveaxis(batches, -1, 0)
+    assert all(len(set(row)) == 4 for row in anchor)
+    usable = [1, 2, 3, 4, 5, 6, 8, 9, 10, 11]
+    np.testing.assert_array_equal(np.sort(anchor.reshape(-1, 10)), [usable] * 800)
+    assert (LABELS[anchor] == LABELS[positive]).all() and (anchor != positive).all()
+    rows = batches.reshape(-1, 4).tolist()
+    for i in usable:
+        pairs = itertools.permutations([x for x in TABLE[i].tolist() if x >= 0], 2)
+        assert uniform(Counter(tuple(row[2:]) for row in rows if row[0] == i), list(pairs))
+        of_class = [j for j in np.flatnonzero(LABELS == LABELS[i]).tolist() if j != i]
+        assert uniform(Counter(row[1] for row in rows if row[0] == i), of_class)
+    strings = LABELS.astype(str).tolist()
+    again = samplers.with_negatives(
+        TABLE, strings, batch_size=4, num_negatives=2, seed=0, step=[0, 5]
+    )
+    np.testing.assert_array_equal(again, batches[[0, 5]])
+
+
+def test_a_batch_with_negatives_goes_into_losses():
+    rng = np.random.default_rng(0)
+    query, doc = rng.normal(size=(2, 20, 8)).astype(np.float32)
+    table = samplers.hard_negatives(query, np.arange(20), doc, np.arange(20), k=6)
+    assert (table != np.arange(20)[:, None]).all()
+    batches = samplers.Batches(
+        samplers.with_negatives, table, batch_size=8, num_negatives=3, seed=0, start=3
+    )
+    a, p, n = batches[3][:, 0], batches[3][:, 1], batches[3][:, 2:]
+    assert (a == p).all() and (table[a][:, None, :] == n[:, :, None]).any(2).all()
+    loss = jax.jit(lambda *rows: mj.reduce(mj.losses.infonce(*rows))[0])
+    assert jnp.isfinite(loss(query[a], doc[p], doc[n]))
+
+    batch = DRAWS["with_negatives"](step=0)[:, :3]  # triplets
+    places = jnp.arange(batch.size).reshape(-1, 3)
+    mined = mj.tuples.from_triplets(*places.T)
+    labels = LABELS[batch.ravel()]
+    assert (labels[mined.anchor] == labels[mined.positive]).all()
+    assert (labels[mined.anchor] != labels[mined.negative]).all()
+
+
 def test_labels_changed_in_place_are_seen():
     labels = np.array([0, 0, 1, 1])
     draw = functools.partial(samplers.m_per_class, labels, 2, batch_size=2, seed=0, step=range(4))
@@ -392,6 +526,16 @@ def f(labels=LABELS, num_pairs=4, step=0, batch_size=4, **options):
 
 def w(weights, batch_size=4):
     return samplers.by_weight(weights, batch_size=batch_size, seed=0, step=0)
+
+
+def n(negatives=TABLE, labels=LABELS, batch_size=4, num_negatives=2):
+    return samplers.with_negatives(
+        negatives, labels, batch_size=batch_size, num_negatives=num_negatives, seed=0, step=0
+    )
+
+
+def mine(embeddings=np.eye(4, dtype=np.float32), labels=(0, 0, 1, 1), *reference, **options):
+    return samplers.hard_negatives(embeddings, labels, *reference, **({"k": 1} | options))
 
 
 @pytest.mark.parametrize(
@@ -437,6 +581,38 @@ def w(weights, batch_size=4):
         (lambda: w([1, np.nan]), r"`weights` must be finite, >= 0"),
         (lambda: w([1, np.inf]), r"`weights` must be finite, >= 0"),
         (lambda: w([1, 1], batch_size=0), r"`batch_size` must be an integer >= 1, got 0"),
+        (
+            lambda: samplers.effective_number_weights([0, 1], 1.0),
+            r"`beta` must be in \[0, 1\), got",
+        ),
+        (
+            lambda: n(TABLE * 0.5),
+            r"with_negatives: `negatives` must be integers \[N, k\], .* float64",
+        ),
+        (lambda: n(TABLE[0]), r"`negatives` must be integers \[N, k\], .* got int64 \(4,\)"),
+        (
+            lambda: n(labels=LABELS[:5]),
+            r"`labels` must have shape \[13\] to match `neg.* got \(5,\)",
+        ),
+        (
+            lambda: n(batch_size=11),
+            r"at most 10, .* 2 negatives and a positive, got 11\. Mine more",
+        ),
+        (lambda: n(num_negatives=5), r"`batch_size` must be at most 0, .* with 5 negatives"),
+        (lambda: n(num_negatives=0), r"`num_negatives` must be an integer >= 1, got 0"),
+        (lambda: mine(k=0), r"hard_negatives: `k` must be an integer >= 1, got 0"),
+        (lambda: mine(skip=-1), r"`skip` must be an integer >= 0, got -1"),
+        (lambda: mine(labels=[0, 1]), r"`labels` must have shape \[4\] to match `embeddings`"),
+        (lambda: mine(np.eye(4, dtype=int)), r"`embeddings` must be floating, got int"),
+        (
+            lambda: mine(np.eye(4), range(4), np.eye(3), range(3)),
+            r"`reference` must have 4 features to match `embeddings`, got \(3, 3\)",
+        ),
+        (
+            lambda: mine(np.eye(4), range(4), np.eye(4)),
+            r"`reference_labels` must be given together",
+        ),
+        (lambda: mine(distance="cosine"), r"`distance` must be a distance such as .* got 'cosine'"),
         (lambda: len(samplers.Batches(w, [1, 1])), "unexpected keyword argument 'step'"),
     ],
 )

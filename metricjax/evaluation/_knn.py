@@ -120,7 +120,7 @@ def knn(
 
 def search(
     query, reference, rows=None, shared=None, *,
-    own=None, where=None, groups=None, ref_groups=None,
+    own=None, where=None, groups=None, ref_groups=None, apart=None, ref_apart=None, nearest=None,
     block_size=None, ref_block_size=None, **how,
 ):  # fmt: skip
     """``then(Neighbors, rows, shared)`` of each block of queries, joined along the first axis.
@@ -132,10 +132,14 @@ def search(
         own: ``[Q]``, each query's place among the references; it is none of its neighbors.
         where: ``[M]``, which references exist.
         groups, ref_groups: ``[Q]``, ``[M]``; only pairs of one group exist.
+        apart, ref_apart: ``[Q]``, ``[M]``; only pairs of different groups exist.
+        nearest: ``[Q]`` distances; pairs nearer than this do not exist. The best k are those of the
+            pairs that are left, so nothing has to be fetched in excess.
         how: `then`, by default the neighbors themselves, and the options of `knn`.
     """
     mesh, axes = _sharding(query, reference)
-    args = query, reference, (own, groups), (where, ref_groups), rows, shared
+    sides = (own, groups, apart, nearest), (where, ref_groups, ref_apart)
+    args = query, reference, *sides, rows, shared
     queries, references = block_sizes().search
     sizes = {"block_size": block_size or queries, "ref_block_size": ref_block_size or references}
     return _search(*args, mesh=mesh, axes=axes, **sizes, **how)
@@ -192,7 +196,7 @@ def _over_references(x, reference, side, ref_side, offset, k, measure, similar, 
     m = len(reference)
     count = max(1, -(-m // size))
     size = -(-m // count)
-    (own, groups), (where, ref_groups) = side, ref_side
+    (own, groups, apart, nearest), (where, ref_groups, ref_apart) = side, ref_side
 
     def block(start, first):
         """The best among `size` references from `start` on, leaving out those before `first`."""
@@ -206,7 +210,12 @@ def _over_references(x, reference, side, ref_side, offset, k, measure, similar, 
             exists &= part(where).astype(bool)[None, :]
         if groups is not None:
             exists &= groups[:, None] == part(ref_groups)[None, :]
-        score, index = top_k(jnp.where(exists, _ranked(mat, similar), -jnp.inf), min(k, size))
+        if apart is not None:
+            exists &= apart[:, None] != part(ref_apart)[None, :]
+        score = _ranked(mat, similar)
+        if nearest is not None:
+            exists &= score <= _ranked(nearest.astype(mat.dtype), similar)[:, None]
+        score, index = top_k(jnp.where(exists, score, -jnp.inf), min(k, size))
         return score, offset + start + index
 
     if count == 1:
@@ -318,14 +327,14 @@ def _placed(tree, mesh, spec):
     return jax.tree.map(lambda x: jax.sharding.reshard(x, NamedSharding(mesh, spec)), tree)
 
 
-def check_search(function, query, reference):
-    """Both sides as checked arrays of equal width."""
+def check_search(function, query, reference, name="query"):
+    """Both sides as checked arrays of equal width; `name` is what the function calls `query`."""
     query, reference = jnp.asarray(query), jnp.asarray(reference)
-    check_embeddings(function, "query", query)
+    check_embeddings(function, name, query)
     check_embeddings(function, "reference", reference)
     if query.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"{function}: `reference` must have {query.shape[1]} features to match `query`, "
+            f"{function}: `reference` must have {query.shape[1]} features to match `{name}`, "
             f"got {reference.shape}."
         )
     return query, reference

@@ -1,4 +1,4 @@
-"""Batches of samples drawn by weight."""
+"""Batches of samples drawn by weight, and weights that balance classes."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -47,3 +47,42 @@ def by_weight(
     drawn = below[-1] * fractions(seed, steps[..., None], np.arange(batch_size)[part])
     drawn = np.minimum(drawn, np.nextafter(below[-1], 0))  # the product may have been rounded up
     return np.searchsorted(below, drawn, side="right")
+
+
+def effective_number_weights(labels: ArrayLike, beta: float = 0.9999) -> np.ndarray:
+    r"""Weighs each sample by the inverse of the effective number of samples of its class.
+
+    .. math:: w_i \propto \frac{1 - \beta}{1 - \beta^{n_{y_i}}}
+
+    :math:`n_c` is the number of samples of class c. The weights have mean 1. At `beta` 0 all are 1.
+    Toward 1 they become inverse to :math:`n_c`.
+
+    These are weights for losses: give those of a batch, ``weights[batch]``, as `where`, or to
+    `metricjax.reducers.class_weighted`. `by_weight` also takes them. It draws class c in proportion
+    to :math:`n_c w_c`: at `beta` 0 as often as the class occurs, and toward 1 all classes equally
+    often. Use one of the two ways, because both together balance twice.
+
+    Example:
+        >>> from metricjax import samplers
+        >>> labels = ["cat", "cat", "cat", "dog"]
+        >>> print(samplers.effective_number_weights(labels, beta=0.9).round(3))
+        [0.701 0.701 0.701 1.898]
+
+    Args:
+        labels: ``[N]`` integers or strings, of the whole data set.
+        beta: from 0 to below 1. The effective number of a class is at most ``1 / (1 - beta)``.
+
+    Returns:
+        ``[N]``, float64.
+
+    References:
+        Cui et al., `Class-Balanced Loss Based on Effective Number of Samples
+        <https://arxiv.org/abs/1901.05555>`_, 2019.
+    """
+    name = "samplers.effective_number_weights"
+    labels = check_samples(name, "labels", labels, 1)
+    if not 0 <= beta < 1:
+        raise ValueError(f"{name}: `beta` must be in [0, 1), got {beta}.")
+    _, which, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    weights = ((1 - beta) / (1 - beta**sizes))[which]
+    return weights / weights.mean()
