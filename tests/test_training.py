@@ -434,6 +434,49 @@ def test_optimizers_that_cannot_work_are_named(optimizer, axis_name, complaint):
     assert len(str(error.value)) <= 400
 
 
+# --- a teacher ---------------------------------------------------------------------------------
+
+
+def test_a_teacher_is_the_average_of_the_student_and_is_resumed(tmp_path):
+    def objective(params, teacher, state, batch, key):
+        assert teacher["half"].dtype == jnp.bfloat16
+        error = batch @ (params["network"] - teacher["network"]) - state.variables
+        loss = jnp.sum(error**2) / 2 + jnp.sum(params["half"]).astype(jnp.float32)
+        return loss, ({}, state.variables + 1)
+
+    momentum, optimizer = optax.linear_schedule(0.5, 0.9, 2), optax.sgd(0.0625)
+    params = {"network": KERNEL, "half": jnp.ones(3, jnp.bfloat16)}
+    teacher = training.Teacher.create(params, variables=jnp.float32(1))
+    state = training.State.create(params, optimizer, variables=teacher)
+    step = training.with_teacher(objective, optimizer, momentum=momentum)
+    for steps in (1, 3):
+        done = training.fit(step, state, lambda i: X, steps=steps, folder=tmp_path).state
+
+    student = mean = np.float64(KERNEL)
+    half = half_mean = np.ones(3)
+    for i, m in enumerate([0.5, 0.7, 0.9]):
+        student = student - 0.0625 * X.T @ (X @ (student - mean) - (1 + i))
+        half = half - 0.0625
+        mean, half_mean = m * mean + (1 - m) * student, m * half_mean + (1 - m) * half
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+    close(done.params["network"], np.float32(student))
+    close(done.variables.params, {"network": np.float32(mean), "half": np.float32(half_mean)})
+    assert done.variables.variables == 4 and done.params["half"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("momentum", "variables", "complaint"),
+    [
+        (1.5, None, r"`momentum` must be in \[0, 1\], got 1.5"),
+        (0.9, {"a": 1}, "`state.variables` must be a Teacher, got dict. Give"),
+    ],
+)
+def test_wrong_teachers_are_named(momentum, variables, complaint):
+    with pytest.raises((ValueError, TypeError), match="with_teacher: " + complaint):
+        step = training.with_teacher(lambda *_: (0.0, ({}, None)), SGD, momentum=momentum)
+        step(training.State.create(KERNEL, SGD, variables=variables), X)
+
+
 # --- fit: going on where it was ---------------------------------------------------------------
 
 

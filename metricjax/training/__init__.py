@@ -17,3 +17,5 @@ from metricjax.training._plain import two_streams as two_streams
 from metricjax.training._plain import with_classifier as with_classifier
 from metricjax.training._step import State as State
 from metricjax.training._step import make_step as make_step
+from metricjax.training._teacher import Teacher as Teacher
+from metricjax.training._teacher import with_teacher as with_teacher
