@@ -154,6 +154,21 @@ def image(name, about):
     return f"![{about}](benchmarks/{name})"
 
 
+def library(rows, who, name):
+    """Times and memory beside another library."""
+    return table([
+        {
+            "": f"{loss}, N = {n:,}",
+            "metricjax": duration(by["ours"]["ms"]),
+            name: against(by[who]),
+            "to ours": times(by[who]),
+            "memory": size(memory(by["ours"])),
+            "theirs": size(memory(by[who])),
+        }
+        for (loss, n), by in sorted(grouped(rows, "loss", "n").items())
+    ])  # fmt: skip
+
+
 def page():
     """`docs/benchmarks.md`."""
     parts = [
@@ -196,18 +211,15 @@ def page():
             f"## Queries and documents: {name}",
             "`python -m benchmarks.text` compares with sentence-transformers. Its losses get a "
             f"model that returns its inputs, so only the losses are timed. {machine(about)}.",
-            table([
-                {
-                    "": f"{loss}, N = {n:,}",
-                    "metricjax": duration(by["ours"]["ms"]),
-                    "sentence-transformers": against(by["sentence_transformers"]),
-                    "to ours": times(by["sentence_transformers"]),
-                    "memory": size(memory(by["ours"])),
-                    "theirs": size(memory(by["sentence_transformers"])),
-                }
-                for (loss, n), by in sorted(grouped(rows, "loss", "n").items())
-            ]),
-        ]  # fmt: skip
+            library(rows, "sentence_transformers", "sentence-transformers"),
+        ]
+    for name, (about, rows) in results("views").items():
+        parts += [
+            f"## Self-supervision: {name}",
+            "`python -m benchmarks.views` compares with lightly: two views with 64 features, or "
+            f"four crops with scores of 1,024 prototypes. {machine(about)}.",
+            library(rows, "lightly", "lightly"),
+        ]
     parts += gpus()
     for name, (about, rows) in results("miners").items():
         groups = grouped(rows, "miner")

@@ -8,31 +8,14 @@ sentence-transformers is one that returns what it is given: only the losses are 
 """
 
 import functools
-import importlib.metadata
-import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import metricjax as mj
-from benchmarks._harness import (
-    Parser,
-    bound,
-    compared,
-    compiled,
-    environment,
-    integer,
-    integers,
-    json_file,
-    names,
-    print_table,
-    write_json,
-)
-from benchmarks.losses import cells
+from benchmarks._beside import command, side_by_side
 
 FEATURES, NEGATIVES = 128, 4
-KEYS = ("loss", "n", "m", "who")
 
 
 def batch(n):
@@ -156,43 +139,15 @@ def measure(name, n, rounds):
     """The rows of one loss and size."""
     args = batch(n)
     used = (0, 1, 2) if THEIRS[name][1] else (0, 1)
-    total = lambda *args: mj.reduce(OURS[name](*args))[0]
-    run, seconds, temporaries = compiled(jax.value_and_grad(total, used), *map(jnp.asarray, args))
-    contestants = {
-        "ours": bound(run, list(map(jnp.asarray, args))),
-        "sentence_transformers": sentence_transformers(name, *args),
-    }
-    found, results = compared(contestants, rounds)
-    ours, theirs = float(results["ours"][0]), float(results["sentence_transformers"])
-    if not abs(ours - theirs) <= 1e-4 * abs(theirs) + 1e-5:
-        raise SystemExit(f"{name}, N={n}: the loss is {ours}, but theirs is {theirs}.")
-    about = {"ours": {"temp_mib": temporaries / 2**20, "compile_s": seconds}}
     m = n * (1 + NEGATIVES) if "hard" in name else n
-    return [{"loss": name, "n": n, "m": m, "who": who} | about.get(who, {}) | row
-            for who, row in found.items()]  # fmt: skip
+    theirs = sentence_transformers(name, *args)
+    return side_by_side(name, n, m, OURS[name], args, used, "sentence_transformers", theirs, rounds)
 
 
 def main(argv=None):
-    parser = Parser("benchmarks.text", description=__doc__.splitlines()[0])
-    parser.add_argument("--losses", type=names(OURS), default=list(OURS), help="default: all")
-    parser.add_argument("--sizes", type=integers(2), default=[128, 512, 2048])
-    parser.add_argument("--rounds", type=integer(1), default=9, help="default: 9")
-    parser.add_argument("--out", type=json_file, help="puts the rows into this .json file, too")
-    args = parser.parse_args(argv)
-    try:
-        about = environment("torch", "sentence-transformers")
-    except importlib.metadata.PackageNotFoundError:
-        sys.exit("benchmarks.text: pip install 'metricjax[text]' first")
-    jax.config.update("jax_enable_compilation_cache", False)
-    measure("cosine_mse", 8, 1)  # the very first call sets up threads
-    rows = []
-    for name in args.losses:
-        for n in args.sizes:
-            if n <= MOST.get(name, n):
-                rows += measure(name, n, args.rounds)
-    print_table([cells(row) for row in rows])
-    if args.out:
-        write_json(args.out, about, rows, KEYS)
+    packages = "torch", "sentence-transformers"
+    about = __doc__.splitlines()[0]
+    command(argv, "benchmarks.text", about, "text", packages, OURS, measure, "cosine_mse", MOST)
 
 
 if __name__ == "__main__":

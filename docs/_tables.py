@@ -17,7 +17,7 @@ KINDS = {
     "triplets": "of triplets",
     "rankings": "of rankings",
     "classes": "with class weights",
-    "views": "of two views",
+    "views": "of two or more views",
     "scored": "of pairs with scores",
     "distillation": "of a teacher",
 }
@@ -68,7 +68,9 @@ def pages():
     for name in "losses", "miners":
         page = ROOT / f"docs/api/{name}.md"
         found = functions(getattr(mj, name))
-        entries = "\n".join(f"::: metricjax.{name}.{x}\n" for x in found)
+        module = getattr(mj, name)
+        states = sorted(x for x, cls in vars(module).items() if inspect.isclass(cls))
+        entries = "\n".join(f"::: metricjax.{name}.{x}\n" for x in [*found, *states])
         yield page, page.read_text().partition("::: ")[0] + entries
 
 

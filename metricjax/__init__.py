@@ -37,5 +37,6 @@ from metricjax._margins import ldam_margins as ldam_margins
 from metricjax._matryoshka import matryoshka as matryoshka
 from metricjax._ring import ring as ring
 from metricjax._sample_classes import sample_classes as sample_classes
+from metricjax._sinkhorn import sinkhorn as sinkhorn
 from metricjax._statistics import statistics as statistics
 from metricjax._totals import totals as totals

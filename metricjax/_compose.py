@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -140,7 +141,8 @@ def objective(
             `metricjax.miners`; give its options with `functools.partial`.
         reducer: see `reduce`.
         embedding_regularizer: ``(embeddings, where=) -> LossDict``, as the term
-            ``embedding_reg_loss``.
+            ``embedding_reg_loss``. If it returns several terms, ``embedding_reg_loss_`` is put
+            before their names. One that takes `axis_name` or `key` gets them.
         weight_regularizer: applied to the first of `params`, or to a module's weights, as the term
             ``weight_reg_loss``.
         axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over. References are
@@ -165,7 +167,7 @@ def objective(
         )
 
     def fn(embeddings, labels=None, *params, **data):
-        key = data.pop("key", None)
+        key, n = data.pop("key", None), max(1, len(embeddings))
         data = options | data
         _check_options(record, data)
         if miner is None and key is not None and record.has("key"):
@@ -180,10 +182,16 @@ def objective(
             if key is not None and record_of(miner).accepts("key"):
                 shared["key"] = key
             data["mined"] = miner(embeddings, labels, **shared)
-        terms = loss(embeddings, labels, *params, **data)
+        alone = labels is None and record.takes_one  # such as `losses.swav`
+        terms = loss(embeddings, *(() if alone else (labels,)), *params, **data)
         if embedding_regularizer is not None:
             rows = data.get("where")
             padding = {} if rows is None else {"where": rows}
+            regularizer = record_of(embedding_regularizer)
+            if regularizer.has("axis_name"):
+                padding["axis_name"] = _not_gathered(loss, axis_name, data, len(embeddings) / n)
+            if key is not None and regularizer.has("key"):
+                padding["key"] = jax.random.fold_in(key, 1)  # unlike that of the loss
             extra = embedding_regularizer(embeddings, **padding)
             terms = merge(terms, _named(extra, "embedding_reg_loss"))
         if weight_regularizer is not None:
@@ -274,6 +282,15 @@ def _spread(loss, embeddings, labels, data, axis_name, mined=False):
     return embeddings, labels, data | {"refs": refs}
 
 
+def _not_gathered(loss, axis_name, data, times):
+    """The axes that the batch is still spread over, if it has grown so many times for the loss."""
+    if axis_name is None or times == 1:
+        return axis_name
+    shared = axis_names(data.get("class_axis") or bound(loss, "class_axis"))
+    left = tuple(name for name in axis_names(axis_name) if name not in shared)
+    return None if times == jax.lax.axis_size(axis_name) else left
+
+
 def _check_functions(caller, example, **functions):
     """What is to be called must be a function, or a dict of some, and no name or class of one."""
     for name, value in functions.items():
@@ -296,8 +313,13 @@ def _check_options(record, options):
 
 
 def _named(terms, name):
-    """A regularizer's term under the name it has in a recipe."""
-    if len(terms) != 1:
-        raise ValueError(f"objective: a regularizer must give one term, got {sorted(terms)}.")
-    (term,) = terms.values()
-    return {name: term}
+    """A regularizer's term under the name it has in a recipe; several have it as a prefix."""
+    if not isinstance(terms, dict):
+        raise TypeError(
+            f"objective: a regularizer must return its terms, got {type(terms).__name__}. One that "
+            f"is given a state returns (terms, state): call it yourself."
+        )
+    if len(terms) == 1:
+        (term,) = terms.values()
+        return {name: term}
+    return {f"{name}_{inner}": term for inner, term in terms.items()}

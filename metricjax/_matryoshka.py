@@ -25,7 +25,8 @@ def matryoshka(
     .. math:: L = \sum_d w_d \, \ell(x_{:d})
 
     Everything with as many features as the embeddings is truncated with them: references, class
-    weights, a second view, negatives, and a teacher's embeddings of the same width.
+    weights, a second view, and negatives. An argument `teacher` stays whole, because its space is
+    another one; embeddings of a teacher that are `ref_embeddings` are truncated.
 
     Example:
         >>> import jax.numpy as jnp, metricjax as mj

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from metricjax._core.check import as_labels, check_at_least, check_embeddings, check_weights
-from metricjax._core.jax_internals import varying
 from metricjax._core.masked import upcast
-from metricjax._core.refs import gather_refs, replicated, self_refs, spread_as
+from metricjax._core.refs import gather_refs, gather_same, replicated, self_refs, spread_as
 from metricjax._core.types import AxisName, Labels, Refs
 
 
@@ -211,9 +210,4 @@ class MemoryBank(NamedTuple):
 
 def _everyone(rows, axis_name):
     """Gathers the rows of all devices, so that every device has the same rows."""
-    if axis_name is None:
-        return replicated(rows)
-    # only under `jax.shard_map` do types say that the rows are the same, and `vmap` refuses `to`
-    typed = varying(jax.typeof(jax.lax.axis_index(axis_name)))
-    how = {"to": "invarying"} if typed else {}
-    return jax.lax.all_gather(rows, axis_name, tiled=True, **how)
+    return replicated(rows) if axis_name is None else gather_same(rows, axis_name)

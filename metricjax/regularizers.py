@@ -9,22 +9,37 @@ Add it to a loss dict with `|` or `merge`, or let `objective` do so.
     3.0
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, PRNGKeyArray
 
 from metricjax import reducers
 from metricjax._core import suggest as _suggest
 from metricjax._core.check import (
+    check_at_least,
     check_distance,
     check_embeddings,
     check_similarity,
     check_weights,
 )
-from metricjax._core.masked import safe_abs, safe_divide, safe_norm, safe_power, safe_sqrt, upcast
-from metricjax._core.refs import weighed
-from metricjax._core.types import LossDict, LossTerm, Reducer, Scalar
-from metricjax.distances import CosineSimilarity, Distance, normalize
+from metricjax._core.linear import log_sum_along, sum_along
+from metricjax._core.masked import (
+    logsumexp,
+    safe_abs,
+    safe_divide,
+    safe_norm,
+    safe_power,
+    safe_sqrt,
+    upcast,
+)
+from metricjax._core.refs import axis_names, replicated, weighed, whole_batch
+from metricjax._core.tuning import block_sizes
+from metricjax._core.types import AxisName, LossDict, LossTerm, Reducer, Scalar
+from metricjax.distances import CosineSimilarity, Distance, normalize, products
+from metricjax.losses._row_blocks import of_each_row
+from metricjax.losses._terms import reduced_term
 
 
 def _prepare(function, x, where):
@@ -181,18 +196,21 @@ def spherical(
     weight: Scalar = 1.0,
     reducer: Reducer = reducers.mean,
     name: str = "spherical_reg",
+    axis_name: AxisName | None = None,
 ) -> LossDict | tuple[LossDict, Float[Array, ""]]:
-    r"""Pulls the norms of the rows to their mean: embeddings come to lie on a sphere.
+    r"""Pulls the norms of the rows to their mean, so that embeddings come to lie on a sphere.
 
     .. math:: \ell_i = \Big(\lVert x_i \rVert - \mu\Big)^2
 
-    :math:`\mu` is the mean of the norms, constant for the gradient. Beside a loss that normalizes
-    embeddings, it makes their gradients equally large.
+    :math:`\mu` is the mean of the norms, constant for the gradient. Added to a loss that normalizes
+    embeddings, this makes the gradients of all embeddings equally large.
 
     Args:
-        state: the running mean that was returned before, for one over batches: then the result is
-            a pair of terms and the new state.
-        momentum: weight of this batch in it, 0 to 1. For other arguments see `lp`.
+        state: the running mean that the previous call returned. If given, the result is a pair of
+            terms and the new running mean.
+        momentum: weight of this batch in the running mean, 0 to 1.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any. The
+            mean is that of all devices. For other arguments see `lp`.
 
     References:
         Zhang et al., `Deep Metric Learning with Spherical Embedding
@@ -200,8 +218,8 @@ def spherical(
     """
     x, rows = _prepare("spherical", x, where)
     size = safe_norm(x)
-    count = jnp.sum(rows)
-    mean = safe_divide(jnp.sum(rows * size), count)
+    total, count = _of_all((jnp.sum(rows * size), jnp.sum(rows)), axis_name)
+    mean = safe_divide(total, count)
     if state is not None:
         old = jnp.asarray(state, mean.dtype)
         mean = jnp.where(count > 0, momentum * mean + (1 - momentum) * old, old)
@@ -217,6 +235,7 @@ def global_orthogonal(
     weight: Scalar = 1.0,
     precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
     name: str = "global_orthogonal_reg",
+    axis_name: AxisName | None = None,
 ) -> LossDict:
     r"""Spreads the rows as uniform directions are: cosines of mean 0 and of variance 1/D.
 
@@ -224,32 +243,231 @@ def global_orthogonal(
         \ell_1 = \big(\mathrm{mean}_{i \neq j} s_{ij}\big)^2 \qquad
         \ell_2 = \big[\mathrm{mean}_{i \neq j} s_{ij}^2 - \tfrac1D\big]_+
 
-    Both means come from sums over rows and a product of the smaller of ``[K, K]`` and ``[D, D]``.
+    Both means come from sums over rows and a product of the smaller of ``[K, K]`` and ``[D, D]``;
+    with `axis_name`, always ``[D, D]``.
 
     Args:
         precision: of the matrix product.
         name: prefix of the two terms, ``{name}_mean`` and ``{name}_second``; `reduce` weighs them.
-            For other arguments see `lp`.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any. Pairs
+            are those of all devices. For other arguments see `lp`.
 
     References:
         Zhang et al., `Learning Spread-out Local Feature Descriptors
         <https://arxiv.org/abs/1708.06320>`_, 2017.
     """
-    x, rows = _prepare("global_orthogonal", x, where)
+    x, rows = replicated(_prepare("global_orthogonal", x, where))
     unit = normalize(x)
     k, d = x.shape
     squares = jnp.sum(unit * unit, 1)  # 1, or 0 of a zero row
-    half = jnp.sqrt(rows)[:, None] * unit
-    left, right = (half.T, half) if d <= k else (half, half.T)
-    gram = jnp.matmul(left, right, precision=precision)
-    pairs = jnp.sum(rows) ** 2 - jnp.sum(rows**2)
-    total = jnp.sum(jnp.sum(rows[:, None] * unit, 0) ** 2) - jnp.sum(rows**2 * squares)
-    second = jnp.sum(gram**2) - jnp.sum(rows**2 * squares**2)
+    half = safe_sqrt(rows)[:, None] * unit
+    by_features = d <= k or axis_name is not None  # of all devices, only [D, D] adds up
+    left, right = (half.T, half) if by_features else (half, half.T)
+    sums = {
+        "rows": jnp.sum(rows),
+        "some": jnp.sum(rows > 0),
+        "unit": jnp.sum(rows[:, None] * unit, 0),
+        "gram": jnp.matmul(left, right, precision=precision),
+        "own": jnp.sum(rows**2 * squares),
+        "own_second": jnp.sum(rows**2 * squares**2),
+    }
+    sums = _of_all(sums, axis_name)
+    pairs = _of_all(jnp.sum(rows * (sums["rows"] - rows)), axis_name)  # never below 0 by rounding
     # rounding leaves a little of what a single row has with itself
-    mean = lambda total: jnp.where(jnp.sum(rows > 0) > 1, safe_divide(total, pairs), 0)
-    values = {"mean": mean(total) ** 2, "second": jax.nn.relu(mean(second) - 1 / d)}
-    one = jnp.ones_like(pairs)
-    return {f"{name}_{part}": LossTerm(weight * x, one, one) for part, x in values.items()}
+    mean = lambda total: jnp.where(sums["some"] > 1, safe_divide(total, pairs), 0)
+    first = mean(jnp.sum(sums["unit"] ** 2) - sums["own"]) ** 2
+    second = jax.nn.relu(mean(jnp.sum(sums["gram"] ** 2) - sums["own_second"]) - 1 / d)
+    parts = {f"{name}_mean": first, f"{name}_second": second}
+    return {part: reduced_term(weight * value) for part, value in parts.items()}
+
+
+def koleo(
+    x: Float[Array, "k d"],
+    *,
+    eps: Scalar = 1e-8,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
+    reducer: Reducer = reducers.mean,
+    name: str = "koleo_reg",
+    axis_name: AxisName | None = None,
+) -> LossDict:
+    r"""Pushes each row away from its nearest other row, most where two rows nearly coincide.
+
+    .. math:: \ell_i = -\log\big(\epsilon + \min_{j \neq i} \lVert \hat x_i - \hat x_j \rVert\big)
+
+    This is an estimate of the entropy, up to a constant: it makes rows uniform on the sphere. The
+    gradient reaches both rows, among equally near rows the first one. It is 0 between copies. A
+    single row has no other: its value is 0. Large batches are compared in blocks of rows.
+
+    Args:
+        eps: added to the distance.
+        precision: of the matrix product that finds the nearest rows.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any. The
+            nearest row is that of all devices. For other arguments see `lp`.
+
+    References:
+        Sablayrolles et al., `Spreading vectors for similarity search
+        <https://arxiv.org/abs/1806.03198>`_, 2018.
+    """
+    x, rows = _prepare("koleo", x, where)
+    if not len(x):
+        return _reduced(name, rows, rows, weight, reducer)
+    unit = normalize(x)
+
+    def nearest(some, numbers, everything):
+        (x, _), (xs, weights) = some, everything
+        others = (numbers[:, None] != jnp.arange(len(xs))[None, :]) & (weights > 0)[None, :]
+        mat = jnp.where(others, products(x, xs, precision), -jnp.inf)
+        return jnp.argmax(mat, 1), jnp.any(others, 1)
+
+    function, batch = "regularizers.koleo", (unit, rows)
+    index, some = of_each_row(
+        nearest, jax.lax.stop_gradient(batch), function=function, axis_name=axis_name
+    )
+    (everyone, _), _ = whole_batch(batch, axis_name)
+    values = jnp.where(some, -jnp.log(eps + safe_norm(unit - everyone[index])), 0)
+    return _reduced(name, values, rows, weight, reducer)
+
+
+def uniformity(
+    x: Float[Array, "k d"],
+    *,
+    t: Scalar = 2.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
+    name: str = "uniformity_reg",
+    axis_name: AxisName | None = None,
+) -> LossDict:
+    r"""Spreads the rows uniformly over the sphere.
+
+    .. math:: \log \mathrm{mean}_{i < j}\, e^{-t \lVert \hat x_i - \hat x_j \rVert^2}
+
+    Use it with `metricjax.losses.alignment`, half of it for each of the two views. The value is not
+    above 0, and 0 for a single row. Large batches are compared in blocks of rows.
+
+    Args:
+        t: the larger, the more only the nearest rows count, > 0.
+        precision: of the matrix product.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any. Pairs
+            are those of all devices. For other arguments see `lp`.
+
+    References:
+        Wang and Isola, `Understanding Contrastive Representation Learning through Alignment and
+        Uniformity on the Hypersphere <https://arxiv.org/abs/2005.10242>`_, 2020.
+    """
+    x, rows = _prepare("uniformity", x, where)
+
+    def log_sum(some, numbers, everything):
+        (x, weights), (xs, all_weights) = some, everything
+        squares = jnp.sum(x * x, 1)[:, None] + jnp.sum(xs * xs, 1)[None, :]
+        gaps = squares - 2 * products(x, xs, precision)
+        others = numbers[:, None] != jnp.arange(len(xs))[None, :]
+        pairs = jnp.where(others, weights[:, None] * all_weights[None, :], 0)
+        return logsumexp(-t * gaps, pairs), jnp.sum(pairs, 1)
+
+    function, batch = "regularizers.uniformity", (normalize(x), rows)
+    logs, pairs = of_each_row(log_sum, batch, function=function, axis_name=axis_name)
+    total, count = logsumexp(logs, logs != -jnp.inf), _of_all(jnp.sum(pairs), axis_name)
+    total = total if axis_name is None else log_sum_along(total, axis_name)
+    some = count > 0
+    value = jnp.where(some, jnp.where(some, total, 0) - jnp.log(jnp.where(some, count, 1)), 0)
+    return {name: reduced_term(weight * value)}
+
+
+def sigreg(
+    x: Float[Array, "k d"],
+    key: PRNGKeyArray | None = None,
+    *,
+    directions: int | Float[Array, "d s"] = 1024,
+    points: int = 17,
+    t_max: Scalar = 3.0,
+    where: Num[Array, " k"] | None = None,
+    weight: Scalar = 1.0,
+    precision: jax.lax.Precision = jax.lax.Precision.HIGHEST,
+    name: str = "sigreg_reg",
+    axis_name: AxisName | None = None,
+) -> LossDict:
+    r"""Makes the rows look like draws from a standard normal distribution, along random directions.
+
+    .. math::
+        \frac1S \sum_s K \sum_m w_m \Big[\big(\mathrm{mean}_i \cos(t_m p_{is}) - \phi_m\big)^2
+        + \big(\mathrm{mean}_i \sin(t_m p_{is})\big)^2\Big] \qquad
+        p = X A, \quad \phi_m = e^{-t_m^2 / 2}
+
+    This is the statistic of Epps and Pulley: the distance between the characteristic functions of
+    the rows and of a normal distribution, at `points` equidistant t from 0 to `t_max`. The weights
+    w are :math:`\phi_m` times those of the trapezoidal rule for both signs of t. The columns of A
+    are unit vectors. The
+    value grows with the number of rows, as a statistic does. Rows are not normalized. Directions
+    are taken in blocks, so that memory does not grow with S times K.
+
+    Args:
+        key: a `jax.random.key`, for new directions in every step. If devices have different keys,
+            that of the first device counts.
+        directions: how many directions to draw, or the directions themselves as columns
+            ``[D, S]``, which are normalized. Then no key is needed.
+        points: how many t, at least 2; static.
+        t_max: the largest t.
+        precision: of the matrix product.
+        axis_name: the `jax.shard_map` or `pmap` axis that the batch is spread over, if any. Means
+            are those of all devices. For other arguments see `lp`.
+
+    References:
+        Balestriero and LeCun, `LeJEPA: Provable and Scalable Self-Supervised Learning Without the
+        Heuristics <https://arxiv.org/abs/2511.08544>`_, 2025.
+    """
+    x, rows = replicated(_prepare("sigreg", x, where))
+    check_at_least("regularizers.sigreg", "points", points, 2)
+    slices = _directions(x, key, directions, axis_name)
+    step = jnp.asarray(t_max, x.dtype) / (points - 1)
+
+    @jax.checkpoint
+    def sums(direction):
+        """The sums of cosines and of sines over the rows, along one direction: ``[points, 2]``."""
+        dot = functools.partial(jnp.matmul, precision=precision)
+        angle = step * dot(x, direction)
+        cos1, sin1 = jnp.cos(angle), jnp.sin(angle)
+        cos, sin, out = jnp.ones_like(angle), jnp.zeros_like(angle), []
+        for _ in range(points):  # the powers of a complex number of length 1
+            out.append(jnp.stack([dot(rows, cos), dot(rows, sin)]))
+            cos, sin = cos * cos1 - sin * sin1, sin * cos1 + cos * sin1
+        return jnp.stack(out)
+
+    size = max(1, 4 * block_sizes().chunk_pairs // max(1, points * len(x)))
+    total = jax.lax.map(sums, slices, batch_size=min(size, len(slices)))
+    total, count = _of_all((total, jnp.sum(rows)), axis_name)
+    mean = safe_divide(total, count)
+    t = step * jnp.arange(points, dtype=x.dtype)
+    phi = jnp.exp(-t * t / 2)
+    ends = jnp.ones(points, x.dtype).at[1:-1].set(2)
+    gaps = (mean[:, :, 0] - phi[None, :]) ** 2 + mean[:, :, 1] ** 2
+    value = count * jnp.mean(jnp.sum(gaps * (step * ends * phi)[None, :], 1))
+    return {name: reduced_term(weight * jnp.where(count > 0, value, 0))}
+
+
+def _directions(x, key, directions, axis_name):
+    """Unit vectors as rows ``[S, D]``, the same on all devices."""
+    name, d = "regularizers.sigreg", x.shape[1]
+    if jnp.ndim(directions):
+        given = jnp.asarray(directions).astype(x.dtype)
+        if given.ndim != 2 or given.shape[0] != d:
+            raise ValueError(f"{name}: `directions` must have shape [{d}, S], got {given.shape}.")
+        return normalize(given.T)
+    check_at_least(name, "directions", directions, 1)
+    if key is None:
+        raise TypeError(f"{name}: `key` must be given to draw directions, got none.")
+    drawn = jax.random.normal(key, (int(directions), d), x.dtype)
+    if axis_name is not None:
+        first = jnp.all(jnp.stack([jax.lax.axis_index(a) == 0 for a in axis_names(axis_name)]))
+        drawn = sum_along(jnp.where(first, drawn, 0), axis_name)
+    return normalize(drawn)
+
+
+def _of_all(sums, axis_name):
+    """The sums over the rows of all devices."""
+    return sums if axis_name is None else sum_along(sums, axis_name)
 
 
 def zero_mean(

@@ -95,14 +95,40 @@ def hierarchical(level_weights: Float[Array, " l"] | tuple[float, ...]) -> Match
                 f"relations.hierarchical: labels must have shape [N, {levels}] for {levels} "
                 f"weights, got {labels.shape} and {others.shape}."
             )
-        agree = jnp.ones((len(labels), len(others)), bool)
-        total = jnp.zeros(agree.shape, weights.dtype)
-        for level in range(levels):
-            agree &= labels[:, None, level] == others[None, :, level]
-            total += jnp.where(agree, weights[level], 0)
-        return total / jnp.sum(weights)
+        shared = shared_levels(labels, others)
+        worth = (jnp.where(shared > level, weights[level], 0) for level in range(levels))
+        return sum(worth, jnp.zeros(shared.shape, weights.dtype)) / jnp.sum(weights)
 
     return match
+
+
+def shared_levels(labels: Int[Array, "n l"], others: Int[Array, "m l"]) -> Int[Array, "n m"]:
+    """Counts the levels that two samples share, from the coarsest level down.
+
+    This is a count and not a share: for `match=`, use `hierarchical`.
+
+    Example:
+        >>> import jax.numpy as jnp, metricjax as mj
+        >>> kinds = jnp.array([[0, 0], [0, 1], [1, 1]])  # genus, species
+        >>> print(mj.relations.shared_levels(kinds, kinds))
+        [[2 1 0]
+         [1 2 0]
+         [0 0 2]]
+
+    Args:
+        labels, others: ``[N, L]``, ``[M, L]`` integers, coarsest level first.
+    """
+    if jnp.ndim(labels) != 2 or jnp.ndim(others) != 2 or labels.shape[1] != others.shape[1]:
+        raise ValueError(
+            f"relations.shared_levels: `labels` and `others` must have shapes [N, L] and [M, L], "
+            f"got {jnp.shape(labels)} and {jnp.shape(others)}."
+        )
+    agree = jnp.ones((labels.shape[0], others.shape[0]), bool)
+    count = jnp.zeros(agree.shape, jnp.int32)
+    for level in range(labels.shape[1]):
+        agree &= labels[:, None, level] == others[None, :, level]
+        count += agree.astype(count.dtype)
+    return count
 
 
 def _shared(labels, others):

@@ -33,6 +33,7 @@ class Case:
         centers: rows of class weights for each class; 0 for losses without class weights.
         pml_weights: the parameter of the PML class.
         pml_options: what the PML class needs, or has as another default.
+        ids: what stands in the place of labels, made of integers: a teacher, or levels of labels.
         inputs: what the loss takes before its parameters, of a batch of embeddings and labels.
         call: ``(embeddings, labels, *params, **options)`` where that is not enough.
         ordered: the order of the batch matters, and so do copies of a sample.
@@ -46,6 +47,7 @@ class Case:
     centers: int = 0
     pml_weights: str = "W"
     pml_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ids: Callable[..., Any] = lambda y: y
     inputs: Callable[..., tuple] | None = None
     call: Callable[..., Any] | None = None
     ordered: bool = False
@@ -57,11 +59,11 @@ class Case:
     @functools.cached_property
     def fn(self):
         """``(embeddings, labels, *params, **options) -> LossDict``."""
-        return self.call or (self.loss if self.inputs is None else self.of(self.loss))
+        return self.call or self.of(self.loss)
 
     def data(self, e, y):
         """What the loss takes of a batch, before its parameters."""
-        return (e, y) if self.inputs is None else self.inputs(e, y)
+        return (e, self.ids(y)) if self.inputs is None else self.inputs(e, y)
 
     def of(self, loss):
         """A loss with the arguments of this one, as one of embeddings and labels."""
@@ -101,10 +103,35 @@ def ranked(e, y):
     return e, jnp.stack([e[:, ::-1], -e, e * 0.5], 1), jnp.stack([y, y / 2, -y], 1)
 
 
-def without_chance(loss):
-    """A loss that draws numbers of deviation 0; nothing is compiled for its key."""
-    bound = functools.partial(loss, key=np.array([0, 7], np.uint32), deviation=0.0)
-    return functools.update_wrapper(bound, loss)
+def bound(loss, **options):
+    """A loss with other defaults."""
+    return functools.update_wrapper(functools.partial(loss, **options), loss)
+
+
+def kinds(y):
+    """Two levels of labels: genus and species."""
+    return (np if isinstance(y, np.ndarray) else jnp).stack([y // 2, y], 1)
+
+
+def imitated(y, d=4):
+    """A teacher's embeddings ``[N, d]``, alike for samples of one class."""
+    lib = np if isinstance(y, np.ndarray) else jnp
+    return lib.cos(y.astype("float32")[:, None] * lib.arange(1, d + 1, dtype="float32")[None, :])
+
+
+def two_crops(e, y):
+    return (jnp.stack(views(e, y)),)
+
+
+def crops(e, y):
+    """A student's scores of three crops, and a teacher's of two."""
+    teacher = jnp.asarray(imitated(y, e.shape[1]))
+    return jnp.stack([*views(e, y), e * 0.5]), jnp.stack([teacher, teacher[:, ::-1]])
+
+
+def remembered(e, y):
+    """Two views, and which sample of a data set each row is."""
+    return e, e[:, ::-1], jnp.arange(len(e))
 
 
 def manifold(e, y, proxies, **options):
@@ -126,6 +153,7 @@ CASES = [
         centers=1,
         detached=True,
     ),
+    Case(losses.alignment, options=({"power": 1.0},), inputs=views),
     Case(losses.angle, inputs=scored),
     Case(losses.angular, "AngularLoss", ({"alpha": 30.0},)),
     Case(
@@ -170,6 +198,8 @@ CASES = [
     ),
     Case(losses.dcl, options=({"temperature": 0.5},), inputs=views),
     Case(losses.dclw, options=({"temperature": 0.5},), inputs=views, detached=True),
+    Case(losses.debiased_contrastive, options=({"prior": 0.3},), inputs=views),
+    Case(losses.dino, module=nn.DINO, inputs=crops),
     Case(losses.distill_kl, options=({"temperature": 2.0},), inputs=ranked),
     Case(
         losses.dynamic_soft_margin,
@@ -179,7 +209,8 @@ CASES = [
         detached=True,
     ),
     Case(
-        without_chance(losses.elasticface),
+        # a deviation of 0: nothing is compiled for the key
+        bound(losses.elasticface, key=np.array([0, 7], np.uint32), deviation=0.0),
         options=({"variant": "cos", "scale": 8.0}, {"plus": True, "scale": 8.0}),
         module=nn.ElasticFace,
         centers=1,
@@ -192,6 +223,12 @@ CASES = [
         "GeneralizedLiftedStructureLoss",
         ({"pos_margin": 0.3, "neg_margin": 0.5}, SIMILARITY_MARGINS),
     ),
+    Case(losses.hap, options=({"alpha": 0.5, "temperature": 0.1},), ids=kinds),
+    Case(
+        losses.hard_negative_contrastive,
+        options=({"beta": 0.0}, {"beta": 2.0, "temperature": 0.2}),
+        inputs=views,
+    ),
     Case(losses.histogram, "HistogramLoss", ({"n_bins": 20}, {"delta": 0.1})),
     Case(losses.infonce, options=({"directions": ("query_to_doc",)},), inputs=views),
     Case(losses.instance, "InstanceLoss", ({"gamma": 5.0},), ordered=True),
@@ -200,6 +237,7 @@ CASES = [
         "IntraPairVarianceLoss",
         ({"pos_eps": 0.1, "neg_eps": 0.2}, {"distance": LpDistance()}),
     ),
+    Case(losses.isogclr, module=nn.ISogCLR, inputs=remembered, detached=True),
     Case(
         losses.large_margin_softmax,
         "LargeMarginSoftmaxLoss",
@@ -245,6 +283,7 @@ CASES = [
     ),
     Case(losses.n_pairs, "NPairsLoss", ({"distance": RAW_DOT},), ordered=True),
     Case(losses.nca, "NCALoss", ({"softmax_scale": 3.0}, {"distance": COSINE})),
+    Case(losses.negative_cosine, options=({"detach": False},), inputs=views, detached=True),
     Case(
         losses.normalized_softmax,
         "NormalizedSoftmaxLoss",
@@ -262,6 +301,7 @@ CASES = [
         pml_weights="weight",
         detached=True,
     ),
+    Case(losses.pkt, ids=imitated),
     Case(
         losses.pnp,
         "PNPLoss",
@@ -294,6 +334,10 @@ CASES = [
         ({"margin": 0.2, "Tn": 2.0, "Tp": 1.0, "imbalance": 0.3, "alpha": 1.3},),
         pml_options={"margin": 0.4, "Tn": 10.0},
     ),
+    Case(losses.recall_at_k, options=({"ks": (1, 3), "temperature": 0.1},)),
+    Case(losses.rince, options=({"q": 0.0}, {"q": 1.0, "temperature": 0.5}), inputs=views),
+    Case(losses.rkd_angle, inputs=lambda e, y: (e, imitated(y))),
+    Case(losses.rkd_distance, ids=imitated),
     Case(losses.selectively_contrastive, options=({"temperature": 0.5},)),
     Case(losses.siglip, module=nn.SigLIP),
     Case(
@@ -301,7 +345,9 @@ CASES = [
         "SignalToNoiseRatioContrastiveLoss",
         ({"pos_margin": 0.1, "neg_margin": 2.0},),
     ),
+    Case(losses.similarity_preserving, ids=imitated),
     Case(losses.smooth_ap, "SmoothAPLoss", ({"temperature": 0.1},)),
+    Case(losses.sogclr, module=nn.SogCLR, inputs=remembered, detached=True),
     Case(
         losses.soft_triple,
         "SoftTripleLoss",
@@ -324,7 +370,9 @@ CASES = [
         nn.SubCenterArcFace,
         centers=3,
     ),
+    Case(losses.sup_ap, options=({"temperature": 0.1, "offset": 1.44},)),
     Case(losses.sup_con, "SupConLoss", ({"temperature": 0.5}, {"distance": LpDistance()})),
+    Case(losses.swav, options=({"temperature": 0.5},), inputs=two_crops, detached=True),
     Case(
         losses.threshold_consistent_margin,
         "ThresholdConsistentMarginLoss",
@@ -348,4 +396,6 @@ CASES = [
         ({"invariance_lambda": 5.0, "variance_mu": 3.0, "covariance_v": 2.0},),
         inputs=views,
     ),
+    # not more rows than features are refused without it
+    Case(bound(losses.w_mse, eps=0.1), options=({"eps": 0.0},), inputs=two_crops),
 ]

@@ -74,7 +74,8 @@ def batches(draw):
     takes = CASES[name].takes
     if m is not None and takes("refs"):
         own = draw(some(range(-2, 7), n, int)) if draw(st.booleans()) else None
-        data["refs"] = mj.Refs(draw(some_rows(m, d)), draw(some_labels(m)), own)
+        ids = getattr(CASES[name], "ids", lambda y: y)
+        data["refs"] = mj.Refs(draw(some_rows(m, d)), ids(draw(some_labels(m))), own)
     if takes("mined") and draw(st.booleans()):
         shape = draw(st.sampled_from([(n, n if m is None else m), (n + 1, 2)]))
         data["mined"] = mj.Pairs(np.ones(shape, np.float32), np.ones(shape, np.float32))

@@ -20,6 +20,7 @@ from benchmarks import (
     samplers,
     scale,
     text,
+    views,
 )
 
 
@@ -170,8 +171,12 @@ def test_chunks_of_a_large_batch_take_little_memory(name):
         assert temporaries < scale.LARGE_BOUND * 2**20
 
 
-def test_text_says_what_to_install():
-    if _harness.installed("sentence-transformers", "torch"):
+@pytest.mark.parametrize(
+    "benchmark, package", [(text, "sentence-transformers"), (views, "lightly")]
+)
+def test_beside_another_library_it_says_what_to_install(benchmark, package):
+    if _harness.installed(package, "torch"):
         pytest.skip("it is installed")
-    with pytest.raises(SystemExit, match="pip install 'metricjax\\[text\\]' first"):
-        text.main(["--sizes", "8"])
+    name = benchmark.__name__.split(".")[-1]
+    with pytest.raises(SystemExit, match=f"pip install 'metricjax\\[{name}\\]' first"):
+        benchmark.main(["--sizes", "8"])

@@ -58,7 +58,9 @@ def test_every_loss_has_every_layout_that_it_can_have():
     assert whole == {
         *("barlow_twins", "manifold", "n_pairs", "vicreg", "angle", "cosent", "ge2e"),
         *("adacos", "adaface", "curricularface", "elasticface"),
+        *("swav", "w_mse"),
         *("cosine_mse", "distill_kl", "embedding_match", "margin_mse"),  # row by row
+        *("alignment", "dino", "negative_cosine"),
     }
     for how, losses in lacking.items():
         if "classes" in how:

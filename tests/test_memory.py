@@ -276,7 +276,9 @@ slow = lambda quick: [] if quick else [pytest.mark.slow]
 )
 def test_every_loss_takes_the_memory(case):
     x, y = batch(5)
-    memory = CrossBatchMemory(case.loss, Q, D)
+    of_class = lambda x, y: (x, case.ids(y))
+    x, y = of_class(x, y)
+    memory = CrossBatchMemory(case.loss, Q, D, labels=y)
 
     @nnx.jit
     def run(memory, x):
@@ -284,10 +286,10 @@ def test_every_loss_takes_the_memory(case):
 
     chex.assert_tree_all_finite(run(memory, x))
     for seed in (0, 1):
-        memory.bank.set_value(memory.bank.get_value().enqueue(*batch(seed)))
+        memory.bank.set_value(memory.bank.get_value().enqueue(*of_class(*batch(seed))))
     value, grad = run(memory, x)
     chex.assert_tree_all_finite((value, grad))
-    past = [batch(s) for s in (5, 0, 1, 5)]
+    past = [of_class(*batch(s)) for s in (5, 0, 1, 5)]
     ring = (np.concatenate(part)[np.r_[16:24, 8:16]] for part in zip(*past, strict=True))
     want, _ = against(case.loss, x, y, mj.Refs(*ring, np.r_[2:8]))
     chex.assert_trees_all_close(value, want, rtol=1e-4, atol=1e-6)

@@ -93,7 +93,8 @@ def as_labels(function, name, labels, of, n, *, class_ids=False):
 
     def coded(x):
         x = x if isinstance(x, jax.Array) else np.asarray(x)
-        if isinstance(x, np.ndarray) and x.dtype.kind not in "biuf":
+        real = jnp.issubdtype(x.dtype, jnp.integer) or jnp.issubdtype(x.dtype, jnp.floating)
+        if not real and x.dtype != bool:
             raise TypeError(
                 f"{function}: `{name}` must be numbers, got {x.dtype}. Code them: {CODES}."
             )

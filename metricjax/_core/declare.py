@@ -77,7 +77,11 @@ def declare(
         if record.rows != "anchors" or not record.has("refs"):
 
             @functools.wraps(body)
-            def checked(embeddings, *args, **options):
+            def checked(*args, **options):
+                first = next(iter(signature.parameters))
+                if not args and first not in options:
+                    raise TypeError(f"losses.{record.name}: `{first}` must be given, got none.")
+                embeddings, *args = args or (options.pop(first),)
                 n = jnp.shape(embeddings)[0]
                 record.options.check(f"losses.{record.name}", n, args, options)
                 check_known_size(f"losses.{record.name}", n)
@@ -146,7 +150,10 @@ def by_anchor(
     is chosen automatically.
     """
     totals, of_all = [], lambda total: total
-    embeddings, labels, refs = admit(f"losses.{record.name}", embeddings, labels, refs, where)
+    labels = options.pop(record.labels_name, labels)
+    embeddings, labels, refs = admit(
+        f"losses.{record.name}", embeddings, labels, refs, where, record.labels_name
+    )
     n = embeddings.shape[0]
     options = record.options.check(f"losses.{record.name}", n, (labels, *params), options)
     if refs is not None and refs.embeddings.shape[0] == 0:

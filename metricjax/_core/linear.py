@@ -138,3 +138,13 @@ def vary_along(tree: Any, axis_name) -> Any:
 def sum_along(tree: Any, axis_name) -> Any:
     """Sums the arrays of all devices, including arrays that are the same on all devices."""
     return jax.lax.psum(vary_along(tree, axis_name), axis_name)
+
+
+def log_sum_along(x, axis_name):
+    """Returns the logarithm of the sum of ``exp(x)`` over devices. It is -inf if all x are -inf."""
+    x = vary_along(x, axis_name)
+    top = jax.lax.pmax(jax.lax.stop_gradient(x), axis_name)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    total = jax.lax.psum(jnp.exp(x - top), axis_name)
+    none = total == 0
+    return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, total)))

@@ -57,6 +57,17 @@ class Record:
     opaque: bool = False
     options: Options = Options()
 
+    @property
+    def labels_name(self) -> str:
+        """Returns the name of the second argument: of labels, or of what stands in their place."""
+        return ([*self.signature.parameters][1:] or ["labels"])[0]
+
+    @property
+    def takes_one(self) -> bool:
+        """Returns whether all arguments but the first must be given by name."""
+        others = [*self.signature.parameters.values()][1:]
+        return all(p.kind == inspect.Parameter.KEYWORD_ONLY for p in others)
+
     def has(self, name: str) -> bool:
         """Returns whether the loss has an argument with exactly this name."""
         return name in self.signature.parameters

@@ -103,9 +103,10 @@ def gather_same(tree, axis_name: AxisName):
     Under `jax.shard_map`, types can say that the rows are the same on all devices. Then the
     gradient of a row is not summed over devices, because each device has computed all of it.
     """
+    # only under `jax.shard_map` do types say that the rows are the same, and `vmap` refuses `to`
     typed = varying(jax.typeof(jax.lax.axis_index(axis_name)))
-    to = "invarying" if typed else "varying"
-    return jax.lax.all_gather(vary_along(tree, axis_name), axis_name, tiled=True, to=to)
+    how = {"to": "invarying"} if typed else {}
+    return jax.lax.all_gather(vary_along(tree, axis_name), axis_name, tiled=True, **how)
 
 
 def axis_names(axis_name: AxisName | None) -> tuple[str, ...]:
@@ -152,7 +153,7 @@ class Batch(NamedTuple):
         return self.refs.where
 
 
-def admit(function, embeddings, labels, refs=None, where=None):
+def admit(function, embeddings, labels, refs=None, where=None, labels_name="labels"):
     """Checks the embeddings, labels and references that were passed to the public `function`.
 
     Returns them. Lists and NumPy arrays become JAX arrays.
@@ -162,7 +163,7 @@ def admit(function, embeddings, labels, refs=None, where=None):
     n = embeddings.shape[0]  # `len` does not support the symbolic sizes of `jax.export`
     ready = isinstance(labels, jax.Array) and labels.dtype == jnp.result_type(int)
     if not ready or labels.shape != (n,):
-        labels = as_labels(function, "labels", labels, "embeddings", n)
+        labels = as_labels(function, labels_name, labels, "embeddings", n)
     if where is not None:
         check_weights(function, "where", where, "embeddings", n)
     if refs is None:

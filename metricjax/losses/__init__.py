@@ -24,6 +24,12 @@ from metricjax.losses.classes._subcenter_arcface import subcenter_arcface as sub
 from metricjax.losses.distillation._distill_kl import distill_kl as distill_kl
 from metricjax.losses.distillation._embedding_match import embedding_match as embedding_match
 from metricjax.losses.distillation._margin_mse import margin_mse as margin_mse
+from metricjax.losses.distillation._pkt import pkt as pkt
+from metricjax.losses.distillation._rkd_angle import rkd_angle as rkd_angle
+from metricjax.losses.distillation._rkd_distance import rkd_distance as rkd_distance
+from metricjax.losses.distillation._similarity_preserving import (
+    similarity_preserving as similarity_preserving,
+)
 from metricjax.losses.pairs._angular import angular as angular
 from metricjax.losses.pairs._circle import circle as circle
 from metricjax.losses.pairs._contrastive import contrastive as contrastive
@@ -50,11 +56,14 @@ from metricjax.losses.pairs._threshold_consistent_margin import (
 )
 from metricjax.losses.pairs._tuplet_margin import tuplet_margin as tuplet_margin
 from metricjax.losses.rankings._fast_ap import fast_ap as fast_ap
+from metricjax.losses.rankings._hap import hap as hap
 from metricjax.losses.rankings._histogram import histogram as histogram
 from metricjax.losses.rankings._instance import instance as instance
 from metricjax.losses.rankings._pnp import pnp as pnp
 from metricjax.losses.rankings._ranked_list import ranked_list as ranked_list
+from metricjax.losses.rankings._recall_at_k import recall_at_k as recall_at_k
 from metricjax.losses.rankings._smooth_ap import smooth_ap as smooth_ap
+from metricjax.losses.rankings._sup_ap import sup_ap as sup_ap
 from metricjax.losses.scored._angle import angle as angle
 from metricjax.losses.scored._cosent import cosent as cosent
 from metricjax.losses.scored._cosine_mse import cosine_mse as cosine_mse
@@ -63,10 +72,25 @@ from metricjax.losses.triplets._dynamic_soft_margin import (
 )
 from metricjax.losses.triplets._margin import margin as margin
 from metricjax.losses.triplets._triplet_margin import triplet_margin as triplet_margin
+from metricjax.losses.views._alignment import alignment as alignment
 from metricjax.losses.views._barlow_twins import barlow_twins as barlow_twins
 from metricjax.losses.views._dcl import dcl as dcl
 from metricjax.losses.views._dcl import dclw as dclw
+from metricjax.losses.views._dino import dino as dino
+from metricjax.losses.views._hard_negative_contrastive import (
+    debiased_contrastive as debiased_contrastive,
+)
+from metricjax.losses.views._hard_negative_contrastive import (
+    hard_negative_contrastive as hard_negative_contrastive,
+)
 from metricjax.losses.views._infonce import infonce as infonce
+from metricjax.losses.views._negative_cosine import negative_cosine as negative_cosine
+from metricjax.losses.views._rince import rince as rince
+from metricjax.losses.views._sogclr import ISogCLRState as ISogCLRState
+from metricjax.losses.views._sogclr import isogclr as isogclr
+from metricjax.losses.views._sogclr import sogclr as sogclr
+from metricjax.losses.views._swav import swav as swav
 from metricjax.losses.views._vicreg import vicreg as vicreg
+from metricjax.losses.views._w_mse import w_mse as w_mse
 
 _suggest.for_missing_names(__name__)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from metricjax._core.blocks import Cut
-from metricjax._core.linear import alike, linear
+from metricjax._core.linear import alike, linear, log_sum_along
 from metricjax._core.masked import logsumexp, safe_divide, upcast
 from metricjax._core.refs import replicated, spread_as, take
 from metricjax._core.stream import zeros_like
@@ -102,8 +102,7 @@ def _over_devices(batch, rivals):
     """The logarithm of the sum over the classes of all devices."""
     if batch.class_axis is None:
         return rivals
-    top = jax.lax.pmax(jax.lax.stop_gradient(rivals), batch.class_axis)
-    return top + jnp.log(jax.lax.psum(jnp.exp(rivals - top), batch.class_axis))
+    return log_sum_along(rivals, batch.class_axis)
 
 
 def _rivals_in_one_block(batch, similarity, scale):

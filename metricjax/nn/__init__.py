@@ -35,3 +35,6 @@ from metricjax.nn._numbers import GE2E as GE2E
 from metricjax.nn._numbers import DynamicSoftMargin as DynamicSoftMargin
 from metricjax.nn._numbers import Margin as Margin
 from metricjax.nn._numbers import SigLIP as SigLIP
+from metricjax.nn._states import DINO as DINO
+from metricjax.nn._states import ISogCLR as ISogCLR
+from metricjax.nn._states import SogCLR as SogCLR

@@ -12,6 +12,7 @@ def defaults(module):
         "class_ids",
         "refs",
         "match",
+        "center",
         "histogram",
         "state",
         "proxy_ids",

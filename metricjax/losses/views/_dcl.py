@@ -5,13 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from metricjax._core.declare import declare
-from metricjax._core.masked import logsumexp
+from metricjax._core.masked import exists, logsumexp
 from metricjax._core.types import AxisName, LossDict, Scalar
 from metricjax.distances import CosineSimilarity, Distance
-from metricjax.losses._classes import similarities
 from metricjax.losses._row_blocks import by_rows
 from metricjax.losses._terms import row_term
-from metricjax.losses._views import prepare_views, row_similarities
+from metricjax.losses._views import prepare_views, rivals_of, row_similarities
 
 WHY = "each row meets all rows of both views"
 
@@ -136,18 +135,9 @@ def _block(distance, temperature, factor):
     """The values of some rows, whose positives count ``factor(own, everything)`` times."""
 
     def block(some, numbers, everything) -> LossDict:
-        (x, r, weights), (xs, rs, all_weights) = some, everything
-        own = row_similarities(distance, x, r)
-        others = jnp.where(numbers[:, None] == jnp.arange(len(xs))[None, :], 0, all_weights)
-        rivals = jnp.concatenate([others, others], 1)
-
-        def log_sum(u):
-            mats = similarities(distance, u, xs), similarities(distance, u, rs)
-            return logsumexp(jnp.concatenate(mats, 1) / temperature, rivals)
-
-        sums = (log_sum(x), log_sum(r))
-        alone = jnp.sum(others, 1) == 0
-        values = jnp.where(alone, 0, sum(sums) / 2 - factor(own, everything) * own / temperature)
-        return {"loss": row_term(values, weights)}
+        own, sides, rivals = rivals_of(distance, some, numbers, everything)
+        sums = [logsumexp(side / temperature, rivals) for side in sides]
+        values = sum(sums) / 2 - factor(own, everything) * own / temperature
+        return {"loss": row_term(jnp.where(exists(rivals), values, 0), some[2])}
 
     return block
