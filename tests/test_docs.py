@@ -65,6 +65,9 @@ def _public(module):
     """What a package re-exports, or a module defines; not what it imports to use."""
     package = hasattr(module, "__path__")
     for name, value in vars(module).items():
+        inner = inspect.ismodule(value) and value.__name__ == f"{module.__name__}.{name}"
+        if inner and module is not mj and not name.startswith("_"):
+            yield from _public(value)
         own = package or getattr(value, "__module__", None) == module.__name__
         if own and not name.startswith("_") and not inspect.ismodule(value):
             yield f"{module.__name__}.{name}"

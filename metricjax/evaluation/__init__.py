@@ -1,12 +1,19 @@
 """Evaluation: exact nearest neighbors, and metrics of how well they agree with the labels."""
 
+from metricjax.evaluation import rerank as rerank
 from metricjax.evaluation._aggregate import mean_over_queries as mean_over_queries
 from metricjax.evaluation._calculator import Accuracies as Accuracies
 from metricjax.evaluation._calculator import AccuracyCalculator as AccuracyCalculator
 from metricjax.evaluation._clusters import ami as ami
 from metricjax.evaluation._clusters import k_means as k_means
 from metricjax.evaluation._clusters import nmi as nmi
+from metricjax.evaluation._correlation import pearson as pearson
+from metricjax.evaluation._correlation import spearman as spearman
 from metricjax.evaluation._embed import embed as embed
+from metricjax.evaluation._identification import DirAtFpir as DirAtFpir
+from metricjax.evaluation._identification import Templates as Templates
+from metricjax.evaluation._identification import dir_at_fpir as dir_at_fpir
+from metricjax.evaluation._identification import templates as templates
 from metricjax.evaluation._knn import Neighbors as Neighbors
 from metricjax.evaluation._knn import knn as knn
 from metricjax.evaluation._metrics import mean_average_precision as mean_average_precision
@@ -23,3 +30,5 @@ from metricjax.evaluation._splits import evaluate_splits as evaluate_splits
 from metricjax.evaluation._splits import evaluate_two_streams as evaluate_two_streams
 from metricjax.evaluation._splits import evaluate_within_parents as evaluate_within_parents
 from metricjax.evaluation._splits import mean_over_parents as mean_over_parents
+from metricjax.evaluation._verification import TarAtFar as TarAtFar
+from metricjax.evaluation._verification import tar_at_far as tar_at_far

@@ -25,6 +25,14 @@ class RocCurve(NamedTuple):
     thresholds: Float[np.ndarray, " t"]
 
 
+class DetCurve(NamedTuple):
+    """The two error rates at every distinct distance, from accepting nothing to everything."""
+
+    fmr: Float[np.ndarray, " t"]
+    fnmr: Float[np.ndarray, " t"]
+    thresholds: Float[np.ndarray, " t"]
+
+
 class OperatingPoint(NamedTuple):
     """A threshold and the rates at this threshold, as Python floats.
 
@@ -34,6 +42,8 @@ class OperatingPoint(NamedTuple):
         tmr: the share of matches that are accepted: the recall.
         precision: the share of accepted pairs that match; 1 if no pair is accepted.
         f1: the harmonic mean of `precision` and `tmr`.
+        accuracy: the share of pairs that are accepted if they match, and rejected if they do not.
+        balanced_accuracy: the mean of `tmr` and 1 - `fmr`.
     """
 
     threshold: float
@@ -41,6 +51,8 @@ class OperatingPoint(NamedTuple):
     tmr: float
     precision: float
     f1: float
+    accuracy: float
+    balanced_accuracy: float
 
 
 class EqualErrorRate(NamedTuple):
@@ -91,8 +103,35 @@ def roc_curve(
             all pairs match or none does, or if `distance` is not the distance the pairs are `of`.
         TypeError: for other dtypes, or if no distance is given.
     """
-    steps = _Steps("inference.roc_curve", distances, is_match, weights, of, distance)
+    steps = Steps("inference.roc_curve", distances, is_match, weights, of, distance)
     return RocCurve(steps.fmr, steps.tmr, steps.distances)
+
+
+def det_curve(
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    distance: Distance | None = None,
+) -> DetCurve:
+    r"""Computes the detection error tradeoff: missed matches against false matches by threshold.
+
+    .. math:: \mathrm{FNMR}(t) = 1 - \mathrm{TMR}(t)
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> curve = inference.det_curve(
+        ...     [0.1, 0.4, 0.4, 0.9], [True, True, False, False], distance=LpDistance()
+        ... )
+        >>> print(curve.fmr, curve.fnmr, curve.thresholds)
+        [0.  0.  0.5 1. ] [1.  0.5 0.  0. ] [-inf  0.1  0.4  0.9]
+
+    Args, Returns, Raises: as in `roc_curve`, with the false non-match rate (FNMR) in place of TMR.
+    """
+    steps = Steps("inference.det_curve", distances, is_match, weights, of, distance)
+    return DetCurve(steps.fmr, 1 - steps.tmr, steps.distances)
 
 
 def roc_auc(
@@ -116,7 +155,7 @@ def roc_auc(
 
     Args, Raises: as in `roc_curve`.
     """
-    steps = _Steps("inference.roc_auc", distances, is_match, weights, of, distance)
+    steps = Steps("inference.roc_auc", distances, is_match, weights, of, distance)
     return float(np.trapezoid(steps.tmr, steps.fmr))
 
 
@@ -146,7 +185,7 @@ def equal_error_rate(
 
     Args, Raises: as in `roc_curve`.
     """
-    steps = _Steps("inference.equal_error_rate", distances, is_match, weights, of, distance)
+    steps = Steps("inference.equal_error_rate", distances, is_match, weights, of, distance)
     excess = steps.fmr - (1 - steps.tmr)
     after = int(np.argmax(excess >= 0))
     before = after - 1
@@ -154,6 +193,58 @@ def equal_error_rate(
     rate = steps.fmr[before] + share * (steps.fmr[after] - steps.fmr[before])
     nearest = after if excess[after] <= -excess[before] else before
     return EqualErrorRate(float(rate), steps.between(nearest))
+
+
+def threshold(
+    distances: Any,
+    is_match: Any,
+    weights: Any = None,
+    of: Distance | None = None,
+    *,
+    by: str | tuple[str, float] = "f1",
+    distance: Distance | None = None,
+) -> OperatingPoint:
+    r"""Finds the best threshold by a criterion; among equally good ones, the strictest.
+
+    | `by` | the threshold with |
+    |---|---|
+    | ``"accuracy"`` | the largest share of pairs that are right, ``(TP + TN) / P`` |
+    | ``"balanced_accuracy"`` | the largest mean of TMR and 1 - FMR |
+    | ``"f1"`` | the largest F1 score, ``2 TP / (2 TP + FP + FN)`` |
+    | ``("precision", p)`` | the most matches accepted with a precision of at least p |
+    | ``("fmr", rate)`` | the most matches accepted with an FMR of at most the rate |
+
+    Accuracy, F1 and precision depend on the share of matches among the pairs. So use pairs that
+    have the same share of matches as in practice. If nothing is accepted, the precision is 1.
+
+    Example:
+        >>> from metricjax import inference
+        >>> from metricjax.distances import LpDistance
+        >>> pairs = [0.1, 0.25, 0.75, 0.9], [True, True, False, True]
+        >>> for by in ("accuracy", "f1", ("precision", 0.9)):
+        ...     point = inference.threshold(*pairs, by=by, distance=LpDistance())
+        ...     print(f"{point.threshold} {point.accuracy} {point.tmr:.2f}")
+        0.5 0.75 0.67
+        0.9 0.75 1.00
+        0.5 0.75 0.67
+
+    Args:
+        by: the criterion.
+        distances, is_match, weights, of, distance: as in `roc_curve`.
+
+    Returns:
+        An `OperatingPoint`. Its threshold is halfway between the last distance that is accepted and
+        the next one, which is safest for new pairs. If it is best to accept nothing, the threshold
+        is ``-inf``, or ``inf`` for similarities.
+
+    Raises:
+        ValueError: for an unknown criterion, or a level outside of [0, 1]; and as in `roc_curve`.
+        TypeError: as in `roc_curve`.
+    """
+    name = "inference.threshold"
+    criterion, level = _criterion(name, by)
+    steps = Steps(name, distances, is_match, weights, of, distance)
+    return steps.point(steps.best(criterion, level))
 
 
 def best_threshold(
@@ -165,6 +256,8 @@ def best_threshold(
     distance: Distance | None = None,
 ) -> OperatingPoint:
     r"""Finds the threshold with the best F1 score; among equal scores, the strictest.
+
+    `threshold` has other criteria.
 
     .. math:: F_1 = \frac{2\, TP}{2\, TP + FP + FN}
 
@@ -186,8 +279,8 @@ def best_threshold(
         An `OperatingPoint`. Its threshold is halfway between the last distance that is accepted and
         the next one, which is safest for new pairs.
     """
-    steps = _Steps("inference.best_threshold", distances, is_match, weights, of, distance)
-    return steps.point(int(np.argmax(steps.f1)))
+    steps = Steps("inference.best_threshold", distances, is_match, weights, of, distance)
+    return steps.point(steps.best("f1"))
 
 
 def threshold_at_fmr(
@@ -221,8 +314,8 @@ def threshold_at_fmr(
     check_number(name, "fmr", fmr)
     if not 0 <= fmr <= 1:
         raise ValueError(f"{name}: `fmr` must be from 0 to 1, got {fmr}. 0.001 is 0.1 %.")
-    steps = _Steps(name, distances, is_match, weights, of, distance)
-    return steps.point(int(np.argmax(np.where(steps.fmr <= fmr, steps.tmr, -1))))
+    steps = Steps(name, distances, is_match, weights, of, distance)
+    return steps.point(steps.best("fmr", fmr))
 
 
 def operating_point(
@@ -252,18 +345,18 @@ def operating_point(
     """
     name = "inference.operating_point"
     check_number(name, "threshold", threshold)
-    steps = _Steps(name, distances, is_match, weights, of, distance)
+    steps = Steps(name, distances, is_match, weights, of, distance)
     accepted = steps.sign * steps.distances <= steps.sign * threshold
     point = steps.point(int(np.sum(accepted)) - 1 if accepted.any() else 0)
     return point._replace(threshold=float(threshold))
 
 
-class _Steps:
+class Steps:
     """The distinct distances, closest first, and the rates if all pairs up to each are accepted."""
 
     def __init__(self, function, distances, is_match, weights, of, distance):
         self.sign = -1 if the_distance(function, of, distance).is_similarity else 1
-        distances, is_match, weights = _arrays(function, distances, is_match, weights)
+        distances, is_match, weights = arrays_of_pairs(function, distances, is_match, weights)
         kept = np.flatnonzero(weights)
         kept = kept[np.argsort(self.sign * distances[kept])]
         distances, is_match, weights = distances[kept], is_match[kept], weights[kept]
@@ -280,9 +373,24 @@ class _Steps:
         accepted = matches + others
         self.precision = np.where(accepted == 0, 1, matches / np.where(accepted == 0, 1, accepted))
         self.f1 = 2 * matches / (accepted + matches[-1])
+        # One division each: rates that are equal are then equal floats, and the strictest is found.
+        rejected = others[-1] - others
+        self.accuracy = (matches + rejected) / accepted[-1]
+        both = matches[-1] * others[-1]
+        self.balanced_accuracy = (matches * others[-1] + rejected * matches[-1]) / (2 * both)
+
+    def best(self, by, level=None) -> int:
+        """Returns the best step by a criterion of `threshold`; the first of equally good ones."""
+        if by == "precision":
+            score = np.where(self.precision >= level, self.tmr, -1)
+        elif by == "fmr":
+            score = np.where(self.fmr <= level, self.tmr, -1)
+        else:
+            score = getattr(self, by)
+        return int(np.argmax(score))
 
     def point(self, i) -> OperatingPoint:
-        rates = (self.fmr, self.tmr, self.precision, self.f1)
+        rates = (self.fmr, self.tmr, self.precision, self.f1, self.accuracy, self.balanced_accuracy)
         return OperatingPoint(self.between(i), *(float(rate[i]) for rate in rates))
 
     def between(self, i) -> float:
@@ -296,7 +404,24 @@ class _Steps:
         return float(here)
 
 
-def _arrays(function, distances, is_match, weights):
+def _criterion(function, by):
+    """Returns the name of a criterion and its level, which is ``None`` if it has none."""
+    if isinstance(by, str) and by in ("accuracy", "balanced_accuracy", "f1"):
+        return by, None
+    if not isinstance(by, list | tuple) or len(by) != 2 or by[0] not in ("precision", "fmr"):
+        raise ValueError(
+            f"{function}: `by` must be 'accuracy', 'balanced_accuracy', 'f1', ('precision', p) or "
+            f"('fmr', rate), got {str(by)[:80]!r}."
+        )
+    check_number(function, "by", by[1])
+    if not 0 <= by[1] <= 1:
+        raise ValueError(
+            f"{function}: `by` must have a {by[0]} from 0 to 1, got {by[1]}. 0.001 is 0.1 %."
+        )
+    return tuple(by)
+
+
+def arrays_of_pairs(function, distances, is_match, weights):
     """Checks the arrays; returns distances in float32 or float64, booleans and weights ``[P]``."""
     distances, is_match = np.asarray(distances), np.asarray(is_match)
     weights = np.ones(distances.shape) if weights is None else np.asarray(weights, float)
