@@ -57,10 +57,13 @@ def sinkhorn(
         raise ValueError(f"sinkhorn: `epsilon` must be above 0, got {epsilon}.")
     weights, scores = weighed(jnp.ones(len(scores)) if where is None else where, scores)
     weights, scores = replicated((weights, scores.astype(weights.dtype)))
-    log, each = scores / epsilon, jnp.ones(scores.shape, bool)
-    for _ in range(iterations):
+    each = jnp.ones(scores.shape, bool)
+
+    def normalized(_, log):
         columns = logsumexp(log, weights[:, None], 0)
         columns = columns if axis_name is None else log_sum_along(columns, axis_name)
         log = log - jnp.where(columns == -jnp.inf, 0, columns)[None, :]
-        log = log - logsumexp(log, each)[:, None]
+        return log - logsumexp(log, each)[:, None]
+
+    log = jax.lax.fori_loop(0, iterations, normalized, scores / epsilon)
     return jnp.where(weights[:, None] > 0, jax.nn.softmax(log), 0)

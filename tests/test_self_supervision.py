@@ -71,6 +71,7 @@ def test_states_are_those_of_all_devices(checked):
         assert jax.tree.leaves(got[1])[0].shape == jax.tree.leaves(want[1])[0].shape, name
 
 
+@pytest.mark.slow
 def test_states_in_blocks_are_those_at_once():
     for name in ("sogclr", "isogclr"):
         fn = lambda x, size, loss=STATEFUL[name]: of_both(loss(x, R, INDEX, WHERE, chunk_size=size))
@@ -219,7 +220,7 @@ def test_sinkhorn():
     def run(scores):
         local = lambda s, w: mj.sinkhorn(s, where=w, iterations=4, axis_name="data")
         return (
-            mj.sinkhorn(scores, epsilon=0.5, iterations=50),
+            mj.sinkhorn(scores, epsilon=0.5, iterations=20),
             mj.sinkhorn(scores, epsilon=0.001),
             on_devices(local, out=BY)(scores, WHERE),
             mj.sinkhorn(scores, where=WHERE, iterations=4),
@@ -275,6 +276,7 @@ def test_degenerate_batches_have_the_values_of_the_reference():
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_extreme_options_are_finite():
     """Exponents far beyond float32, and limits of options."""
     near = jnp.concatenate([X, X * (1 + 1e-3)])

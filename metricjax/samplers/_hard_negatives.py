@@ -31,9 +31,9 @@ from metricjax.samplers._random import endless, integers, words
 
 
 def hard_negatives(
-    embeddings: Float[ArrayLike, "n d"],
+    embeddings: Float[Array, "n d"],
     labels: ArrayLike,
-    reference: Float[ArrayLike, "m d"] | None = None,
+    reference: Float[Array, "m d"] | None = None,
     reference_labels: ArrayLike | None = None,
     *,
     k: int,
