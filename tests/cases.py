@@ -82,6 +82,25 @@ class Case:
         """Random class weights, for a loss that has them."""
         return (jax.random.normal(key, (C * self.centers, D), dtype),) if self.centers else ()
 
+    @property
+    def kind(self):
+        """All that a driver knows of a loss. See `one_of_each_kind`."""
+        r = record_of(self.loss)
+        split = r.rows, r.ring, r.mined, r.refs_first, r.own_mined is None, r.sums_over_anchors
+        arguments = "refs", "mined", "state", "class_axis", "class_ids", "axis_name", "chunk_size"
+        takes = (*map(self.takes, arguments), self.ids is Case.ids)
+        return *split, r.by_itself, self.centers, self.whole, takes
+
+
+@functools.cache
+def one_of_each_kind():
+    """The first loss of each kind.
+
+    A driver knows nothing of the formula of a loss. So each driver alone is swept over every loss,
+    and what one driver does with another, with a reducer or with a miner is swept over these.
+    """
+    return tuple({case.kind: case for case in reversed(CASES)}.values())
+
 
 def views(e, y):
     """Two views of a batch: the other one has its features in reverse."""

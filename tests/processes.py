@@ -1,6 +1,6 @@
 """Training steps on several processes; `test_processes.py` launches it, and runs them in one.
 
-python tests/processes.py PORT COUNT INDEX OUT.pickle {some,all}
+python tests/processes.py PORT COUNT INDEX OUT.pickle {some,each}
 """
 
 import pickle
@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import CASES
+from cases import CASES, one_of_each_kind
 from jax.experimental.multihost_utils import process_allgather
 from layouts import LAYOUTS, on_mesh
 
@@ -26,13 +26,13 @@ SOME = "contrastive", "arcface", "lifted_structure"
 def table(which):
     """The layouts with their precision, and the losses, that the processes run.
 
-    There is one layout for each way to spread a step. The other layouts differ in what is traced,
-    and `test_layouts.py` runs them in one process.
+    There is one layout for each way to spread a step, and one loss for each kind. The program of a
+    step is that of as many devices in one process, where `test_layouts.py` runs all of them.
     """
     if which == "some":
         return [("shard_map", "float32")], tuple(c for c in CASES if str(c) in SOME)
     spread = "auto", "shard_map", "ring", "classes over their axis", "classes over the batch's axis"
-    return [(name, "float64") for name in spread], tuple(CASES)
+    return [(name, "float64") for name in spread], one_of_each_kind()
 
 
 def rows(step, index=0, count=1):

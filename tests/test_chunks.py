@@ -152,6 +152,7 @@ def test_a_million_references_take_no_matrix_and_no_gradient():
     assert made.memory_analysis().temp_size_in_bytes < 400 * 2**20
 
 
+@pytest.mark.slow
 def test_whether_there_are_negatives_goes_by_the_batch():
     """Each block alone has no negative pair, or no positive one."""
     e, y = jax.random.normal(jax.random.key(0), (4, D)), jnp.array([0, 0, 0, 1])
@@ -238,6 +239,7 @@ def test_totals_are_added_up_over_devices(loss, how, size):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pairs_mined_within_a_batch_are_not_those_of_a_device():
     """A histogram has them both ways, so a recipe gathers the batch that they are of."""
     x = jax.random.normal(jax.random.key(0), (N, D))
@@ -251,6 +253,7 @@ def test_pairs_mined_within_a_batch_are_not_those_of_a_device():
         losses.histogram(x, Y, mined=mined, axis_name="batch")
 
 
+@pytest.mark.slow
 def test_the_running_histogram_is_that_of_all_devices():
     x = jax.random.normal(jax.random.key(0), (N, D))
     state = jax.random.uniform(jax.random.key(1), (10,))
@@ -262,6 +265,7 @@ def test_the_running_histogram_is_that_of_all_devices():
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_memory_on_each_device_is_one():
     """The second batch meets the first, and the sums are over the anchors of all devices."""
     x = jax.random.normal(jax.random.key(0), (N, D))

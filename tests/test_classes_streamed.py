@@ -14,7 +14,7 @@ import pytest
 from cases import CASES
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
-from test_losses import cases
+from test_losses import cases, of_each_kind
 
 import metricjax as mj
 from metricjax._core import tuning
@@ -61,17 +61,13 @@ def close(got, want, tolerance=1e-5):
     lambda c: c.centers and c.takes("labels"),
     quick="p2s_grad",
 )
-@pytest.mark.parametrize(
-    "dtype, tolerance",
-    [("float64", 1e-10), pytest.param("float32", 1e-5, marks=pytest.mark.slow)],
-)
-def test_classes_in_blocks_are_all_at_once(case, dtype, tolerance, monkeypatch):
-    with jax.enable_x64(dtype == "float64"):
-        args = batch(case, jnp.dtype(dtype), classes=7)
+def test_classes_in_blocks_are_all_at_once(case, monkeypatch):
+    with jax.enable_x64(True):
+        args = batch(case, jnp.float64, classes=7)
         want = jax.jit(step(case))(*args)
         sizes = {"class_kept": 0, "class_block": 3 * N * case.centers}  # of 7 classes
         monkeypatch.setattr(tuning, "CPU", dataclasses.replace(tuning.CPU, **sizes))
-        close(jax.jit(step(case))(*args), want, tolerance)
+        close(jax.jit(step(case))(*args), want, 1e-10)
 
 
 def test_blocks_are_of_equal_size_where_that_is_possible():
@@ -161,7 +157,7 @@ def test_proxies_on_each_device_are_all_on_one():
     close(got, want)
 
 
-@some_class_losses
+@cases(lambda c: c.centers and c.takes("class_axis"), quick="")
 def test_gradients_inside_of_shard_map_are_those_of_one_device(case):
     """Batch and classes over the same axis: embeddings are gathered, weights are not."""
     (e, y, w), (value, (to_e, to_w, _)) = batch(case), on_one_device(case)
@@ -208,11 +204,21 @@ def test_a_recipe_gathers_where_classes_are_spread_as_the_batch_is():
 
 
 @some_class_losses
-@pytest.mark.parametrize("rows", ["classes", pytest.param("data", marks=pytest.mark.slow)])
+def test_sharded_class_weights_are_one_device(case):
+    check_sharded(case, AxisType.Explicit, "classes")
+
+
+@of_each_kind(lambda c: c.centers and c.takes("class_axis"))
 @pytest.mark.parametrize(
-    "kind", [AxisType.Explicit, pytest.param(AxisType.Auto, marks=pytest.mark.slow)], ids=str
+    "kind, rows",
+    [(AxisType.Explicit, "data"), (AxisType.Auto, "classes"), (AxisType.Auto, "data")],
+    ids=str,
 )
-def test_sharded_class_weights_are_one_device(case, kind, rows):
+def test_class_weights_are_sharded_in_other_ways(case, kind, rows):
+    check_sharded(case, kind, rows)
+
+
+def check_sharded(case, kind, rows):
     """`rows`: the axis of the batch; the classes', or another."""
     (e, y, w), want = batch(case), on_one_device(case)
     mesh = jax.make_mesh((2, 2), ("data", "classes"), axis_types=(kind,) * 2)
@@ -270,6 +276,7 @@ def test_the_gradient_reaches_sampled_classes_only():
     assert (np.abs(grad).sum(1) > 0).sum() == C - 1
 
 
+@pytest.mark.slow
 def test_each_device_samples_its_own_classes():
     classes = 32
     e, _, w = batch(CASES[1], classes=classes)

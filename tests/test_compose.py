@@ -65,6 +65,7 @@ def test_objective_is_the_lines_it_stands_for():
     chex.assert_trees_all_close(got, jax.jit(by_hand)(X))
 
 
+@pytest.mark.slow
 def test_objective_regularizes_class_weights():
     recipe = mj.objective(mj.losses.arcface, weight_regularizer=mj.regularizers.regular_face)
     _, parts = jax.jit(recipe)(X, Y, W)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, D, N
+from cases import CASES, D, N, one_of_each_kind
 
 import metricjax as mj
 from metricjax._core.masked import logsumexp, softplus
@@ -29,10 +29,15 @@ TOGETHER = 5
 
 
 def rows():
-    """Every loss in every layout; a few of them are quick, for each compiles for seconds."""
+    """Every loss at once, and one of each kind in blocks; a few are quick."""
+    comes_apart = {
+        "dense": lambda case: True,
+        "in blocks": lambda case: not case.whole,
+        "in blocks of references": lambda case: record_of(case.loss).ring,
+    }
     for layout in LAYOUTS:
-        ring, all_of = layout == "in blocks of references", layout == "dense"
-        have = [c for c in CASES if all_of or (record_of(c.loss).ring if ring else not c.whole)]
+        swept = CASES if layout == "dense" else one_of_each_kind()
+        have = [case for case in swept if comes_apart[layout](case)]
         quick = [case for case in have if str(case) in QUICK[layout]]
         others = [case for case in have if case not in quick]
         for case in quick:

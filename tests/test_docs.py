@@ -21,7 +21,6 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {path.name: path.read_text() for path in sorted(DOCS.glob("*.md"))}
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-QUICK = "accelerators benchmarks differences index which-loss".split()
 ON_HOST = ("mj.evaluation.", "mj.inference.", "mj.pictures.", "mj.samplers.")
 
 
@@ -31,13 +30,8 @@ def _users_settings():
         yield
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if Path(name).stem in QUICK else [pytest.mark.slow])
-        for name in PAGES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
 def test_page_runs(name):
     blocks, scope = PYTHON.findall(PAGES[name]), {"mj": mj}
     assert re.search(r"^\s*(assert |print\()", "\n".join(blocks), re.M), "nothing can fail"

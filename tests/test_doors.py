@@ -85,6 +85,7 @@ def test_miners_take_lists_of_labels_and_refuse_what_would_collide(case):
         run(HUGE)
 
 
+@pytest.mark.slow
 def test_wide_labels_are_themselves_where_jax_has_64_bits():
     with jax.enable_x64(True):
         x = X.astype(jnp.float64)
@@ -161,6 +162,7 @@ def test_an_index_beyond_32_bits_is_nowhere():
         triplets([0], [0.5], [1])
 
 
+@pytest.mark.slow
 def test_no_references_give_zero():
     """Where a gather would have no row to take."""
     none = mj.Refs(X[:0], Y[:0])
@@ -264,7 +266,7 @@ def test_a_vector_without_a_direction_is_as_far_as_an_orthogonal_one(p):
     assert jnp.isfinite(grad).all() and not grad[2].any()
 
 
-@pytest.mark.parametrize("backend", [None, "faiss"])
+@pytest.mark.parametrize("backend", [None, pytest.param("faiss", marks=pytest.mark.slow)])
 def test_a_zero_vector_is_nobodys_nearest_neighbor(backend):
     rng = np.random.default_rng(4)
     gallery, queries = (rng.normal(size=(n, 16)).astype(np.float32) for n in (60, 20))
@@ -315,7 +317,8 @@ def test_a_memory_takes_a_batch_that_is_mapped_over():
 
 
 @pytest.mark.parametrize(
-    "name", some(["angular", "dynamic_soft_margin", "pnp", "smooth_ap"], quick="pnp")
+    "name",
+    some(["angular", "dynamic_soft_margin", "pnp", "smooth_ap"], quick=""),
 )
 def test_nothing_leaks(name):
     with jax.checking_leaks():

@@ -473,6 +473,7 @@ def test_errors_name_function_argument_and_remedy(call, error, message):
 # One space for training, search and every metric.
 
 
+@pytest.mark.slow
 def test_every_metric_is_of_the_space_that_losses_train():
     x, y = normal(20, 3), np.arange(20) % 4
     stretched = x * np.random.default_rng(1).uniform(0.01, 100, (20, 1)).astype(np.float32)
@@ -502,7 +503,9 @@ def reach(inputs):
 
 
 @pytest.mark.filterwarnings("ignore:.*is less than")
-@pytest.mark.parametrize("k", [None, pytest.param(5, marks=pytest.mark.slow), "max_bin_count"])
+@pytest.mark.parametrize(
+    "k", [None, *(pytest.param(k, marks=pytest.mark.slow) for k in (5, "max_bin_count"))]
+)
 def test_a_parent_is_evaluated_as_if_alone(k):
     parents = np.array([0] * 4 + [1] * 12)
     x, labels = normal(16, 3), np.stack([np.arange(16) % 2, parents], 1)
@@ -593,6 +596,7 @@ def test_degrees_that_make_nonsense_raise(metric, value):
             degrees(value, "ndcg_at_k")
 
 
+@pytest.mark.slow
 def test_degrees_that_are_welcome():
     assert degrees(7.0, "ndcg_at_k") == {"ndcg_at_k": 1}
     with pytest.raises(ValueError, match="`match` must be degrees from 0 to 100, got 101"):
@@ -746,7 +750,7 @@ def test_mean_over_queries_leaves_lone_ones_out():
         mean_over_queries(values, relevant[:3])
 
 
-@pytest.mark.parametrize("included", [False, True])
+@pytest.mark.parametrize("included", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_search_of_ones_own(included):
     x, y = normal(20, 3), np.arange(20) % 4
     names = ("precision_at_1", "mean_average_precision", "ndcg_at_3")

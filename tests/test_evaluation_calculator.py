@@ -295,6 +295,7 @@ def test_duplicates_find_each_other():
     check(accuracies(x * np.nan, np.zeros(6, int)), 0, 0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_jax_arrays_on_a_mesh():
     mesh = jax.make_mesh((8,), ("data",))
     x = jax.random.normal(jax.random.key(0), (64, 3))
@@ -303,6 +304,7 @@ def test_jax_arrays_on_a_mesh():
     assert accuracies(sharded, jnp.asarray(y)) == pytest.approx(accuracies(x, y))
 
 
+@pytest.mark.slow
 def test_metrics_take_any_kind_of_matches():
     matches = np.array([[1, 0, 1], [0, 0, 0]])
     for kind in (bool, np.int32, np.float32):

@@ -114,6 +114,7 @@ def split(seed, n=30):
 SPLITS = {"train": split(0), "test": split(1), "extra": split(2)}
 
 
+@pytest.mark.slow
 def test_splits_in_the_whole_space():
     pairs = [("test", ["train", "test"]), ("train", ["extra"]), ("test", ["train", "extra"])]
     before = [(query, list(references)) for query, references in pairs]

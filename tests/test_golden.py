@@ -210,9 +210,8 @@ def paired(mode):
 
 
 @pytest.mark.parametrize("row", PAIRED, ids=lambda r: f"{r[0]}-{','.join(r[1])}")
-@pytest.mark.parametrize(
-    "mode", [pytest.param(m, marks=[] if m == "self" else [pytest.mark.slow]) for m in MODES]
-)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_pair_and_triplet_losses(row, mode):
     if wanted(row, mode)[0] is None:
         pytest.skip("PyTorch Metric Learning ignores or confuses the references")
@@ -241,6 +240,7 @@ def with_classes(mined):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", CLASSES, ids=lambda r: r[0])
 def test_losses_with_class_weights(row):
     name, _, _, value, norm, weight_norm, *_ = row
@@ -258,11 +258,27 @@ def others():
     return gradients([fn for fn, *_ in OTHERS], E)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(len(OTHERS)))
 def test_other_losses(i):
     close(others()[i], OTHERS[i][1:], loose=True)
 
 
+def test_values():
+    """Of every row, by default without the gradients, which compile for longer."""
+    bind = lambda name, options, *w: lambda e: getattr(losses, name)(e, Y, *w, **options)
+    rows = [
+        *((bind(name, options), value) for name, options, value, *_ in PAIRED),
+        *((bind(row[0], row[2], weights_of(*row[:2])), row[3]) for row in CLASSES),
+        *((fn, value) for fn, value, _ in OTHERS),
+    ]
+    with jax.enable_x64(True):
+        run = jax.jit(lambda e: [mj.reduce(fn(e))[0] for fn, _ in rows])
+        for i, (got, (_, want)) in enumerate(zip(run(jnp.asarray(E)), rows, strict=True)):
+            assert float(got) == pytest.approx(want, rel=2e-6), i
+
+
+@pytest.mark.slow
 def test_angular_loss_on_unit_vectors():
     """PML leaves its negatives unnormalized, so the rows above do not apply."""
     unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -271,6 +287,7 @@ def test_angular_loss_on_unit_vectors():
     assert got[0] == pytest.approx(again[0], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_histogram_of_the_dynamic_soft_margin_runs_on():
     soft = functools.partial(losses.dynamic_soft_margin, num_bins=20, min_val=-3.0)
 

@@ -1,4 +1,4 @@
-"""Every loss in every layout: value and gradients are those of the whole batch on one device."""
+"""Losses in every layout: value and gradients are those of the whole batch on one device."""
 
 import functools
 
@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CASES
+from cases import CASES, one_of_each_kind
 from jax.sharding import AxisType
 from layouts import LAYOUTS, RING, by_pmap, check, in_chunks, on_mesh, on_one_device
 
@@ -38,16 +38,24 @@ def test_some_losses_are_those_of_one_device(how):
     check_layout(how, tuple(c for c in CASES if str(c) in QUICK), "float32")
 
 
-# In float64, where 1e-10 shows what the rounding errors of float32 would hide. Three layouts are in
-# float32 here: test_processes.py has them in float64.
-SINGLE = "auto", "shard_map", "ring"
-ALL = [(how, "float32" if how in SINGLE else "float64") for how in HOW]
+# In float64, where 1e-10 shows what the rounding errors of float32 would hide.
+EVERY_LOSS = (
+    *("auto", "explicit", "explicit in chunks", "shard_map", "ring"),
+    *("classes over their axis", "classes over the batch's axis"),
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how, dtype", ALL)
-def test_every_loss_is_that_of_one_device(how, dtype):
-    check_layout(how, tuple(CASES), dtype)
+@pytest.mark.parametrize("how", EVERY_LOSS)
+def test_every_loss_is_that_of_one_device(how):
+    check_layout(how, tuple(CASES), "float64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [how for how in HOW if how not in EVERY_LOSS])
+def test_a_loss_of_each_kind_is_that_of_one_device(how):
+    """Blocks are tested with every loss in `test_losses.py`; `jax.pmap` is `jax.shard_map`."""
+    check_layout(how, one_of_each_kind(), "float64")
 
 
 def test_every_loss_has_every_layout_that_it_can_have():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, C, D, N
+from cases import CASES, C, D, N, one_of_each_kind
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 
@@ -29,6 +29,11 @@ def cases(which=lambda case: True, *, quick=None):
     marks = lambda c: [pytest.mark.slow] if slow(c) else []
     chosen = [pytest.param(c, marks=marks(c), id=str(c)) for c in CASES if which(c)]
     return pytest.mark.parametrize("case", chosen)
+
+
+def of_each_kind(which):
+    """One loss of each kind that `which` picks. They are slow."""
+    return cases(lambda c: c in one_of_each_kind() and which(c), quick="")
 
 
 every_loss = cases()
@@ -412,8 +417,16 @@ def test_what_does_not_come_apart_says_so(case):
 
 
 @cases(lambda c: not c.whole, quick="contrastive arcface triplet_margin")
-@pytest.mark.parametrize("size", [7, pytest.param(1, marks=pytest.mark.slow)])
-def test_chunked_is_dense(case, size):
+def test_chunked_is_dense(case):
+    check_chunked(case, 7)
+
+
+@of_each_kind(lambda c: not c.whole)
+def test_chunks_of_one_are_dense(case):
+    check_chunked(case, 1)
+
+
+def check_chunked(case, size):
     e, y = batch()
     p = params(case)
     where = jnp.arange(N) % 5 > 0
@@ -428,7 +441,7 @@ def test_a_chunk_may_be_larger_than_the_batch(case):
     close(step(case.of(mj.chunked(case.loss, 40)))(e, y, p), step(case.fn)(e, y, p))
 
 
-@cases(lambda c: c.takes("mined") and not c.whole, quick="")  # by default, test_miners_all.py
+@of_each_kind(lambda c: c.takes("mined") and not c.whole)  # by default, test_miners_all.py
 def test_chunked_takes_whatever_was_mined(case):
     e, y = batch()
     p = params(case)
@@ -448,7 +461,7 @@ def test_chunked_takes_whatever_was_mined(case):
         assert want[0] != 0
 
 
-@cases(lambda c: not c.whole, quick="")  # by default, test_reducers.py
+@of_each_kind(lambda c: not c.whole)  # by default, test_reducers.py
 def test_chunked_reduces_and_shows_what_dense_does(case):
     e, y = batch()
     p = params(case)
@@ -478,7 +491,7 @@ def test_chunked_reduces_and_shows_what_dense_does(case):
         close(*(shown(loss(e, y, *p)) for loss in (chunked, case.fn)))
 
 
-@cases(lambda c: c.takes("refs") and not c.whole, quick="contrastive")
+@cases(lambda c: c.takes("refs") and not c.whole and c in one_of_each_kind(), quick="circle")
 def test_a_large_batch_is_chunked_by_itself(case, monkeypatch):
     e, y = batch()
     p = params(case)
@@ -496,7 +509,7 @@ def mesh(kind):
     return jax.make_mesh((8,), ("batch",), axis_types=(kind,))
 
 
-@cases(lambda c: c.takes("refs", "mined"), quick="")  # by default, tests/test_layouts.py
+@of_each_kind(lambda c: c.takes("refs", "mined"))  # by default, tests/test_layouts.py
 def test_sharded_references_and_mined_tuples_are_one_device(case):
     e, y = batch()
 

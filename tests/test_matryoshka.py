@@ -54,13 +54,8 @@ def cut(x, d):
     return x[..., :d]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "contrastive",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("triplet_margin", "sup_con")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["contrastive", "triplet_margin", "sup_con"])
 def test_references_are_cut_and_streams_stay_streams(name):
     loss = getattr(mj.losses, name)
     refs = mj.Refs(E[::-1], jnp.asarray(LABELS[::-1]))

@@ -89,8 +89,8 @@ def test_in_scan_and_under_vmap_it_is_a_loop():
         chex.assert_trees_all_equal(one, enqueue(bank, x, y, None))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_it_may_be_kept_in_half_precision(dtype):
     x, y = batch(9)
     bank = filled(2, dtype=dtype)
@@ -104,6 +104,7 @@ def test_it_may_be_kept_in_half_precision(dtype):
     assert bank.refs(x, y).embeddings.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_labels_may_be_any_pytree_that_a_relation_takes():
     x, y = batch(0)
     tags = {"id": y, "tags": jax.nn.one_hot(y, 3)}
@@ -116,6 +117,7 @@ def test_labels_may_be_any_pytree_that_a_relation_takes():
         chex.assert_trees_all_close(got, want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_nan_is_seen_and_padding_is_not():
     x, y = batch(0)
     x = x.at[1].set(jnp.nan)
@@ -140,6 +142,7 @@ def test_an_empty_memory_is_not_there():
     assert value == 0 and not grad.any()
 
 
+@pytest.mark.slow
 def test_the_batch_may_stand_before_the_memory_and_keeps_its_gradient():
     x, y = batch(7)
     bank, where = filled(2), jnp.array([1.0, 1, 0.5, 1, 0, 1])
@@ -343,6 +346,7 @@ def test_more_rows_than_slots():
     chex.assert_trees_all_close(jitted(memory, x, y), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_some_rows_are_enqueued_and_the_others_are_anchors():
     (x, y), mask = map(np.asarray, batch(5)), np.array([1, 0, 0, 1, 1, 0], bool)
     memory = CrossBatchMemory(LOSSES.contrastive, Q, D)
@@ -370,6 +374,7 @@ def test_sample_weights_go_into_the_memory():
     assert memory.bank.get_value().where.tolist()[:6] == [1, 0.5, 1, 2, 1, 0]
 
 
+@pytest.mark.slow
 def test_tuples_of_the_batch_are_found_in_the_memory():
     (x, y), index = batch(5), np.array
     a, p, n = index([0, 2]), index([1, 3]), index([2, 5])
@@ -510,6 +515,7 @@ def test_an_objective_on_each_device_is_one_device(name):
 # --- saving -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_restored_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     memory = CrossBatchMemory(LOSSES.contrastive, Q, D)
     model = nnx.Linear(D, D, rngs=nnx.Rngs(0))
@@ -534,6 +540,7 @@ def test_a_restored_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     chex.assert_trees_all_equal(again[1].bank.get_value(), memory.bank.get_value())
 
 
+@pytest.mark.slow
 def test_the_bank_itself_is_saved_and_restored(tmp_path):
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "bank", filled(3))

@@ -188,6 +188,7 @@ def test_padding_equals_the_shorter_batch():
         np.testing.assert_array_equal(got[kind][0][np.ix_(rows, rows, rows)], expected[kind][0])
 
 
+@pytest.mark.slow
 def test_double_precision_decides_finely():
     with jax.enable_x64(True):
         x, y = jnp.array([[0.0], [1], [-1 - 1e-12]]), jnp.array([0, 0, 1])
@@ -199,6 +200,7 @@ def test_double_precision_decides_finely():
         assert pairs.negative.dtype == "float64" and not np.any(pairs.negative[0])
 
 
+@pytest.mark.slow
 def test_nan_is_never_sorted_out():
     x = jax.random.normal(jax.random.key(0), (5, 3)).at[1, 1].set(jnp.nan)
     for got, every in zip(multi_similarity(x, LABELS), tuples.all_pairs(LABELS), strict=True):

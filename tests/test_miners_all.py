@@ -175,7 +175,7 @@ def test_no_samples_keep_nothing(case):
     assert not any(np.any(mat) for mat in jax.tree.leaves(run()))
 
 
-@cases(quick=ONE)
+@cases(quick="")  # by default, test_compose.py
 def test_objective_takes_the_miner(case):
     """For losses of pairs and of triplets, whatever the form; a NaN reaches both."""
     miner = functools.partial(case.miner, **case.options)

@@ -109,6 +109,7 @@ def test_triplets_per_anchor_is_the_same_for_all_classes():
     assert counts(mined, 6, 6).sum((1, 2)).tolist() == [2000] * 5 + [0]
 
 
+@pytest.mark.slow
 def test_a_near_pair_does_not_silence_the_other_anchors():
     x = jax.random.normal(jax.random.key(0), (64, 256)).at[63].set(0)
     x = x.at[63].set(x[0] + 1e-4)  # of another class
@@ -247,6 +248,7 @@ def test_a_key_is_needed(miner):
         miner(jnp.eye(2), jnp.arange(2))
 
 
+@pytest.mark.slow
 def test_drawn_triplets_are_those_of_the_loss():
     """The padded list and its triplets alone give the same loss."""
     x, y = circle(0, 10, 40, 60, 80, 100), jnp.array([0, 0, 1, 1, 1, 1])

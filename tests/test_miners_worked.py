@@ -106,6 +106,7 @@ def test_hdc_counts_repeats_and_cascades():
     assert sizes == [(4, 6), (2, 3), (1, 2)]
 
 
+@pytest.mark.slow
 def test_hdc_takes_every_form():
     @jax.jit
     def both():
@@ -273,6 +274,7 @@ def test_nan_is_chosen():
     assert listed(few["pair_margin"].negative) == ["12", "13", "21", "31"]
 
 
+@pytest.mark.slow
 def test_losses_of_one_triplet_for_each_anchor():
     """Mined as pairs or as triplets, the hardest of each anchor is the same loss."""
     x = jax.random.normal(jax.random.key(0), (5, 3))

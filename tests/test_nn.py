@@ -93,6 +93,7 @@ def test_linen_users_get_the_same_module(module):
     chex.assert_trees_all_close(got, (want, want_grad), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @some_modules
 def test_any_regularizer_takes_the_weights(module):
     head = module(2 * C, D, rngs=nnx.Rngs(0))
@@ -192,9 +193,8 @@ def test_outliers_are_far_from_the_dominant_center():
     assert not jax.jit(lambda head: head.outliers(x, y, threshold=179.0)[0].any())(head)
 
 
-@pytest.mark.parametrize(
-    ("classes", "shape"), [pytest.param(None, (), marks=pytest.mark.slow), (C, (C,))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("classes", "shape"), [(None, ()), (C, (C,))])
 def test_margin_learns_its_boundary(classes, shape):
     module = mj.nn.Margin(classes, beta=1.0, nu=0.1)
     got = nnx.jit(lambda module: mj.reduce(module(X, Y))[1])(module)

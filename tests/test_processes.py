@@ -49,7 +49,7 @@ def run_processes(folder, which):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["some", "all"])
+@pytest.mark.parametrize("which", ["some", "each"])
 def test_processes_agree_with_one(which, tmp_path):
     """Samples, memory, and value and gradients of losses in every layout."""
     results = run_processes(tmp_path, which)

@@ -411,8 +411,14 @@ def by_hand(mat, own, positive, k, similar, *, skip=0, nearest=None, farthest=No
     ("options", "separate"),
     [
         ({"skip": 2}, False),
-        ({"margin": 0.05, "relative_margin": 0.1, "nearest": 0.7, "skip": 1}, False),
-        ({"margin": 0.1, "farthest": 1.2, "distance": LpDistance()}, True),
+        pytest.param(
+            {"margin": 0.05, "relative_margin": 0.1, "nearest": 0.7, "skip": 1}, False,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"margin": 0.1, "farthest": 1.2, "distance": LpDistance()}, True,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"relative_margin": 0.5, "nearest": 1.0, "farthest": -0.5, "distance": DOT}, True,
             marks=pytest.mark.slow,

@@ -56,7 +56,7 @@ STATEFUL = {  # of rows of two views, their numbers and weights: a loss and its 
 BY = jax.P("data")
 
 
-@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("checked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_states_are_those_of_all_devices(checked):
     """Types say that the new state is the same on all devices: it leaves by ``P()``."""
     for name, loss in STATEFUL.items():
@@ -103,7 +103,10 @@ def test_samples_without_weight_or_number_are_not_remembered():
     "module, args, first",
     [
         (mj.nn.DINO(D), crops(X, R), {"center": jnp.zeros(D)}),
-        (mj.nn.SogCLR(S), (X, R, INDEX), {"state": jnp.full(S, -jnp.inf)}),
+        pytest.param(
+            mj.nn.SogCLR(S), (X, R, INDEX), {"state": jnp.full(S, -jnp.inf)},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             mj.nn.ISogCLR(S), (X, R, INDEX), {"state": losses.ISogCLRState.create(S)},
             marks=pytest.mark.slow,
@@ -146,6 +149,7 @@ def total(name, x, where, axis_name=None):
     return mj.reduce(REGULARIZERS[name](x, where=where, **how), axis_name=axis_name)[0]
 
 
+@pytest.mark.slow
 def test_regularizers_are_those_of_all_devices():
     def both(x):
         local = lambda x, where: {n: total(n, x, where, "data") for n in REGULARIZERS}
@@ -158,6 +162,7 @@ def test_regularizers_are_those_of_all_devices():
     assert all(np.abs(g).max() > 1e-4 for g in want_grad.values())
 
 
+@pytest.mark.slow
 def test_regularizers_take_weights_as_copies_and_leave_padding_out():
     twice = jnp.concatenate([X, X[:3]])
 
@@ -237,6 +242,7 @@ def test_sinkhorn():
         mj.sinkhorn(scores, epsilon=0)
 
 
+@pytest.mark.slow
 def test_degenerate_batches_have_the_values_of_the_reference():
     zero, one = jnp.zeros((4, 2)), jnp.ones((1, 2))
     y, kinds = jnp.array([0, 0, 1, 1]), jnp.array([[0, 0], [0, 1], [1, 2], [1, 3]])

@@ -138,6 +138,7 @@ def test_the_gradient_of_a_single_number_is_added_up_along_with_it():
     assert loops(half) == 2  # or a sum of many would be rounded, and in float16 not finite
 
 
+@pytest.mark.slow
 def test_chunks_of_half_precision_add_up_in_single():
     y = jnp.array([0, 0, 1, 1])
     loss = lambda a: mj.reduce(mj.chunked(mj.losses.ntxent, 1)(a.astype(jnp.bfloat16), y))[0]

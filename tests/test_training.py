@@ -95,6 +95,7 @@ def test_keys_differ_by_step_and_call_and_variables_are_carried():
     assert state.variables["n"] == 2 and state.key == key
 
 
+@pytest.mark.slow
 def test_a_classifier_and_scheduled_weights():
     head = normal(2, 4, 3)
     params = {"network": KERNEL, "classifier": head}
@@ -273,14 +274,8 @@ def test_devices_together_do_the_step_of_one(scheme, way):
     chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "scheme",
-    [
-        pytest.param("cascaded", marks=pytest.mark.slow),
-        pytest.param("deep_adversarial", marks=pytest.mark.slow),
-        "two_streams",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["cascaded", "deep_adversarial", "two_streams"])
 def test_a_batch_on_an_explicit_mesh_gives_the_step_of_one_device(scheme):
     miner = functools.partial(mj.miners.hdc, filter_percentage=0.5)
     step = {
@@ -362,6 +357,7 @@ BEGIN = {"x": jnp.array([0.3, 0.2, -0.4])}
 SAM = {"optimizer": optax.sgd(0.1), "adv_optimizer": optax.sgd(0.05)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "extra"),
     [
@@ -401,6 +397,7 @@ def test_what_optax_offers_does_what_it_does_alone(optimizer, extra):
     assert want[1][-1] < want[1][0]
 
 
+@pytest.mark.slow
 def test_lookahead_trains_the_fast_parameters():
     optimizer = optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5)
     params = optax.LookaheadParams.init_synced({"network": KERNEL})
@@ -517,8 +514,8 @@ def test_a_killed_training_ends_as_one_that_was_not(moments, tmp_path, uninterru
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", range(2))
 def test_killed_at_many_a_write(offset, tmp_path, uninterrupted):
-    """Every eighth of the 200 file operations of a training."""
-    counts = range(1 + 8 * offset, 200, 16)
+    """Every 13th of the 200 file operations of a training: others of each of its checkpoints."""
+    counts = range(1 + 13 * offset, 200, 26)
     for count in counts:
         (tmp_path / str(count)).mkdir()
     run(*((tmp_path / str(c), when) for c in counts for when in (f"write:{c}", "never")))
@@ -568,7 +565,7 @@ def steps_in(folder):
     return sorted(int(path.name) for path in Path(folder).iterdir())
 
 
-@pytest.mark.parametrize("save_every", [1, 4])
+@pytest.mark.parametrize("save_every", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_nan_stops_in_its_step_and_is_not_saved(save_every, tmp_path):
     asked = []
 
@@ -613,6 +610,7 @@ def test_parameters_that_overflow_are_not_saved(tmp_path):
     assert steps_in(tmp_path) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "moves"),
     [
@@ -680,9 +678,10 @@ def scored(values):
     [
         ([1, 2, 1, 1, 3, 3], 1, 2, 4),  # as in PML: a second one that is not better
         pytest.param([1, 2, 1, 3, 1, 1], 1, 4, 6, marks=pytest.mark.slow),
-        ([2, 2, 3, 3, 3, 3], 0, 1, 2),  # equal is not better
+        # equal is not better
+        pytest.param([2, 2, 3, 3, 3, 3], 0, 1, 2, marks=pytest.mark.slow),
         pytest.param([NAN, 1, NAN, NAN, 2, 2], 2, 5, 6, marks=pytest.mark.slow),
-        ([NAN] * 6, 2, None, 3),
+        pytest.param([NAN] * 6, 2, None, 3, marks=pytest.mark.slow),
     ],
 )
 def test_patience_and_the_best_state(values, patience, best, last, tmp_path):
@@ -702,6 +701,7 @@ def test_patience_and_the_best_state(values, patience, best, last, tmp_path):
     assert training.restore(tmp_path, like).step == last
 
 
+@pytest.mark.slow
 def test_the_smallest_error_is_the_best(tmp_path):
     options = {"evaluate": scored([3, NAN, 1, 2]), "evaluate_every": 1, "score": "score"}
     done = fit_idle(tmp_path, steps=4, mode="min", **options)
@@ -757,6 +757,7 @@ def test_shardings_and_dtypes_come_back_and_the_rest_is_bit_for_bit(tmp_path):
         assert a.sharding == b.sharding and a.dtype == b.dtype
 
 
+@pytest.mark.slow
 def test_a_state_that_was_not_placed_may_still_go_to_a_mesh(tmp_path):
     fit_small(tmp_path, steps=2)
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -809,9 +810,9 @@ def flip(folder, name):
     ("damage", "name"),
     [
         (cut, "*"),
-        (flip, "about/*"),
-        (flip, "d/*"),
-        (lambda folder, name: shutil.rmtree(folder), ""),
+        pytest.param(flip, "about/*", marks=pytest.mark.slow),
+        pytest.param(flip, "d/*", marks=pytest.mark.slow),
+        pytest.param(lambda folder, name: shutil.rmtree(folder), "", marks=pytest.mark.slow),
     ],
     ids=["cut", "another progress", "another value", "gone"],
 )
@@ -938,9 +939,12 @@ def test_wrong_batches_are_named(batches, error, complaint):
     "labels, complaint",
     [
         (Y + 1, r"losses.arcface: `labels` must be from 0 to 2, .* got 3"),
-        (np.asarray(Y, np.int64) << 40, r"losses.arcface: `labels` must fit int32"),
+        pytest.param(
+            np.asarray(Y, np.int64) << 40, r"losses.arcface: `labels` must fit int32",
+            marks=pytest.mark.slow,
+        ),
     ],
-)
+)  # fmt: skip
 def test_labels_of_the_first_batch_are_checked(labels, complaint):
     step = training.metric_loss_only(linear, mj.objective(mj.losses.arcface), SGD)
     state = training.State.create({"network": KERNEL, "loss": jnp.eye(3, 4)}, SGD)

@@ -193,7 +193,7 @@ def enumerate_rule(mined):
             yield a, p, q, weight
 
 
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pairs_of_a_rule(soft):
     mined = rule(5, 7, soft)
     triplets = list(enumerate_rule(mined))
@@ -337,6 +337,7 @@ def test_rules_of_different_pairs_join_their_triplets(one, two):
         assert {row[:3] for row in rows if row[3]} == expected
 
 
+@pytest.mark.slow
 def test_joined_rules_serve_a_loss_in_chunks():
     x, y = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), np.arange(6) % 2
     mine = lambda kind: miners.triplet_margin(x, y, type_of_triplets=kind, margin=0.9)

@@ -78,6 +78,7 @@ def prepare_classes(
         labels = jnp.where(known, labels, 0).astype(jnp.int32)
         counts = jnp.where(known, counts, 0)
     mined = mined_weights(function, mined, batch, self_refs=not anchors_only)
+    weights = jnp.asarray(weights)  # rows of a NumPy array cannot be taken by traced labels
     return ClassBatch(
         batch.embeddings, labels, counts, mined, weights, centers, num_classes, class_axis
     )
