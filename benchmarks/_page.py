@@ -4,6 +4,7 @@ import collections
 import re
 
 from benchmarks._gpu_page import gpus
+from benchmarks._headline import result
 from benchmarks._measured import code, scale
 from benchmarks._plots import loglog
 from benchmarks._text import (
@@ -173,13 +174,16 @@ def page():
     """`docs/benchmarks.md`."""
     parts = [
         "# Benchmarks",
+        *result(),
+        "## How it was measured",
+        "All contestants get the same numbers, must agree on the value, and take turns. A time is "
+        "the median over the rounds, and ratios show their quartiles. Memory is the growth of the "
+        "process, or XLA's temporary buffers if these are larger. Compile time is listed "
+        "separately. Runs that would need too much memory or time show an estimate instead.",
         "`python -m benchmarks.report` writes this page from the results in "
         "[benchmarks/results](../benchmarks/results/losses-cpu.json), one file for each benchmark "
-        "and device. Every command prints its table, and `--out FILE.json` adds the rows to a "
-        "file. All contestants get the same numbers, must agree on the value, and take turns. A "
-        "time is the median over the rounds, and ratios show their quartiles. Memory is the growth "
-        "of the process, or XLA's temporary buffers if these are larger. Compile time is listed "
-        "separately. Runs that would need too much memory or time show an estimate instead.",
+        "and device. Every command below prints its table, and `--out FILE.json` adds the rows to "
+        "a file.",
         "To measure a step of your own:",
         SNIPPET,
         "## Losses",

@@ -8,70 +8,23 @@ something in the repository is not what would be written.
 """
 
 import re
-import statistics
 import sys
 
 from benchmarks._accelerators_page import accelerators_page
 from benchmarks._harness import Parser
+from benchmarks._headline import peers, result
 from benchmarks._measured import measured
 from benchmarks._page import page, plots
-from benchmarks._text import (
-    ROOT,
-    N,
-    against,
-    duration,
-    losses,
-    machine,
-    memory,
-    number,
-    paragraph,
-    size,
-    speedups,
-    table,
-    times,
-    usual,
-)
-
-HEADLINE = (
-    "contrastive", "multi_similarity", "sup_con", "ntxent", "triplet_margin", "smooth_ap",
-    "arcface", "proxy_anchor",
-)  # fmt: skip
+from benchmarks._text import ROOT, paragraph
 
 
 def headline():
-    """What the README says."""
-    parts = []
-    for environment, rows in losses().values():
-        by_loss = usual(rows)
-        faster = speedups(by_loss)
-        slowest = next(iter(faster))
-        mean = number(statistics.geometric_mean(faster.values()))
-        classes = by_loss["arcface"]["ours"]["classes"]
-        parts.append(
-            f"Forward and backward of {N} samples, {classes:,} classes where there are classes, "
-            f"beside PyTorch Metric Learning (PML) {environment['pytorch-metric-learning']} in one "
-            f"run: of {len(faster)} losses the geometric mean of the speedups is {mean}, the least "
-            f"{number(faster[slowest])} (`{slowest}`). The products are the three matrix products "
-            f"that no implementation can avoid. {machine(environment, versions=False)}."
-        )
-        shown = {loss: by_loss[loss] for loss in HEADLINE if loss in by_loss}
-        parts.append(table([
-            {
-                "": f"`{loss}`",
-                "metricjax": duration(by["ours"]["ms"]),
-                "PML": against(by.get("pml")),
-                "times faster": times(by.get("pml"), spread=False),
-                "products": against(by.get("floor")),
-                "memory": size(memory(by["ours"])),
-                "PML's": size(memory(by.get("pml", {}))),
-            }
-            for loss, by in shown.items()
-        ]))  # fmt: skip
-    parts.append(
+    """How fast it is, in README.md."""
+    more = (
         "[All losses, sizes, miners and scales](docs/benchmarks.md); your own run is "
         "`pip install '.[bench]' && python -m benchmarks.losses`."
     )
-    return "\n\n".join(map(paragraph, parts))
+    return "\n\n".join(map(paragraph, [*result(), more]))
 
 
 def between(text, name, new):
@@ -88,11 +41,10 @@ def written():
     out = {docs / "benchmarks.md": page(), docs / "accelerators.md": accelerators_page()}
     for name, svg in plots().items():
         out[ROOT / "docs" / "benchmarks" / name] = svg
-    for path, name, new in (
-        (ROOT / "README.md", "benchmarks", headline()),
-        (ROOT / "docs" / "scale.md", "measured", measured()),
-    ):
-        out[path] = between(path.read_text(), name, new)
+    readme, scale = ROOT / "README.md", ROOT / "docs" / "scale.md"
+    out[readme] = between(readme.read_text(), "benchmarks", headline())
+    out[readme] = between(out[readme], "peers", peers())
+    out[scale] = between(scale.read_text(), "measured", measured())
     return out
 
 

@@ -2,7 +2,8 @@
 
 A loss says in the notes of its docstring when it is a good choice, which miner suits it, what it
 costs, and how its paper sets it. The folder of a loss is its kind. From this come the tables of
-docs/which-loss.md, the lists of README.md, and the entries of the API's pages.
+docs/which-loss.md, the lists of docs/contents.md, the entries of the API's pages, and the counts in
+README.md.
 """
 
 import inspect
@@ -53,17 +54,20 @@ def row(name, loss):
 
 def pages():
     """The text of each page with what is generated in it, by path."""
-    readme, which = (ROOT / "README.md").read_text(), (ROOT / "docs/which-loss.md").read_text()
+    counts = f"{len(functions(mj.losses))} losses, {len(functions(mj.miners))} miners"
+    readme = re.sub(r"\d+ losses, \d+ miners", counts, (ROOT / "README.md").read_text())
+    contents, which = ((ROOT / f"docs/{x}.md").read_text() for x in ("contents", "which-loss"))
     lists = {title: functions(mj.losses, kind) for kind, title in KINDS.items()}
     for title, found in (lists | {"miners": functions(mj.miners)}).items():
         names = ", ".join(f"`{name}`" for name in found)
         line = re.compile(rf"^(\| {title} \| )[^;|]*?(;.*)?( \|)$", re.M)
-        readme = line.sub(rf"\1{names}\2\3", readme)
+        contents = line.sub(rf"\1{names}\2\3", contents)
     for kind in KINDS:
         table = HEAD + "".join(row(*item) for item in functions(mj.losses, kind).items())
         mark = f"<!-- {kind} -->\n\n"
         which = re.sub(f"{mark}(?:\\|.*\n)*", lambda _, new=mark + table: new, which)
     yield ROOT / "README.md", readme
+    yield ROOT / "docs/contents.md", contents
     yield ROOT / "docs/which-loss.md", which
     for name in "losses", "miners":
         page = ROOT / f"docs/api/{name}.md"
