@@ -43,6 +43,8 @@ def test_a_short_run(tmp_path, capsys):
         name = f"{name}.png"
         assert (out / name).read_bytes().startswith(b"\x89PNG")
         assert str(out / name) in printed.out
+    assert "<html" in (out / "report.html").read_text()
+    assert str(out / "report.html") in printed.out
 
 
 RECIPES = [

@@ -193,6 +193,7 @@ def test_equal_vectors_match_at_a_cosine_of_one(distance):
     assert inference.Index(apart, distance=distance).nearest(apart, 2).distances[:, 1].max() < 1
 
 
+@pytest.mark.slow
 def test_match_normalizes():
     """PML's `is_match` says no here, and its `get_matching_pairs` yes."""
     x, y = jnp.array([[2.0, 0.0]]), jnp.array([[0.1, 0.0]])
@@ -290,13 +291,14 @@ def test_errors(call, error, complaint):
 # FAISS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "distance",
     [
         LpDistance(),
-        pytest.param(LpDistance(power=2, normalize_embeddings=False), marks=pytest.mark.slow),
-        pytest.param(CosineSimilarity(), marks=pytest.mark.slow),
-        pytest.param(DotProductSimilarity(normalize_embeddings=False), marks=pytest.mark.slow),
+        LpDistance(power=2, normalize_embeddings=False),
+        CosineSimilarity(),
+        DotProductSimilarity(normalize_embeddings=False),
     ],
 )
 def test_faiss_finds_the_same(distance):
@@ -348,6 +350,7 @@ def test_a_file_keeps_everything(dtype, tmp_path):
     assert inference.Index.load(tmp_path / "other", backend="faiss").backend == "faiss"
 
 
+@pytest.mark.slow
 def test_truncated_files_are_refused(tmp_path):
     path, _ = saved(tmp_path)
     whole = path.read_bytes()
@@ -433,12 +436,12 @@ def test_foreign_bytes_are_refused(tmp_path_factory, content):
 
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "foreign"
-    later = '{"format": "metricjax.inference.Index", "version": 2}'
+    later = '{"format": "metricjax.inference.Index", "version": 3}'
     other = '{"format": "other", "version": 1}'
     for arrays, complaint in (
         ({"weights": drawn(2)}, "of another kind"),
         ({"about": np.array(other)}, "of another kind"),
-        ({"about": np.array(later)}, "its version is 2, and this metricjax reads up to 1"),
+        ({"about": np.array(later)}, "its version is 3, and this metricjax reads up to 2"),
         ({"about": np.array([{}], object)}, "written by"),  # a pickle, never opened
     ):
         with open(path, "wb") as file:
@@ -691,6 +694,7 @@ def test_a_sample_of_pairs_stands_for_all(n, classes, most):
     np.testing.assert_array_equal(again.distances, pairs.distances)
 
 
+@pytest.mark.slow
 def test_a_large_sample_estimates_the_rates():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 20, 600)

@@ -130,7 +130,8 @@ def test_equals_the_dense_definition_for_many_clusters(seed):
 def test_small_parts_give_the_same(monkeypatch):
     query, gallery = clusters(2, 60, 240)
     expected = rerank.k_reciprocal_distances(query, gallery, **SHARED)
-    monkeypatch.setattr(rerank, "AT_ONCE", 500)  # NumPy works on one row, and on 500 pairs, at once
+    # NumPy works on one row, and on 500 pairs, at once
+    monkeypatch.setattr(rerank._lists, "AT_ONCE", 500)
     got = rerank.k_reciprocal_distances(query, gallery, **SHARED)
     np.testing.assert_allclose(got, expected, atol=1e-7)
 

@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     }.items():
         figure.savefig(options.out / name, dpi=150)
         print(f"wrote {options.out / name}")
+    print(f"wrote {_pictures.report(options.out, embeddings, digits)}")
 
 
 def table(networks, sets):

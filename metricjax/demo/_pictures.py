@@ -1,5 +1,7 @@
 """Pictures of the training: those of `metricjax.pictures`, and the loss."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,3 +68,9 @@ def neighbors(embeddings: jax.Array, digits: Digits, seed: int) -> dict[str, Fig
         "neighbours.png": sheet("Random", [rng.choice(rows) for rows in of_digit]),
         "worst.png": sheet("The worst", [rows[np.argmax(wrong[rows])] for rows in of_digit]),
     }
+
+
+def report(folder: Path, embeddings: jax.Array, digits: Digits) -> Path:
+    """Writes a page with scores, curves and a map of images that were not trained on."""
+    title = "Embeddings of images that were not trained on"
+    return pictures.report(folder, embeddings, digits.labels, digits.images, title=title)

@@ -6,13 +6,15 @@ from metricjax._core.check import check_rows
 from metricjax.evaluation._labels import host_labels
 
 
-def mean_over_queries(values, relevant, labels=None, *, per_class=False):
+def mean_over_queries(values, relevant=None, labels=None, *, per_class=False):
     r"""Averages a metric over the queries that at least one reference matches.
 
     .. math:: \frac{\sum_i [R_i > 0] \, v_i}{\sum_i [R_i > 0]}
 
     A query that no reference matches is called lone. Lone queries are left out, whatever their
-    value, as in `AccuracyCalculator`.
+    value, as in `AccuracyCalculator` and in re-identification. Some benchmarks count them. Then
+    leave out `relevant`: each query counts with its value. The metrics of this package are 0 for
+    lone queries.
 
     Example:
         >>> import numpy as np
@@ -20,6 +22,8 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
         >>> values, relevant = np.array([1.0, 0.5, 0.0, 0.0]), np.array([2, 1, 0, 1])
         >>> print(mean_over_queries(values, relevant))  # the third query is lone
         0.5
+        >>> print(mean_over_queries(values))  # the third query counts as 0
+        0.375
         >>> print(mean_over_queries(values, relevant, ["a", "a", "b", "b"]))
         0.375
         >>> print(mean_over_queries(values, relevant, ["a", "a", "b", "b"], per_class=True))
@@ -27,7 +31,7 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
 
     Args:
         values: ``[Q]``, the value of the metric for each query.
-        relevant: ``[Q]``, how many references match each query.
+        relevant: ``[Q]``, how many references match each query. By default all queries count.
         labels: ``[Q]`` integers or strings, the labels of the queries. With labels, the mean is
             taken within each class first, then over the classes.
         per_class: return the average of each class, ``[C]`` in ascending order of the labels. A
@@ -35,14 +39,14 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
 
     Returns:
         A float, or an array ``[C]`` with `per_class`. Both are computed in float64, and are NaN if
-        all queries are lone.
+        all queries are left out.
 
     Raises:
         ValueError: for mismatched shapes, or for `per_class` without `labels`.
         TypeError: if labels are neither integers nor strings.
     """
     name = "evaluation.mean_over_queries"
-    values, relevant = np.asarray(values, np.float64), np.asarray(relevant)
+    values = np.asarray(values, np.float64)
     if values.ndim != 1:
         raise ValueError(f"{name}: `values` must have shape [Q], got {values.shape}.")
     check_rows(name, "relevant", relevant, "values", len(values))
@@ -52,7 +56,8 @@ def mean_over_queries(values, relevant, labels=None, *, per_class=False):
         codes = np.unique(labels, return_inverse=True)[1]
     elif per_class:
         raise ValueError(f"{name}: `labels` must be given for `per_class`, got None.")
-    return average(values, (relevant > 0) * 1.0, codes, per_class=per_class)
+    kept = np.ones(len(values), bool) if relevant is None else np.asarray(relevant) > 0
+    return average(values, kept * 1.0, codes, per_class=per_class)
 
 
 def average(values, weights, classes=None, *, per_class=False):

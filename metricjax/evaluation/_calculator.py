@@ -9,16 +9,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Num
 
-from metricjax._core.check import as_labels, check_choice, check_is_distance
+from metricjax._core.check import as_labels, check_is_distance
 from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
 from metricjax.evaluation._clusters import CLUSTERING, k_means
-from metricjax.evaluation._knn import check_at_least_1, check_search, in_space_of
-from metricjax.evaluation._labels import code_sets, host_labels
-from metricjax.evaluation._metrics import CUT, MOST, RANKED
+from metricjax.evaluation._knn import (
+    Ignore,
+    as_ignores,
+    check_at_least_1,
+    check_search,
+    in_space_of,
+)
+from metricjax.evaluation._labels import code_sets, host_labels, on_every_host
+from metricjax.evaluation._metrics import CUT, RANKED, Gain, check_gain
 from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, score
 
 _NAME = "evaluation.AccuracyCalculator"
@@ -33,7 +40,8 @@ class Accuracies(dict):
     Attributes:
         k: how many neighbors of each query were used.
         num_queries: how many queries the retrieval metrics are averaged over.
-        num_lone: how many queries were left out because no reference matches them.
+        num_lone: how many queries no reference matches. They are left out of the average, unless
+            the calculator has ``count_lone``.
         classes: with ``return_per_class``, the labels of the entries.
         intervals: with ``bootstrap``, ``{name: (low, high)}``.
     """
@@ -65,8 +73,8 @@ class AccuracyCalculator:
     ``precision_at_10`` is always divided by 10, even if there are fewer references.
 
     A query that no reference matches is called lone. Lone queries are left out of the retrieval
-    metrics, and are counted. If all queries are lone, the retrieval metrics are NaN. Among equal
-    distances, the lower reference index comes first.
+    metrics (unless `count_lone`), and are counted. If all queries are left out, the retrieval
+    metrics are NaN. Among equal distances, the lower reference index comes first.
 
     Memory: queries are searched in blocks. A block holds as many distances as a block of `knn`, or
     ``[block_size, k]`` if `k` is larger. The distances of all queries to all references are never
@@ -119,8 +127,11 @@ class AccuracyCalculator:
         confidence: the share of the resamples that lies in an interval.
         seed: the seed of the resamples and of k-means.
         block_size: how many queries to search for at once; the default is that of `knn`.
-        gain: how NDCG turns a degree of match into a gain, "linear" or "exponential"; see
-            `ndcg_at_k`.
+        gain: how NDCG turns a degree of match into a gain: "linear", "exponential", or a function
+            of the degrees; see `ndcg_at_k`. Define the function once: each new function is compiled
+            again.
+        count_lone: do not leave out lone queries. The metrics above are 0 for them, and a metric of
+            your own is what it returns. For some metrics only, use two calculators.
         search: a search of your own, such as an approximate one, instead of the exact search by
             `distance`. ``search(query, reference, k)`` gets the embeddings without normalization.
             It returns distances and indices ``[Q, k]`` as `knn` does, nearest first, with index -1
@@ -147,7 +158,8 @@ class AccuracyCalculator:
     confidence: float = 0.95
     seed: int = 0
     block_size: int | None = None
-    gain: str = "linear"
+    gain: Gain = "linear"
+    count_lone: bool = False
     search: Search | None = None
     cluster: Cluster | None = None
 
@@ -161,7 +173,7 @@ class AccuracyCalculator:
             raise ValueError(f"{_NAME}: give `avg_of_avgs` or `return_per_class`, not both.")
         if self.block_size is not None:
             check_at_least_1(_NAME, "block_size", self.block_size)
-        check_choice(_NAME, "gain", self.gain, tuple(MOST))
+        check_gain(_NAME, self.gain)
         check_is_distance(_NAME, self.distance)
         of_ones_own = {"match": self.match, "search": self.search, "cluster": self.cluster}
         for option, function in (of_ones_own | dict(self.metrics)).items():
@@ -182,6 +194,8 @@ class AccuracyCalculator:
         ref_includes_query: bool = False,
         include: tuple[str, ...] = (),
         exclude: tuple[str, ...] = (),
+        *,
+        ignore: Ignore | None = None,
     ) -> Accuracies:
         """Finds the neighbors of each query among the references, and computes the metrics.
 
@@ -194,6 +208,8 @@ class AccuracyCalculator:
             ref_includes_query: whether the first Q references are the queries. If so, no query is
                 its own neighbor.
             include, exclude: select among the metrics of the calculator.
+            ignore: pairs that are left out of the search and of the references that match a query;
+                see `Ignore`. AMI and NMI compare no pairs, and are the same.
 
         Returns:
             `Accuracies`, a dict of floats with attributes. With ``return_per_class`` the retrieval
@@ -203,7 +219,8 @@ class AccuracyCalculator:
             ValueError: for mismatched shapes; for unknown names; if `ref_includes_query` is set and
                 the references do not start with the queries; for degrees of match that are
                 negative or NaN, or that are above 1 if metrics other than NDCG and your own are
-                computed; for labels for `match` that JAX cannot hold.
+                computed; for labels for `match` that JAX cannot hold; if `ignore` is combined with
+                a `search` of your own.
             TypeError: if embeddings are not numbers, or if labels without `match` are neither whole
                 numbers nor strings.
         """
@@ -211,6 +228,13 @@ class AccuracyCalculator:
         names = self._names(include, exclude)
         given = query, query_labels, reference, reference_labels, ref_includes_query
         sets = self._sets(name, *given)
+        ignores = as_ignores(name, ignore, "query", len(sets.query), len(sets.reference))
+        if ignores and self.search is not None:
+            raise ValueError(
+                f"{name}: `ignore` must be None with a `search` of your own, which would find "
+                f"pairs that are left out. Leave out one of the two."
+            )
+        sets = sets._replace(ignores=ignores)
         scores = score(name, sets, names, self)
         return self._summary(names, sets, scores, self._points(names, sets))
 
@@ -265,18 +289,19 @@ class AccuracyCalculator:
         """Returns labels on the host; with `match`, any labels that JAX can hold."""
         if self.match is None:
             return host_labels(function, name, labels, of, n)
-        return jax.tree.map(np.asarray, as_labels(function, name, labels, of, n))
+        return jax.tree.map(on_every_host, as_labels(function, name, labels, of, n))
 
     def _points(self, names, sets):
         """Returns the points to cluster, on the host: the queries in the space of the distance."""
         if set(names) & set(CLUSTERING):
-            return np.asarray(in_space_of(self.distance, sets.query), np.float32)
+            return on_every_host(in_space_of(self.distance, sets.query)).astype(np.float32)
         return None
 
     def _summary(self, names, sets, scores, points, rows=slice(None)) -> Accuracies:
         """Combines the scores of some of the queries, those in `rows`, into metrics."""
         labels = jax.tree.map(lambda x: x[rows], sets.labels)
-        kept = scores.relevant[rows] > 0
+        matched = scores.relevant[rows] > 0
+        kept = matched | self.count_lone
         classes = codes = bounds = None
         if self.avg_of_avgs or self.return_per_class:
             if not isinstance(labels, np.ndarray):
@@ -292,7 +317,7 @@ class AccuracyCalculator:
             how = {"resamples": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
             bounds = intervals(per_query, kept, **grouping, **how)
         values = {name: values[name] for name in names}
-        counts = {"num_queries": int(kept.sum()), "num_lone": int((~kept).sum())}
+        counts = {"num_queries": int(kept.sum()), "num_lone": int((~matched).sum())}
         classes = classes if self.return_per_class else None
         k = int(scores.k[rows].max(initial=0))
         return Accuracies(values, k=k, classes=classes, intervals=bounds, **counts)
@@ -328,12 +353,26 @@ def _floating(x):
 
 def _check_starts_with(name, query, labels, reference, ref_labels):
     """Checks that the first references are the queries: otherwise wrong rows would be left out."""
-    n, start = len(query), lambda x: np.asarray(x)[: len(query)]
-    x, y = np.asarray(query, np.float32), start(reference).astype(np.float32)
+    n = len(query)
+    x, y = (on_every_host(x).astype(np.float32) for x in (query, _first_rows(reference, n)))
     same = x.shape == y.shape and np.allclose(x, y, equal_nan=True)
-    agree = jax.tree.map(lambda a, b: np.array_equal(a, start(b)), labels, ref_labels)
+    agree = jax.tree.map(lambda a, b: np.array_equal(a, b[:n]), labels, ref_labels)
     if not same or not all(jax.tree.leaves(agree)):
         raise ValueError(
             f"{name}: `reference` and `reference_labels` must start with the {n} queries and "
             f"their labels when `ref_includes_query`."
         )
+
+
+def _first_rows(x, n):
+    """Returns the first N rows. If the rows are sharded, no device gets the others."""
+    sharding = x.sharding
+    if not isinstance(sharding, NamedSharding):
+        return x[:n]
+    rows = np.arange(min(n, len(x)))
+    return _rows(x, rows, sharding.update(spec=jax.P()))
+
+
+@functools.partial(jax.jit, static_argnames="sharding")
+def _rows(x, rows, sharding):
+    return x.at[rows].get(out_sharding=sharding)

@@ -3,11 +3,15 @@
 JAX has 32-bit integers by default and casts larger ones silently: 2**32 becomes 0, and classes
 collide. The values of NumPy arrays are known, so they are checked or coded here. The values of a
 `jax.Array` have already been cast, or are not known yet under `jit`.
+
+If an array is spread over processes, each process has only a part of its values. `on_every_host`
+gathers them, and all processes have to call it.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from metricjax._core.check import as_labels
 
@@ -18,12 +22,20 @@ def listed(labels):
     return np.asarray(labels) if flat else labels
 
 
+def on_every_host(x) -> np.ndarray:
+    """Converts an array to NumPy; every process gets the values that other processes hold."""
+    spread = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    if spread and not x.is_fully_addressable:
+        return process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+
 def host_labels(function, name, labels, of, n):
     """Converts labels ``[N]`` to NumPy integers or strings; whole floats become integers."""
     if labels is None:
         raise ValueError(f"{function}: `{name}` are needed.")
     try:
-        array = np.asarray(labels)
+        array = on_every_host(labels)
     except ValueError:
         raise ValueError(
             f"{function}: `{name}` must have shape [{n}] to match `{of}`, got a ragged list."
@@ -95,3 +107,9 @@ def _beside_jax(function, name, labels, of, n):
     if not isinstance(labels, jax.Array):
         labels = host_labels(function, name, labels, of, n)
     return as_labels(function, name, labels, of, n, class_ids=True)
+
+
+def most_matches(labels, others):
+    """Returns how many of the others any of the labels has, at most."""
+    classes, sizes = np.unique(on_every_host(others), return_counts=True)
+    return int(sizes[np.isin(classes, on_every_host(labels))].max(initial=0))

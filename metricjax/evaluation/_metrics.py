@@ -12,17 +12,20 @@ least 0. NumPy arrays are checked. JAX arrays are not checked, because their val
 or on an accelerator.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from metricjax._core.check import check_choice, check_rows
+from metricjax._core.check import check_rows, on_host
 from metricjax._core.masked import safe_divide
 from metricjax.evaluation._knn import check_at_least_1
 
 Matches = Num[Array, "q k"]
 PerQuery = Float[Array, " q"]
+Gain = str | Callable[[Array], Array]
 
 
 def precision_at_1(matches: Matches, relevant: Num[Array, " q"] | None = None) -> PerQuery:
@@ -183,13 +186,13 @@ def ndcg_at_k(
     *,
     k: int | None = None,
     ideal: Num[Array, "q l"] | None = None,
-    gain: str = "linear",
+    gain: Gain = "linear",
 ) -> PerQuery:
     r"""Returns the discounted gain of the first `k` neighbors, relative to the best possible order.
 
     .. math:: \sum_{i \le k} \frac{g(m_i)}{\log_2 (i + 1)} \Big/
               \sum_{i \le k} \frac{g(m^*_i)}{\log_2 (i + 1)}, \qquad
-              g(m) = m \ \text{or} \ 2^m - 1
+              g(m) = m, \ 2^m - 1 \ \text{or a function}, \quad g(0) = 0
 
     Here :math:`m^*` are the degrees of match of all references in descending order.
 
@@ -202,6 +205,10 @@ def ndcg_at_k(
         >>> best = jnp.array([[3, 2, 1]])
         >>> print(ndcg_at_k(grades, jnp.array([3]), ideal=best, gain="exponential").round(2))
         [0.52]
+        >>> worth = jnp.array([0.0, 1.0, 1.5, 10.0])  # of each grade
+        >>> by_table = lambda grades: worth[grades.astype(int)]
+        >>> print(ndcg_at_k(grades, jnp.array([3]), ideal=best, gain=by_table).round(2))
+        [0.59]
 
     Args:
         matches: ``[Q, K]``, degrees or grades of any size that are not negative.
@@ -210,20 +217,24 @@ def ndcg_at_k(
         ideal: ``[Q, L]``, the highest degrees of match that each query has among the references, in
             descending order: at least `k` of them, or all. The default is `relevant` ones, which is
             right only if all matches are 0 or 1.
-        gain: "linear", or "exponential" for grades up to 100; static. Both are the same if all
-            matches are 0 or 1.
+        gain: "linear"; "exponential" for grades up to 100; or a function that maps an array of
+            degrees in float32 to gains. The gain must not be negative, and must not decrease with
+            the degree: `ideal` is in the order of the degrees. A degree of 0 always gains 0. All
+            are the same if all matches are 0 or 1; static.
 
     Raises:
-        ValueError: for mismatched shapes; for NumPy arrays with negative or NaN degrees, or with
-            degrees other than 0 and 1 if `ideal` is not given.
+        ValueError: for mismatched shapes; for NumPy arrays with negative or NaN degrees or gains,
+            or with degrees other than 0 and 1 if `ideal` is not given; for an unknown `gain`.
 
     References:
         Jarvelin and Kekalainen, `Cumulated Gain-Based Evaluation of IR Techniques
         <https://doi.org/10.1145/582415.582418>`_, 2002.
     """
     name = "evaluation.ndcg_at_k"
-    check_choice(name, "gain", gain, tuple(MOST))
-    first = _first("ndcg_at_k", matches, k, most=MOST[gain])
+    check_gain(name, gain)
+    most = most_degree(gain)
+    gains_of = gain if callable(gain) else GAINS[gain]
+    first = _first("ndcg_at_k", matches, k, most=most)
     if ideal is None:
         if not isinstance(matches, jax.Array) and not np.isin(matches, (0, 1)).all():
             raise ValueError(
@@ -233,9 +244,11 @@ def ndcg_at_k(
         ideal = _up_to(relevant, jnp.ones_like(first))
     else:
         check_rows(name, "ideal", ideal, "matches", len(first))
-        check_degrees(name, "ideal", ideal, MOST[gain])
+        check_degrees(name, "ideal", ideal, most)
         ideal = ideal[:, : first.shape[1]]
-    return safe_divide(_discounted(first, gain), _discounted(ideal, gain))
+    if callable(gain):
+        _check_ascends(name, gain, matches, ideal)
+    return safe_divide(_discounted(first, gains_of), _discounted(ideal, gains_of))
 
 
 def precision(matches, k):
@@ -243,10 +256,37 @@ def precision(matches, k):
     return safe_divide(_float(jnp.sum(matches, 1)), _float(k))
 
 
-def _discounted(degrees, gain):
-    gains = _float(degrees)
-    if gain == "exponential":
-        gains = jnp.exp2(gains) - 1
+def check_gain(function, gain):
+    if not callable(gain) and gain not in tuple(MOST):
+        raise ValueError(
+            f"{function}: `gain` must be one of {', '.join(map(repr, MOST))}, or a function of the "
+            f"degrees, got {gain!r}."
+        )
+
+
+def most_degree(gain):
+    """Returns the largest degree that NDCG takes with this gain."""
+    return np.inf if callable(gain) else MOST[gain]
+
+
+def _check_ascends(function, gain, *degrees):
+    """Checks a gain at the degrees in NumPy arrays: it starts from 0 or more, and never falls."""
+    known = [np.ravel(x) for x in degrees if not isinstance(x, jax.Array)]
+    if not known:
+        return
+    tried = np.unique(np.concatenate(known)).astype(np.float32)
+    tried = tried[tried > 0]
+    gains = on_host(gain(jnp.asarray(tried)))  # None under `jit`
+    if gains is not None and not np.all(np.diff(gains, prepend=0) >= 0):
+        raise ValueError(
+            f"{function}: `gain` must be at least 0 and must not decrease with the degree, got "
+            f"{str(gains)[:60]} for the degrees {str(tried)[:60]}."
+        )
+
+
+def _discounted(degrees, gains_of):
+    degrees = _float(degrees)
+    gains = jnp.where(degrees == 0, 0, gains_of(degrees))  # a gain such as log2(m) has none at 0
     return jnp.sum(gains / jnp.log2(_ranks(gains) + 1), 1)
 
 
@@ -317,6 +357,10 @@ ROUNDING = 1e-4
 """A tolerance: degrees that a relation adds up, as in a hierarchy, may be slightly above 1."""
 
 _OF_ALL = mean_average_precision, mean_average_precision_at_r, mean_reciprocal_rank
+GAINS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda degrees: degrees,
+    "exponential": lambda degrees: jnp.exp2(degrees) - 1,
+}
 MOST = {"linear": np.inf, "exponential": 100.0}
 """The largest grade that NDCG takes, because float32 ends at 2^128 and the gains are added up."""
 

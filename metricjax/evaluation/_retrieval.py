@@ -1,7 +1,6 @@
 """Metrics of how well nearest neighbors agree with the labels."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -9,13 +8,18 @@ from metricjax._core.check import check_is_distance
 from metricjax._core.refs import replicated
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import (
+    Ignore,
+    any_ignored,
+    as_ignores,
     check_at_least_1,
     check_k,
     check_search,
     found,
+    of_queries,
+    of_references,
     search,
 )
-from metricjax.evaluation._labels import for_search
+from metricjax.evaluation._labels import for_search, most_matches
 from metricjax.evaluation._metrics import RANKED
 
 
@@ -26,6 +30,7 @@ def retrieval_metrics(
     reference_labels: Int[Array, " m"] | None = None,
     *,
     ref_includes_query: bool = False,
+    ignore: Ignore | None = None,
     k: int | None = None,
     distance: Distance = LpDistance(),
     block_size: int | None = None,
@@ -67,6 +72,7 @@ def retrieval_metrics(
         reference_labels: ``[M]``; required if `reference` is given, and not allowed otherwise.
         ref_includes_query: whether the first Q references are the queries. If so, no query is its
             own neighbor.
+        ignore: pairs that are left out of the neighbors and of R; see `Ignore`.
         k: how many neighbors to search for; static. The default is the largest R, which requires
             labels whose values are known: under `jit`, give `k`.
         distance: pairwise ``[Q, D], [M, D] -> [Q, M]``; static.
@@ -104,36 +110,31 @@ def retrieval_metrics(
             f"`ref_includes_query`, got {reference.shape}."
         )
     if k is None:
-        k = _largest_r(name, query_labels, reference_labels, ref_includes_query)
+        if isinstance(query_labels, Tracer) or isinstance(reference_labels, Tracer):
+            raise ValueError(
+                f"{name}: `k` must be given under `jit`, where the labels have no values yet."
+            )
+        k = max(most_matches(query_labels, reference_labels) - ref_includes_query, 0)
     else:
         check_k(name, k, len(reference) - ref_includes_query)
     if block_size is not None:
         check_at_least_1(name, "block_size", block_size)
+    ignores = as_ignores(name, ignore, "query", len(query), len(reference))
     own = jnp.arange(len(query)) if ref_includes_query else None
-    rows, shared = (jnp.asarray(query_labels), own), replicated(jnp.asarray(reference_labels))
+    rows = jnp.asarray(query_labels), own, of_queries(ignores)
+    shared = replicated((jnp.asarray(reference_labels), of_references(ignores)))
     options = {"k": k, "distance": distance, "block_size": block_size, "then": _scores}
-    scores, counts = search(query, reference, rows, shared, own=own, **options)
+    scores, counts = search(query, reference, rows, shared, own=own, ignores=ignores, **options)
     return {name: jnp.mean(x, where=replicated(counts)) for name, x in replicated(scores).items()}
 
 
-def _scores(neighbors, rows, reference_labels):
+def _scores(neighbors, rows, shared):
     """Returns the scores of a block of queries, and which of these queries count."""
-    labels, own = rows
+    (labels, own, ignores), (reference_labels, left_out) = rows, shared
     same = reference_labels[None, :] == labels[:, None]
     if own is not None:
         same &= jnp.arange(len(reference_labels))[None, :] != own[:, None]
-    relevant = jnp.sum(same, 1)
+    relevant = jnp.sum(same & ~any_ignored(ignores, left_out), 1)
     matches = found(neighbors) & (reference_labels[neighbors.indices] == labels[:, None])
     names = "mean_average_precision_at_r", "precision_at_1", "r_precision"
     return {name: RANKED[name](matches, relevant) for name in names}, relevant > 0
-
-
-def _largest_r(name, query_labels, reference_labels, ref_includes_query):
-    """Returns the largest number of matches of any query, computed from labels on the host."""
-    if isinstance(query_labels, Tracer) or isinstance(reference_labels, Tracer):
-        raise ValueError(
-            f"{name}: `k` must be given under `jit`, where the labels have no values yet."
-        )
-    classes, sizes = np.unique(np.asarray(reference_labels), return_counts=True)
-    sizes = sizes[np.isin(classes, np.asarray(query_labels))]
-    return max(int(sizes.max(initial=0)) - ref_includes_query, 0)

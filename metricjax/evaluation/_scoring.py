@@ -5,6 +5,7 @@ import functools
 import re
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,19 @@ from jaxtyping import Array, Float, Int, Num
 from metricjax._core.tuning import block_sizes
 from metricjax._core.types import Labels, Match
 from metricjax.evaluation._clusters import CLUSTERING
-from metricjax.evaluation._knn import Neighbors, found, search
+from metricjax.evaluation._knn import (
+    Ignore,
+    Neighbors,
+    all_equal,
+    any_ignored,
+    different,
+    found,
+    of_queries,
+    of_references,
+    search,
+)
 from metricjax.evaluation._labels import coded, fits
-from metricjax.evaluation._metrics import CUT, MOST, RANKED, check_range, precision
+from metricjax.evaluation._metrics import CUT, RANKED, Gain, check_range, most_degree, precision
 
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
@@ -52,7 +63,8 @@ class Sets(NamedTuple):
     """Checked queries and references with their labels.
 
     `codes` and `ref_codes` are integers from 0 on that are equal where the labels match. They do
-    not collide, however large the labels are. With a relation they are the labels as given.
+    not collide, however large the labels are. With a relation they are the labels as given. Pairs
+    of different `groups` do not exist, and neither do the pairs of `ignores`.
     """
 
     query: Array
@@ -63,6 +75,14 @@ class Sets(NamedTuple):
     includes_query: bool
     groups: Any = None
     ref_groups: Any = None
+    ignores: tuple[Ignore, ...] = ()
+
+    @property
+    def left_out(self):
+        """All pairs that do not exist, but for that of a query with itself."""
+        if self.groups is None:
+            return self.ignores
+        return (*self.ignores, Ignore(self.groups, self.ref_groups, different))
 
     @property
     def own(self):
@@ -88,18 +108,18 @@ def score(function, sets: Sets, names, calculator) -> Scores:
     """Searches for the neighbors of a block of queries at a time, and scores them."""
     names = [name for name in names if name not in CLUSTERING]
     most = calculator.block_size or block_sizes().search[0]
-    counts, relevant, extremes = _relevance(sets, calculator.match, most)
+    counts, relevant, extremes, available = _relevance(sets, calculator.match, most)
     _check_degrees(function, names, extremes, calculator)
-    limits = _limits(function, sets, counts, calculator.k, names)
+    limits = _limits(function, sets, counts, available, calculator.k, names)
     k = int(limits.max(initial=0))
     if k == 0 or not names:
         none = np.zeros(len(relevant))
         return Scores(dict.fromkeys(names, none), relevant, none.astype(int))
-    own, groups, ref_groups = sets.own, sets.groups, sets.ref_groups
+    own, left_out = sets.own, sets.left_out
     metrics = tuple((name, calculator.metrics.get(name)) for name in names)
     labels = sets.labels if all(map(fits, jax.tree.leaves(sets.labels))) else sets.codes
-    rows = labels, sets.codes, relevant.astype(np.float32), limits, own, groups
-    shared = sets.ref_codes, ref_groups
+    rows = labels, sets.codes, relevant.astype(np.float32), limits, own, of_queries(left_out)
+    shared = sets.ref_codes, of_references(left_out)
     block_size = max(1, min(most, ELEMENTS // k))
     similarity = calculator.distance.is_similarity
     then = _Metrics(metrics, calculator.match, calculator.gain, similarity)
@@ -108,9 +128,8 @@ def score(function, sets: Sets, names, calculator) -> Scores:
         values = _in_blocks(neighbors, rows, shared, then=then, block_size=block_size)
     else:
         values = search(
-            sets.query, sets.reference, rows, shared, own=own, groups=groups,
-            ref_groups=ref_groups, k=k, distance=calculator.distance, block_size=block_size,
-            then=then,
+            sets.query, sets.reference, rows, shared, own=own, ignores=left_out, k=k,
+            distance=calculator.distance, block_size=block_size, then=then,
         )  # fmt: skip
     values = {name: np.asarray(x, np.float64) for name, x in values.items()}
     return Scores(values, relevant, limits)
@@ -155,12 +174,12 @@ class _Metrics:
 
     metrics: tuple[tuple[str, Callable | None], ...]
     match: Match | None
-    gain: str
+    gain: Gain
     similarity: bool
 
     def __call__(self, neighbors: Neighbors, rows, shared):
-        labels, codes, relevant, limits, own, groups = rows
-        ref_codes, ref_groups = shared
+        labels, codes, relevant, limits, own, ignores = rows
+        ref_codes, left_out = shared
         # The metrics of a query must not depend on how many neighbors other queries use.
         within = jnp.arange(neighbors.indices.shape[1])[None, :] < limits[:, None]
         none = -jnp.inf if self.similarity else jnp.inf
@@ -174,7 +193,7 @@ class _Metrics:
         else:
             one = lambda x: jax.tree.map(lambda x: x[None], x)
             matches = jax.vmap(lambda x, others: match(one(x), others)[0])(codes, theirs)
-            degrees = _degrees(match, codes, ref_codes, own, groups, ref_groups)
+            degrees = _degrees(match, codes, ref_codes, own, ignores, left_out)
             ideal = lambda: jax.lax.top_k(degrees, there.shape[1])[0]
         matches = jnp.where(there, matches.astype(jnp.float32), 0)
         inputs = QueryInputs(matches, relevant, *neighbors, labels, limits)
@@ -193,66 +212,73 @@ class _Metrics:
         return CUT[kind](inputs.matches, inputs.relevant, k=k, **options)
 
 
-def _degrees(match, labels, ref_labels, own, groups, ref_groups):
+def _degrees(match, labels, ref_labels, own, ignores, left_out):
     """Returns how much each query matches each reference, ``[Q, M]`` float32; 0 if left out."""
     degrees = match(labels, ref_labels).astype(jnp.float32)
-    if own is not None:
-        degrees = jnp.where(jnp.arange(degrees.shape[1])[None, :] == own[:, None], 0, degrees)
-    if groups is not None:
-        degrees = jnp.where(groups[:, None] == ref_groups[None, :], degrees, 0)
-    return degrees
+    return jnp.where(_exists(degrees.shape[1], own, ignores, left_out), degrees, 0)
+
+
+def _exists(m, own, ignores, left_out):
+    """Returns which pairs with the M references exist, ``[Q, M]`` or ``[1, M]``."""
+    exists = jnp.ones((1, m), bool) & ~any_ignored(ignores, left_out)
+    return exists if own is None else exists & (jnp.arange(m)[None, :] != own[:, None])
 
 
 def _relevance(sets, match, block_size):
     """Counts the references that match each query, and sums their degrees.
 
-    Also returns the smallest and the largest degree.
+    Also returns the smallest and the largest degree, and how many references each query has.
     """
-    if match is not None:
+    if match is not None or sets.ignores:
         size = max(1, min(block_size, ELEMENTS // max(1, len(sets.reference))))
-        args = sets.codes, sets.ref_codes, sets.own, sets.groups, sets.ref_groups
-        return jax.tree.map(np.asarray, _count_matches(*args, match=match, size=size))
-    mine, theirs = sets.codes, sets.ref_codes
+        args = sets.codes, sets.ref_codes, sets.own, sets.left_out
+        return jax.tree.map(np.asarray, _count_matches(*args, match=match or all_equal, size=size))
+    mine, theirs, available = sets.codes, sets.ref_codes, len(sets.reference)
     if sets.groups is not None:
+        available = _occurrences(sets.groups, sets.ref_groups)
         mine, theirs = coded(np.c_[mine, sets.groups], np.c_[theirs, sets.ref_groups])
-    size = max(mine.max(initial=0), theirs.max(initial=0)) + 1
-    counts = np.bincount(theirs, minlength=size)[mine] - sets.includes_query
-    return counts, counts, (0, 1)
+    counts = _occurrences(mine, theirs) - sets.includes_query
+    return counts, counts, (0, 1), available - sets.includes_query
+
+
+def _occurrences(codes, others):
+    """Returns how often each code is among the others."""
+    size = max(codes.max(initial=0), others.max(initial=0)) + 1
+    return np.bincount(others, minlength=size)[codes]
 
 
 @functools.partial(jax.jit, static_argnames=("match", "size"))
-def _count_matches(labels, ref_labels, own, groups, ref_groups, *, match, size):
-    def block(row):
-        row = jax.tree.map(lambda x: x[None], row)
-        degrees = _degrees(match, row[0], ref_labels, *row[1:], ref_groups)[0]
-        low, high = jnp.min(degrees, initial=0), jnp.max(degrees, initial=0)
-        return jnp.sum(degrees > 0), jnp.sum(degrees), low, high
+def _count_matches(labels, ref_labels, own, left_out, *, match, size):
+    references = of_references(left_out)
 
-    counts, sums, low, high = jax.lax.map(block, (labels, own, groups), batch_size=size)
-    return counts, sums, (jnp.min(low, initial=0), jnp.max(high, initial=0))
+    def block(row):
+        labels, own, ignores = jax.tree.map(lambda x: x[None], row)
+        degrees = _degrees(match, labels, ref_labels, own, ignores, references)[0]
+        exists = _exists(len(degrees), own, ignores, references)
+        low, high = jnp.min(degrees, initial=0), jnp.max(degrees, initial=0)
+        return jnp.sum(degrees > 0), jnp.sum(degrees), low, high, jnp.sum(exists)
+
+    rows = labels, own, of_queries(left_out)
+    counts, sums, low, high, exist = jax.lax.map(block, rows, batch_size=size)
+    return counts, sums, (jnp.min(low, initial=0), jnp.max(high, initial=0)), exist
 
 
 def _check_degrees(function, names, extremes, calculator):
     """Checks the degrees of match; only NDCG and user-defined metrics accept grades above 1."""
     graded = [name in calculator.metrics or name.startswith("ndcg") for name in names]
-    most = MOST[calculator.gain] if all(graded) else 1.0
+    most = most_degree(calculator.gain) if all(graded) else 1.0
     check_range(function, "match", *map(float, extremes), most)
 
 
-def _limits(function, sets, counts, k, names):
-    """Returns how many neighbors each query may have, ``[Q]``; it differs only between groups."""
-    if sets.groups is None:
-        most = counts.max(initial=0)
-        available = np.int64(len(sets.reference) - sets.includes_query)
-    else:
-        size = max(sets.groups.max(initial=0), sets.ref_groups.max(initial=0)) + 1
-        most = np.zeros(size, np.int64)
-        np.maximum.at(most, sets.groups, counts)
-        most = most[sets.groups]
-        available = np.bincount(sets.ref_groups, minlength=size)[sets.groups] - sets.includes_query
-    limits = {None: available, "max_bin_count": most}.get(k)
-    if limits is None:
-        limits = np.minimum(k, available)
+def _limits(function, sets, counts, available, k, names):
+    """Returns how many neighbors each query may have, ``[Q]``, given how many are `available`."""
+    most = counts.max(initial=0)
+    if sets.groups is not None:
+        most_of = np.zeros(sets.groups.max(initial=0) + 1, np.int64)
+        np.maximum.at(most_of, sets.groups, counts)
+        most = most_of[sets.groups]
+    limits = np.minimum({None: available, "max_bin_count": most}.get(k, k), available)
+    if isinstance(k, Integral):
         if k < counts.max(initial=0) and WHOLE_R & set(names):
             warnings.warn(
                 f"{function}: `k` = {k} is less than the {counts.max()} references that match some "

@@ -32,10 +32,11 @@ from jaxtyping import Array, Float, Int
 
 from metricjax._core.check import check_is_distance
 from metricjax._core.masked import upcast
+from metricjax._core.rounding import rounded
 from metricjax._core.tuning import block_sizes
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.evaluation._knn import check_search
-from metricjax.evaluation._labels import coded, host_labels
+from metricjax.evaluation._labels import coded, host_labels, on_every_host
 
 BITS = 16
 """The bits of a digit. With 65,536 counts for each rate, the counts stay in a core's cache."""
@@ -83,7 +84,8 @@ def tar_at_far(
 
     The result is exact, also for rates of which `inference.pair_distances` would take too small a
     sample. It looks at every pair twice, a tile of pairs at a time: memory does not grow with the
-    number of pairs. It runs on the host, between jitted steps.
+    number of pairs. It runs on the host, between jitted steps. Rows that are sharded over a mesh
+    are gathered first, and every process computes all tiles on one device.
 
     Example:
         >>> import jax.numpy as jnp
@@ -130,6 +132,7 @@ def tar_at_far(
         )
     itself = reference is None
     query, reference = check_search(name, query, query if itself else reference)
+    query, reference = _on_one_device(query), _on_one_device(reference)
     check_is_distance(name, distance)
     rates = as_rates(name, "far", far)
     queries = ("labels", labels, "query", len(query))
@@ -227,11 +230,9 @@ def scores(distance, x, y):
     return score if distance.is_similarity else -score
 
 
-def rounded(function, distance):
-    """Returns the distance, with cosines near 1 as `inference` rounds them."""
-    from metricjax.inference import _pairs  # here, because `inference` imports this package
-
-    return _pairs.rounded(function, distance)
+def _on_one_device(x):
+    """Gathers rows that are sharded. A tile of sharded rows would be gathered anew every time."""
+    return x if len(x.sharding.device_set) == 1 else jnp.asarray(on_every_host(x))
 
 
 def _pair_counts(classes, ref_classes, itself):

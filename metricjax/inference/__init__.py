@@ -3,6 +3,8 @@
 These functions run on the host, between jitted steps. Only `match` is for use under `jit`.
 """
 
+from metricjax.inference._codes import BinaryCodes as BinaryCodes
+from metricjax.inference._codes import Int8Codes as Int8Codes
 from metricjax.inference._folds import VerificationAccuracy as VerificationAccuracy
 from metricjax.inference._folds import verification_accuracy as verification_accuracy
 from metricjax.inference._index import Index as Index

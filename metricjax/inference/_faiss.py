@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
+from metricjax._core.rounding import rounded_cosines
 from metricjax._optional import needed
 from metricjax.distances import CosineSimilarity, DotProductSimilarity, LpDistance, normalize
-from metricjax.inference._pairs import rounded_cosines
 
 
 def check(function, distance):

@@ -23,8 +23,12 @@ from metricjax.distances import (
     PoincareDistance,
     SNRDistance,
 )
+from metricjax.inference._codes import BinaryCodes, Int8Codes
 
-FORMAT, VERSION = "metricjax.inference.Index", 1
+FORMAT, VERSION = "metricjax.inference.Index", 2
+"""Version 2 has `codes` and `truncate`. An index without them is written as version 1."""
+
+CODES = {kind.kind: kind for kind in (Int8Codes, BinaryCodes)}
 DISTANCES = (
     CosineSimilarity,
     DotProductSimilarity,
@@ -35,15 +39,16 @@ DISTANCES = (
 )
 
 
-def save(path, embeddings, ids, labels, distance) -> None:
-    dtype = embeddings.dtype.name
+def save(path, arrays, *, distance, codes, truncate) -> None:
+    arrays = {name: x for name, x in arrays.items() if x is not None}
+    dtype = arrays["embeddings"].dtype.name
     if dtype == "bfloat16":  # which the format does not support
-        embeddings = embeddings.view(np.uint16)
-    arrays = {"embeddings": embeddings, "ids": ids}
-    if labels is not None:
-        arrays["labels"] = labels
-    about = {"format": FORMAT, "version": VERSION, "arrays": sorted(arrays), "dtype": dtype}
+        arrays["embeddings"] = arrays["embeddings"].view(np.uint16)
+    about = {"format": FORMAT, "version": 1, "arrays": sorted(arrays), "dtype": dtype}
     about["distance"] = _described(distance)
+    if codes is not None or truncate is not None:
+        fields = codes and {"kind": codes.kind, "fields": dataclasses.asdict(codes)}
+        about |= {"version": 2, "codes": fields, "truncate": truncate}
     with replacing(path) as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
@@ -87,8 +92,12 @@ def _read(file):
         embeddings = arrays["embeddings"]
         if about["dtype"] == "bfloat16":
             embeddings = embeddings.view(jnp.bfloat16.dtype)
-        ids, labels, distance = arrays["ids"], arrays.get("labels"), _distance(about["distance"])
-        return {"embeddings": embeddings, "ids": ids, "labels": labels, "distance": distance}
+        options = {"distance": _distance(about["distance"]), "truncate": about.get("truncate")}
+        if codes := about.get("codes"):
+            options["codes"] = CODES[codes["kind"]](**codes["fields"])
+        if "labels" in arrays:
+            options["labels"] = arrays["labels"]
+        return {"embeddings": embeddings, "ids": arrays["ids"]} | options
 
 
 def _check_size(member, most):

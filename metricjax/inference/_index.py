@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +13,15 @@ from jaxtyping import ArrayLike, Bool, Float, Shaped
 
 from metricjax._core.check import check_at_least, check_choice, check_embeddings
 from metricjax._core.names import column, names
-from metricjax._core.tuning import block_sizes
+from metricjax._core.rounding import check_distance, rounded
 from metricjax.distances import Distance, LpDistance
-from metricjax.evaluation import knn
-from metricjax.inference import _faiss, _file
-from metricjax.inference._pairs import check_distance, check_number, match, rounded, within
+from metricjax.evaluation import Ignore
+from metricjax.evaluation._knn import as_ignores, search
+from metricjax.inference import _codes, _faiss, _file
+from metricjax.inference._codes import BinaryCodes, Int8Codes
+from metricjax.inference._pairs import check_number, match, within
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
-SEARCH_ELEMENTS = 2**24
-"""A search holds at most about this many distances at once."""
 
 
 class Neighbors(NamedTuple):
@@ -32,11 +33,14 @@ class Neighbors(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Index:
-    """Embeddings with ids for exact search; `add` and `remove` return a new index.
+    """Embeddings with ids to search; `add` and `remove` return a new index.
 
     Search, matching and the file all use the same `distance`, so normalization is never left out on
     one side. The number of rows is padded for the compiled search. So adding one row usually does
     not cause another compilation.
+
+    With `codes`, the index keeps a byte or a bit for each feature, in memory, on the device and in
+    the file. Distances are then those of the query, in floats, to what the codes stand for.
 
     Example:
         >>> import numpy as np
@@ -57,17 +61,34 @@ class Index:
         backend: "jax", or "faiss": then `nearest` uses a flat index of FAISS, in float32 on the
             CPU. It supports only Euclidean distances, dot products and cosines, and it does not
             order equal distances. It needs ``pip install 'metricjax[faiss]'``.
+        codes: "int8" keeps a byte for each feature, in steps of 1 / 255 of the range that the
+            feature has in `embeddings`; `Int8Codes` sets the ranges. "binary" keeps a bit for each
+            feature. Bits support only Euclidean distances, dot products and cosines. They select
+            4 times `k` rows to rank, so `nearest` may miss some of the nearest rows. Codes must
+            represent finite embeddings. `embeddings` may be codes already if `codes` is the
+            `Int8Codes` or `BinaryCodes` that made them.
+        truncate: the index keeps and compares only this many of the first features, as of
+            embeddings that were trained with `metricjax.matryoshka`. All rows and queries are
+            truncated.
+
+    Attributes:
+        embeddings: ``[M, D]``, what the index keeps: the embeddings, or their codes.
+        ids, labels, distance, backend, truncate: as given.
+        codes: ``None``, or the `Int8Codes` or `BinaryCodes` that encode and decode.
 
     Raises:
-        ValueError: for mismatched shapes, or for equal ids.
-        TypeError: for other dtypes, or for a distance that FAISS does not support.
+        ValueError: for mismatched shapes, for equal ids, for fewer features than `truncate`, or for
+            codes of embeddings that are NaN or infinite.
+        TypeError: for other dtypes, or for a distance that FAISS or the codes do not support.
     """
 
-    embeddings: Float[np.ndarray, "m d"]
+    embeddings: Shaped[np.ndarray, "m d"]
     ids: Shaped[np.ndarray, " m"]
     labels: Shaped[np.ndarray, " m"] | None
     distance: Distance
     backend: str
+    codes: Int8Codes | BinaryCodes | None
+    truncate: int | None
 
     def __init__(
         self,
@@ -77,13 +98,22 @@ class Index:
         labels: Any = None,
         distance: Distance = LpDistance(),
         backend: str = "jax",
+        codes: str | Int8Codes | BinaryCodes | None = None,
+        truncate: int | None = None,
     ):
         name = "inference.Index"
         check_choice(name, "backend", backend, ("jax", "faiss"))
         check_distance(name, distance)
         if backend == "faiss":
             _faiss.check(name, distance)
-        x = _read_only(_embeddings(name, "embeddings", embeddings))
+        x = np.asarray(embeddings)
+        if not _codes.made_by(codes, x):
+            x = _embeddings(name, "embeddings", x, truncate)
+        codes = _codes.chosen(name, codes, x)
+        if codes is not None:
+            _codes.check(name, codes, distance, backend)
+            x = _codes.encoded(name, codes, x)
+        x = _read_only(x)
         ids = np.arange(len(x)) if ids is None else ids
         ids = _read_only(column(name, "ids", ids, "embeddings", len(x)))
         distinct, counts = np.unique(ids, return_counts=True)
@@ -94,16 +124,16 @@ class Index:
             )
         if labels is not None:
             labels = _read_only(column(name, "labels", labels, "embeddings", len(x)))
-        fields = {"embeddings": x, "ids": ids, "labels": labels}
-        vars(self).update(fields, distance=distance, backend=backend)
+        fields = {"embeddings": x, "ids": ids, "labels": labels, "distance": distance}
+        vars(self).update(fields, backend=backend, codes=codes, truncate=truncate)
 
     def __len__(self) -> int:
         """Returns how many embeddings the index has."""
         return len(self.ids)
 
     def __repr__(self) -> str:
-        (size, features), dtype = self.embeddings.shape, self.embeddings.dtype.name
-        what = f"{size} embeddings of {features} {dtype} features"
+        kind = self.embeddings.dtype.name if self.codes is None else self.codes.kind
+        what = f"{len(self)} embeddings of {self._features} {kind} features"
         return f"Index({what}, distance={self.distance}, backend={self.backend!r})"
 
     def add(
@@ -112,13 +142,16 @@ class Index:
         """Returns a new index with `embeddings` at the end.
 
         Args:
-            embeddings: ``[A, D]``, with the dtype of the index.
+            embeddings: ``[A, D]``, with the dtype of the index. An index of codes encodes them, in
+                the ranges that it has.
             ids: ``[A]``, none of which is in the index yet. If the index has integer ids, they may
                 be left out: the new ids continue from the largest.
             labels: ``[A]``; required if the index has labels, and not allowed otherwise.
         """
         name = "inference.Index.add"
         x = self._checked(name, "embeddings", embeddings)
+        if self.codes is not None:
+            x = _codes.encoded(name, self.codes, x)
         if x.dtype != self.embeddings.dtype:
             raise TypeError(
                 f"{name}: `embeddings` must be {self.embeddings.dtype} as the index is, got "
@@ -165,7 +198,14 @@ class Index:
             )
         return self.labels[self._rows(name, ids)]
 
-    def nearest(self, query: Float[ArrayLike, "q d"], k: int) -> Neighbors:
+    def nearest(
+        self,
+        query: Float[ArrayLike, "q d"],
+        k: int,
+        *,
+        ignore: Ignore | None = None,
+        rerank: Callable[..., Any] | None = None,
+    ) -> Neighbors:
         """Finds the `k` nearest embeddings of every query, nearest first, none of them twice.
 
         Among equal distances, the embedding that was added first comes first. A NaN distance ranks
@@ -174,13 +214,22 @@ class Index:
         Args:
             query: ``[Q, D]``.
             k: how many neighbors, from 1 to the size of the index.
+            ignore: pairs of a query and an embedding that are left out; the values of
+                ``ignore.reference`` are in the order of `ids`. See `metricjax.evaluation.Ignore`.
+            rerank: a search to use instead, ``rerank(query, reference, k)``, which returns the
+                distances and the rows of the reference, both ``[Q, K]``. Its reference is the
+                embeddings in the order of `ids`, decoded in float32 if the index has codes. An
+                example is ``functools.partial(metricjax.evaluation.rerank.k_reciprocal, k1=20)``.
+                It has a `distance` of its own. It cannot be combined with `ignore`.
 
         Returns:
             ``distances [Q, K]`` and ``ids [Q, K]``, as numpy arrays.
 
         Raises:
             ValueError: for a wrong shape, for a `k` that is not positive or larger than the index,
-                or for a distance that is not finite if the backend is FAISS.
+                if `ignore` leaves a query fewer than `k` embeddings, or for a distance that is not
+                finite if the backend is FAISS.
+            TypeError: if `ignore` is not an `Ignore`, or if `rerank` returns anything else.
         """
         name = "inference.Index.nearest"
         x = self._checked(name, "query", query)
@@ -190,13 +239,25 @@ class Index:
                 f"{name}: `k` must be at most the index's size {len(self)}, got {k}. Use "
                 f"`min(k, len(index))`."
             )
-        if self.backend == "faiss":
-            distances, rows = _faiss.search(self._flat, x, k, self.distance)
+        ignores = as_ignores(name, ignore, "query", len(x), len(self))
+        if ignores and (rerank is not None or self.backend == "faiss"):
+            raise ValueError(
+                f"{name}: `ignore` must be None with `rerank` or FAISS, which cannot leave out "
+                f"pairs, got an `Ignore`. Leave out `rerank` and `backend`."
+            )
+        if rerank is not None:
+            found = self._reranked(x, k, rerank)
+        elif self.backend == "faiss":
+            found = _faiss.search(self._flat, x, k, self.distance)
         else:
-            reference, exists, options = self._gallery
-            found = knn(_pad(x), reference, k, where=exists, **options)
-            distances, rows = map(np.asarray, found)
-        distances, rows = distances[: len(x)], rows[: len(x)]
+            found = self._search(x, k, ignores)
+        distances, rows = (np.asarray(part)[: len(x)] for part in found)
+        if np.any(rows < 0) and ignores:
+            left = np.sum(rows >= 0, 1)
+            raise ValueError(
+                f"{name}: `k` must be at most the number of embeddings that `ignore` leaves to "
+                f"every query, got {k} and {left.min()} of query {left.argmin()}. Reduce `k`."
+            )
         if np.any(rows < 0):
             raise ValueError(
                 f"{name}: distances to `query` must be finite, got NaN or infinity. Normalize or "
@@ -209,7 +270,8 @@ class Index:
 
         Args:
             query: ``[Q, D]``.
-            threshold: the largest distance, or smallest similarity, of a match.
+            threshold: the largest distance, or smallest similarity, of a match. With `codes`, it
+                is one for distances to codes, which differ from those of embeddings.
 
         Returns:
             ``[Q, M]`` booleans. The columns are in the order of `ids`, so ``index.ids[row]`` are
@@ -218,15 +280,25 @@ class Index:
         name = "inference.Index.matches"
         x = self._checked(name, "query", query)
         check_number(name, "threshold", threshold)
-        reference, _, options = self._gallery
-        found = _matches(_pad(x), reference, threshold, **options)
+        reference, _, distance = self._gallery
+        if self.codes is not None:
+            distance = _codes.Decoded(distance, self.codes)
+        queries = _pad(x)
+        block_size = max(1, _codes.ELEMENTS // max(len(queries), self._features))
+        options = {"distance": distance, "block_size": min(len(reference), block_size)}
+        found = _matches(queries, reference, threshold, **options)
         return np.asarray(found)[: len(x), : len(self)]
 
     def match(
         self, x: Float[ArrayLike, "n d"], y: Float[ArrayLike, "n d"], threshold: float
     ) -> Bool[np.ndarray, " n"]:
         """Returns whether each row of `x` matches the same row of `y`; see `inference.match`."""
-        return np.asarray(match(jnp.asarray(x), jnp.asarray(y), threshold, distance=self.distance))
+        name = "inference.Index.match"
+        x, y = (
+            jnp.asarray(_embeddings(name, side, z, self.truncate))
+            for side, z in (("x", x), ("y", y))
+        )
+        return np.asarray(match(x, y, threshold, distance=self.distance))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the index to one file, which `load` reads.
@@ -236,7 +308,9 @@ class Index:
         pickles. The distance is saved by its name and its fields, and must be one of
         `metricjax.distances`. `backend` is not saved.
         """
-        _file.save(path, self.embeddings, self.ids, self.labels, self.distance)
+        arrays = {"embeddings": self.embeddings, "ids": self.ids, "labels": self.labels}
+        options = {"distance": self.distance, "codes": self.codes, "truncate": self.truncate}
+        _file.save(path, arrays, **options)
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, backend: str = "jax") -> "Index":
@@ -249,14 +323,43 @@ class Index:
             index = cls(**fields)
         return index if backend == index.backend else dataclasses.replace(index, backend=backend)
 
+    @property
+    def _features(self):
+        return self.embeddings.shape[1] if self.codes is None else self.codes.features
+
     @functools.cached_property
     def _gallery(self):
-        """The embeddings on the device, padded with zeros; which rows exist; the search options."""
+        """What the index keeps, on the device and padded with zeros; which rows exist; distance."""
         x = _pad(self.embeddings, least=16)
-        block_size = min(block_sizes().search[0], max(1, SEARCH_ELEMENTS // len(x)))
-        distance = rounded("inference.Index", self.distance)
-        options = {"distance": distance, "block_size": block_size}
-        return x, jnp.arange(len(x)) < len(self), options
+        exists = jnp.arange(len(x)) < len(self)
+        x = x if self.codes is None else _codes.gallery(self.codes, x)
+        return x, exists, rounded("inference.Index", self.distance)
+
+    def _search(self, x, k, ignores):
+        """The neighbors of the padded queries."""
+        reference, exists, distance = self._gallery
+        padded = lambda values, least: jax.tree.map(lambda v: _pad(np.asarray(v), least), values)
+        ignores = tuple(
+            Ignore(padded(each.query, 1), padded(each.reference, 16), each.relation)
+            for each in ignores
+        )
+        options = {"k": k, "distance": distance, "where": exists, "ignores": ignores}
+        if self.codes is None:
+            return search(_pad(x), reference, **options)
+        return _codes.nearest(_pad(x), reference, codes=self.codes, **options)
+
+    def _reranked(self, x, k, rerank):
+        reference = jnp.asarray(self.embeddings)
+        if self.codes is not None:
+            reference = self.codes.decode(reference)
+        found = rerank(jnp.asarray(x), reference, k)
+        if not isinstance(found, tuple) or [np.shape(part) for part in found] != [(len(x), k)] * 2:
+            raise TypeError(
+                f"inference.Index.nearest: `rerank` must return distances and rows, both "
+                f"[{len(x)}, {k}], got {jax.tree.map(np.shape, found)}. To search with other "
+                f"queries, return `evaluation.knn(expanded, reference, k)`."
+            )
+        return found
 
     @functools.cached_property
     def _flat(self):
@@ -281,11 +384,11 @@ class Index:
         return self._order[np.searchsorted(self.ids, ids, sorter=self._order)]
 
     def _checked(self, function, name, x):
-        x = _embeddings(function, name, x)
-        if x.shape[1] != self.embeddings.shape[1]:
+        x = _embeddings(function, name, x, self.truncate)
+        if x.shape[1] != self._features:
             raise ValueError(
-                f"{function}: `{name}` must have {self.embeddings.shape[1]} features as the index "
-                f"has, got {x.shape}. Embed both by the same network."
+                f"{function}: `{name}` must have {self._features} features as the index has, got "
+                f"{x.shape}. Embed both by the same network."
             )
         return x
 
@@ -302,18 +405,25 @@ class Index:
 
 @functools.partial(jax.jit, static_argnames=("distance", "block_size"))
 def _matches(query, reference, threshold, *, distance, block_size):
-    one = lambda x: within(distance(x[None], reference)[0], threshold, distance)
-    return jax.lax.map(one, query, batch_size=block_size)
+    one = lambda y: within(distance(query, y[None])[:, 0], threshold, distance)
+    return jax.lax.map(one, reference, batch_size=block_size).T
 
 
-def _embeddings(function, name, x):
+def _embeddings(function, name, x, truncate=None):
     x = np.asarray(x)
     check_embeddings(function, name, x)
     if x.dtype.name not in DTYPES:
         raise TypeError(
             f"{function}: `{name}` must be of {', '.join(DTYPES)}, got {x.dtype}. Use `.astype`."
         )
-    return x.astype(x.dtype.name, copy=False)  # in the byte order of this machine
+    if truncate is not None:
+        check_at_least(function, "truncate", truncate, 1)
+        if x.shape[1] < truncate:
+            raise ValueError(
+                f"{function}: `{name}` must have at least the {truncate} features that `truncate` "
+                f"keeps, got {x.shape}. Reduce `truncate`."
+            )
+    return x[:, :truncate].astype(x.dtype.name, copy=False)  # in the byte order of this machine
 
 
 def _read_only(x):
@@ -323,7 +433,7 @@ def _read_only(x):
 
 
 def _pad(x, least=1):
-    """Copies `x` to the device, padded with zeros to one of eight lengths per power of two."""
+    """Copies rows to the device, padded with zeros to one of eight lengths per power of two."""
     step = max(least, 1 << max(0, len(x).bit_length() - 4))
     size = max(1, -(-len(x) // step)) * step
-    return jnp.asarray(np.pad(x, [(0, size - len(x)), (0, 0)]))
+    return jnp.asarray(np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)))

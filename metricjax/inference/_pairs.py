@@ -1,8 +1,7 @@
 """Pairs: whether two embeddings match, and labeled pairs from which thresholds are chosen."""
 
-import dataclasses
 import functools
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from metricjax._core.check import check_at_least, check_embeddings, check_row_by_row
 from metricjax._core.names import column
+from metricjax._core.rounding import check_distance, rounded
 from metricjax._core.types import Scalar
-from metricjax.distances import (
-    CosineSimilarity,
-    Distance,
-    DotProductSimilarity,
-    LpDistance,
-    row_distances,
-)
+from metricjax.distances import Distance, LpDistance, row_distances
 
 
 def match(
@@ -95,44 +89,6 @@ def the_distance(function, of, distance):
     distance = of if distance is None else distance
     check_distance(function, distance)
     return distance
-
-
-def check_distance(function, distance):
-    if isinstance(distance, type) or not hasattr(distance, "is_similarity"):
-        raise TypeError(
-            f"{function}: `distance` must be a distance such as `LpDistance()`, got "
-            f"{str(distance)[:80]}. Pass an instance; one of your own needs `is_similarity`."
-        )
-
-
-def rounded(function, distance):
-    """Returns the distance; if it is a cosine, values within rounding of 1 become 1.
-
-    Cosines of equal vectors are from 0.9999995 to 1.0000006 in float32. Without rounding, half of
-    them would not match at a threshold of 1, or at a threshold that was chosen between two pairs of
-    duplicates.
-    """
-    check_distance(function, distance)
-    unit = isinstance(distance, DotProductSimilarity) and distance.normalize_embeddings
-    return _Rounded(distance) if unit or isinstance(distance, CosineSimilarity) else distance
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rounded:
-    cosine: CosineSimilarity | DotProductSimilarity
-    is_similarity: ClassVar[bool] = True
-
-    def __call__(self, x, y=None):
-        return rounded_cosines(self.cosine(x, y))
-
-
-def rounded_cosines(x):
-    """Sets cosines within 16 eps of 1 to 1, and those below -1 to -1.
-
-    The squared distance, which is 2 - 2 cos, has the same tolerance: both find the same vectors
-    equal.
-    """
-    return jnp.maximum(jnp.where(x > 1 - 16 * jnp.finfo(x.dtype).eps, 1, x), -1)
 
 
 class LabeledPairs(NamedTuple):

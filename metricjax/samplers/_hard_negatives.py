@@ -23,7 +23,14 @@ from numpy.typing import ArrayLike
 from metricjax._core.check import check_at_least, check_is_distance
 from metricjax._core.masked import upcast
 from metricjax.distances import CosineSimilarity, Distance
-from metricjax.evaluation._knn import check_search, found, search
+from metricjax.evaluation._knn import (
+    Ignore,
+    as_ignores,
+    check_search,
+    different,
+    found,
+    search,
+)
 from metricjax.evaluation._labels import for_search
 from metricjax.samplers._arguments import check_samples, steps_and_part
 from metricjax.samplers._classes import group
@@ -36,6 +43,7 @@ def hard_negatives(
     reference: Float[Array, "m d"] | None = None,
     reference_labels: ArrayLike | None = None,
     *,
+    ignore: Ignore | None = None,
     k: int,
     skip: int = 0,
     margin: float | None = None,
@@ -76,6 +84,8 @@ def hard_negatives(
             the anchors themselves.
         reference_labels: ``[M]``, needed with `reference`. If row i of both sides is a pair, both
             labels are ``np.arange(N)``.
+        ignore: pairs of an anchor and a reference that are neither positive nor negative, such as
+            pairs that a person has rejected; see `metricjax.evaluation.Ignore`.
         k: the number of negatives for each anchor.
         skip: the number of nearest negatives to leave out. They are counted after the margins.
         margin: how much farther than the farthest positive a negative must be. For a similarity it
@@ -109,14 +119,16 @@ def hard_negatives(
         ("reference_labels", other_labels, "reference", len(y)),
     ]
     codes, ref_codes = map(jnp.asarray, for_search(name, sides))
+    ignores = as_ignores(name, ignore, "embeddings", len(x), len(y))
     if not len(y):
         return np.full((len(x), k), -1, np.int32)
 
     similar, limit = distance.is_similarity, None
     if margin is not None or relative_margin is not None:
         own = jnp.arange(len(x)) if within else None
+        negatives = Ignore(codes, ref_codes, different)
         farthest_positives = search(
-            x, y, k=1, distance=_Reversed(distance), own=own, groups=codes, ref_groups=ref_codes
+            x, y, k=1, distance=_Reversed(distance), own=own, ignores=(*ignores, negatives)
         )
         limit = _beyond(farthest_positives, margin, relative_margin, similar)
     if nearest is not None:
@@ -124,8 +136,8 @@ def hard_negatives(
         limit = anywhere if limit is None else limit
         limit = jnp.minimum(limit, nearest) if similar else jnp.maximum(limit, nearest)
     neighbors = search(
-        x, y, k=min(skip + k, len(y)), distance=distance, apart=codes, ref_apart=ref_codes,
-        nearest=limit,
+        x, y, k=min(skip + k, len(y)), distance=distance, nearest=limit,
+        ignores=(*ignores, Ignore(codes, ref_codes)),  # positives are no negatives
     )  # fmt: skip
     real, at = found(neighbors), neighbors.distances
     if farthest is not None:  # neighbors are sorted, so this needs no mask inside of the search

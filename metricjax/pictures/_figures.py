@@ -1,9 +1,4 @@
-"""Pictures of embeddings, neighbors and thresholds, as matplotlib figures.
-
-Every function takes arrays and returns a `matplotlib.figure.Figure`. No global state is changed.
-Save a figure with ``figure.savefig("map.png", dpi=150)``. The functions need
-``pip install 'metricjax[plots]'``.
-"""
+"""Figures of matplotlib: maps of embeddings, curves and histograms of pairs, sheets of images."""
 
 import itertools
 from typing import TYPE_CHECKING, Any
@@ -19,6 +14,7 @@ from metricjax.distances import Distance, normalize
 from metricjax.inference import equal_error_rate, operating_point, roc_auc
 from metricjax.inference import roc_curve as rates
 from metricjax.inference._pairs import the_distance
+from metricjax.pictures._shared import as_images, not_empty, pca, shares, umap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,7 +22,10 @@ if TYPE_CHECKING:
 # Okabe and Ito's colors, distinct with any color vision; wine replaces yellow, too pale for points.
 COLORS = "#0072B2 #E69F00 #009E73 #D55E00 #CC79A7 #56B4E9 black #882255".split()
 MARKERS = "o^sD"
-BLUE, ORANGE, RED, GRAY = "#0072B2", "#E69F00", "#D55E00", "0.8"
+BLUE = "#0072B2"  # one to a line: the docs cannot read a tuple that is exported again
+ORANGE = "#E69F00"
+RED = "#D55E00"
+GRAY = "0.8"
 MOST_CLASSES = len(COLORS) * len(MARKERS)
 PITCH, TILE = 1.28, 0.86  # step between rows of images, and side of an image
 
@@ -61,10 +60,10 @@ def embedding_map(
     check_choice(name, "method", method, ("pca", "umap"))
     panels = embeddings if isinstance(embeddings, dict) else {"": embeddings}
     labels = label_names(name, "labels", labels)
-    _not_empty(name, "embeddings", panels)
+    not_empty(name, "embeddings", panels)
     for x in map(np.asarray, panels.values()):
         check_embeddings(name, "embeddings", x)
-        _not_empty(name, "embeddings", x)
+        not_empty(name, "embeddings", x)
         check_rows(name, "labels", labels, "embeddings", len(x))
     groups = _groups(labels)
     width = 5.6 * len(panels)
@@ -75,7 +74,7 @@ def embedding_map(
     places = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (panel, x) in zip(places, panels.items(), strict=True):
         x = np.asarray(normalize(jnp.asarray(x)) if normalize_embeddings else x, np.float64)
-        plane, names = _pca(x) if method == "pca" else _umap(x, seed)
+        plane, names = pca(x) if method == "pca" else umap(name, x, seed)
         for rows, style in reversed(groups):
             axes.scatter(*plane[rows].T, rasterized=True, **style)
         axes.set(title=panel, xlabel=names[0], ylabel=names[1], xticks=[], yticks=[])
@@ -159,7 +158,7 @@ def distance_histogram(
     """
     name = "pictures.distance_histogram"
     distances, is_match = np.asarray(distances, np.float64), np.asarray(is_match, bool)
-    _not_empty(name, "distances", distances)
+    not_empty(name, "distances", distances)
     check_rows(name, "is_match", is_match, "distances", len(distances))
     weights = np.ones(len(distances)) if weights is None else np.asarray(weights)
     edges = np.histogram_bin_edges(distances, bins)
@@ -167,10 +166,9 @@ def distance_histogram(
     axes = figure.subplots()
     kinds = ("matches", is_match, BLUE, "-"), ("other pairs", ~is_match, ORANGE, "--")
     for kind, rows, color, line in kinds:
-        counts = np.histogram(distances[rows], edges, weights=weights[rows])[0]
-        shares = counts / max(counts.sum(), 1)
-        axes.stairs(shares, edges, fill=True, color=color, alpha=0.35)
-        axes.stairs(shares, edges, color=color, linewidth=2, linestyle=line, label=kind)
+        heights = shares(distances[rows], weights[rows], edges)
+        axes.stairs(heights, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(heights, edges, color=color, linewidth=2, linestyle=line, label=kind)
     if threshold is not None:
         axes.axvline(threshold, color="black", linewidth=1.5, label=f"threshold {threshold:.3g}")
     what = "similarity" if the_distance(name, of, distance).is_similarity else "distance"
@@ -204,8 +202,8 @@ def retrieval_sheet(
         title: above the picture.
     """
     name = "pictures.retrieval_sheet"
-    queries = _images(name, "query_images", query_images, 1)
-    neighbors = _images(name, "neighbor_images", neighbor_images, 2)
+    queries = as_images(name, "query_images", query_images, 1)
+    neighbors = as_images(name, "neighbor_images", neighbor_images, 2)
     labels = label_names(name, "query_labels", query_labels)
     others = label_names(name, "neighbor_labels", neighbor_labels)
     q, k = neighbors.shape[:2]
@@ -246,20 +244,6 @@ def _shorter(name, most):
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _images(function, name, images, axes):
-    """Returns images from 0 to 1, in color, or in shades of gray without a channel axis."""
-    images = np.asarray(images)
-    _not_empty(function, name, images)
-    if images.ndim == axes + 3 and images.shape[-1] == 1:
-        images = images[..., 0]
-    if images.ndim != axes + 2 and (images.ndim != axes + 3 or images.shape[-1] not in (3, 4)):
-        raise ValueError(
-            f"{function}: `{name}` must be images [..., H, W] or [..., H, W, 1, 3 or 4] after "
-            f"{axes} axes, got {images.shape}."
-        )
-    return images / 255 if images.dtype == np.uint8 else np.clip(images.astype(float), 0, 1)
-
-
 def _groups(labels):
     """Returns groups of rows to draw together, each with its style."""
     distinct, of, counts = np.unique(labels, return_inverse=True, return_counts=True)
@@ -278,35 +262,8 @@ def _groups(labels):
     return groups
 
 
-def _pca(x):
-    """Projects on the two directions of most variance; the largest weight of each is positive."""
-    x = x - x.mean(0)
-    _, scale, directions = np.linalg.svd(x, full_matrices=False)
-    largest = np.argmax(np.abs(directions), 1)[:, None]
-    directions = (directions * np.sign(np.take_along_axis(directions, largest, 1)))[:2]
-    missing = 2 - len(directions)  # with one feature or one embedding
-    plane = np.pad(x @ directions.T, [(0, 0), (0, missing)])
-    shares = np.pad(scale[:2] ** 2, (0, missing)) / max(np.sum(scale**2), 1e-300)
-    return plane, [f"direction {i}: {share:.0%} of the variance" for i, share in
-                   enumerate(shares, start=1)]  # fmt: skip
-
-
-def _umap(x, seed):
-    advice = "`method='umap'` needs UMAP: pip install 'metricjax[umap]'"
-    umap = needed("umap", f"pictures.embedding_map: {advice}").UMAP
-    init = "spectral" if len(x) >= 5 else "random"  # too few points for a start from eigenvectors
-    neighbors = max(2, min(15, len(x) - 1))
-    model = umap(n_neighbors=neighbors, random_state=seed, n_jobs=1, init=init)
-    return model.fit_transform(x), ["UMAP 1", "UMAP 2"]
-
-
 def _figure(function, size):
     advice = f"{function} needs matplotlib: pip install 'metricjax[plots]'"
     figure = needed("matplotlib.figure", advice).Figure(size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return figure
-
-
-def _not_empty(function, name, x):
-    if not np.size(x) or not len(x):
-        raise ValueError(f"{function}: `{name}` must not be empty, got nothing to draw.")
