@@ -272,7 +272,7 @@ def test_distance_to_itself_is_zero_whatever_the_rounding():
     np.testing.assert_array_equal(jax.jit(lambda x: distance(x, x))(x), itself)
 
 
-@pytest.mark.parametrize("d", [5, 700])
+@pytest.mark.parametrize("d", [5, pytest.param(700, marks=pytest.mark.slow)])
 @every([LpDistance(), LpDistance(normalize_embeddings=False), *HYPERBOLIC])
 def test_duplicates_are_at_zero(distance, d):
     x = 3 * random(70, d)

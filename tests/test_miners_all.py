@@ -23,7 +23,7 @@ ALL = np.ones(N, np.float32)
 
 def cases(chosen=lambda case: True, quick=None):
     """Tests all chosen miners; those that are not among the `quick` ones in slow tests."""
-    slow = lambda case: [pytest.mark.slow] if quick and str(case) not in quick else []
+    slow = lambda c: [pytest.mark.slow] if quick is not None and str(c) not in quick else []
     some = [pytest.param(c, marks=slow(c), id=str(c)) for c in CASES if chosen(c)]
     return pytest.mark.parametrize("case", some)
 
@@ -175,7 +175,7 @@ def test_no_samples_keep_nothing(case):
     assert not any(np.any(mat) for mat in jax.tree.leaves(run()))
 
 
-@cases(quick="")  # by default, test_compose.py
+@cases(quick=())  # by default, test_compose.py
 def test_objective_takes_the_miner(case):
     """For losses of pairs and of triplets, whatever the form; a NaN reaches both."""
     miner = functools.partial(case.miner, **case.options)

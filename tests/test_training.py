@@ -882,9 +882,11 @@ def test_it_says_what_it_resumes_from_and_writes_no_row(tmp_path, caplog):
     [
         ({"about": {"lr": 0.1, "loss": "a"}}, {"about": {"lr": 0.2, "loss": "a"}},
          r"about\['lr'\] was 0.1, now 0.2. Give"),
-        ({"about": {"lr": 0.1}}, {}, r"about\['lr'\] was 0.1, now missing"),
-        ({"score": "a"}, {"score": "b"}, "score was 'a', now 'b'"),
-        ({"score": "a"}, {"score": "a", "mode": "min"}, "mode was 'max', now 'min'"),
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in (
+            ({"about": {"lr": 0.1}}, {}, r"about\['lr'\] was 0.1, now missing"),
+            ({"score": "a"}, {"score": "b"}, "score was 'a', now 'b'"),
+            ({"score": "a"}, {"score": "a", "mode": "min"}, "mode was 'max', now 'min'"),
+        )),
     ],
     ids=["changed", "missing", "score", "mode"],
 )  # fmt: skip
