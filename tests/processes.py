@@ -1,4 +1,4 @@
-"""Training steps on several processes; `test_processes.py` launches it, and runs them in one.
+"""Training steps and metrics on several processes; `test_processes.py` runs the same in one.
 
 python tests/processes.py PORT COUNT INDEX OUT.pickle {some,each}
 """
@@ -16,7 +16,7 @@ from layouts import LAYOUTS, on_mesh
 
 import metricjax as mj
 
-BATCH, D, CLASSES = 32, 6, 10
+BATCH, D, CLASSES, QUERIES = 32, 6, 10, 40
 LABELS = np.random.default_rng(0).integers(0, CLASSES, 200, dtype=np.int32)
 DATA = np.random.default_rng(1).normal(size=(200, D)).astype(np.float32)
 KERNEL = np.random.default_rng(2).normal(size=(D, D)).astype(np.float32) / 3
@@ -60,6 +60,38 @@ def train(kernel, x, y, axis_name=None):
     return {"loss": loss, "grad": grad, "bank": bank}
 
 
+def evaluate(query, labels, reference, ref_labels):
+    """The metrics of queries that are the first references."""
+    ev = mj.evaluation
+    sides = query, labels, reference, ref_labels
+    calculator = ev.AccuracyCalculator(
+        ("precision_at_1", "mean_average_precision_at_r", "recall_at_5", "NMI"), k=30
+    )
+    return {
+        "retrieval_metrics": jax.device_get(ev.retrieval_metrics(*sides, ref_includes_query=True)),
+        "get_accuracy": dict(calculator.get_accuracy(*sides, ref_includes_query=True)),
+        "match_ranks": ev.match_ranks(*sides),
+        "tar_at_far": tuple(ev.tar_at_far(*sides, far=0.1)),
+    }
+
+
+def evaluate_spread():
+    """The metrics with the references on a mesh, and with everything on a mesh."""
+    query, labels = DATA[:QUERIES], LABELS[:QUERIES]
+    kinds = jax.sharding.AxisType
+
+    def placed(kind, *arrays):
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+        spread = jax.sharding.NamedSharding(mesh, jax.P("data"))
+        return [jax.make_array_from_callback(x.shape, spread, lambda i, x=x: x[i]) for x in arrays]
+
+    return {
+        "references": evaluate(query, labels, *placed(kinds.Auto, DATA), LABELS),
+        "auto": evaluate(*placed(kinds.Auto, query, labels, DATA, LABELS)),
+        "explicit": evaluate(*placed(kinds.Explicit, query, labels, DATA, LABELS)),
+    }
+
+
 def main(port, count, index, out, which):
     """What one of `count` processes does."""
     count, index = int(count), int(index)
@@ -80,6 +112,7 @@ def main(port, count, index, out, which):
     spread = jax.sharding.NamedSharding(mesh, shard)
     x, y = (jax.make_array_from_process_local_data(spread, d[own]) for d in (DATA, LABELS))
     results = {"own": own, "train": jax.device_get(jax.jit(run)(KERNEL, x, y))}
+    results["evaluate"] = evaluate_spread()
     layouts, cases = table(which)
     for name, dtype in layouts:
         with jax.enable_x64(dtype == "float64"):

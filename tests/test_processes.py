@@ -51,14 +51,18 @@ def run_processes(folder, which):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["some", "each"])
 def test_processes_agree_with_one(which, tmp_path):
-    """Samples, memory, and value and gradients of losses in every layout."""
+    """Samples, memory, value and gradients of losses in every layout, and metrics."""
     results = run_processes(tmp_path, which)
     batch = processes.rows(0)
     np.testing.assert_array_equal(np.concatenate([r["own"] for r in results]), batch)
     x, y = processes.DATA[batch], processes.LABELS[batch]
     want = jax.device_get(jax.jit(processes.train)(processes.KERNEL, x, y))
     layouts, cases = processes.table(which)
+    x, y = processes.DATA, processes.LABELS
+    metrics = processes.evaluate(x[: processes.QUERIES], y[: processes.QUERIES], x, y)
     for got in results:
+        for spread in got["evaluate"].values():
+            chex.assert_trees_all_close(spread, metrics, rtol=1e-5)
         chex.assert_trees_all_close(got["train"], want, rtol=1e-5, atol=1e-5)
         for layout, dtype in layouts:
             with jax.enable_x64(dtype == "float64"):

@@ -266,6 +266,19 @@ def test_tiles_are_as_large_as_memory_allows_and_not_as_all_pairs():
     assert lowered.compile().memory_analysis().temp_size_in_bytes < 20 * tile
 
 
+def test_tar_of_sharded_rows_is_that_of_one_device():
+    x, labels = drawn(40), np.arange(40) % 5
+    mesh = jax.make_mesh((8,), ("data",))
+    sharded = jax.device_put((x, labels), jax.sharding.NamedSharding(mesh, jax.P("data")))
+    apart = evaluation.tar_at_far(x[:15], labels[:15], x, labels, far=0.1)
+    itself = evaluation.tar_at_far(x, labels, far=0.1)
+    for got, want in (
+        (evaluation.tar_at_far(x[:15], labels[:15], *sharded, far=0.1), apart),
+        (evaluation.tar_at_far(*sharded, far=0.1), itself),
+    ):
+        np.testing.assert_equal(tuple(got), tuple(want))
+
+
 # Open-set identification
 
 

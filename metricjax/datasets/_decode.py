@@ -8,18 +8,23 @@ from metricjax._optional import needed
 
 
 def rgb(where, image):
-    """Converts the bytes of a file, pixels, or a Pillow image (of any mode) to RGB.
+    """Converts the bytes of a file, pixels, or a Pillow image (of any mode) to upright RGB.
 
     Error messages start with `where`, because a damaged image may turn up after hours of training.
     """
     needed("PIL", "datasets: images need Pillow: pip install 'metricjax[datasets]'")
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         if isinstance(image, bytes):
             image = Image.open(io.BytesIO(image))
-        if isinstance(image, Image.Image) and image.mode[0] not in "FI":
-            return image.convert("RGB")
+        if isinstance(image, Image.Image):
+            # Cameras store a photo as the sensor saw it, and how to turn it in EXIF.
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")  # Pillow warns of a palette that loses its alpha
+            if image.mode[0] not in "FI":
+                return image.convert("RGB")
         pixels = np.asarray(image)
         if getattr(image, "mode", "") == "I" and not np.any(pixels >> 16):
             pixels = pixels.astype(np.uint16)  # Pillow stores the 16 bits of some files in 32

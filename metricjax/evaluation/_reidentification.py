@@ -21,7 +21,7 @@ from metricjax.evaluation._knn import (
     different,
     search,
 )
-from metricjax.evaluation._labels import for_search, most_matches
+from metricjax.evaluation._labels import for_search, most_matches, on_every_host
 
 
 def match_ranks(
@@ -107,12 +107,13 @@ def match_ranks(
         query, reference, k=most, distance=distance, own=jnp.arange(len(query)) if within else None,
         ignores=(*ignores, Ignore(labels, ref_labels, different)),
     )  # fmt: skip
-    _check_no_nan(name, matches.distances)
+    distances, indices = map(on_every_host, matches)
+    _check_no_nan(name, distances)
     # Matches are in order, so only others are counted. A match is then never before itself, even
     # if the two passes round its distance differently.
     others = (*ignores, Ignore(labels, ref_labels))
-    before = np.asarray(count_before(query, reference, matches, ignores=others, distance=distance))
-    return np.where(np.asarray(matches.indices) >= 0, before + np.arange(1, most + 1)[None, :], 0)
+    before = count_before(query, reference, matches, ignores=others, distance=distance)
+    return np.where(indices >= 0, on_every_host(before) + np.arange(1, most + 1)[None, :], 0)
 
 
 def cmc(ranks: ArrayLike, max_rank: int = 10) -> Float[np.ndarray, " k"]:
@@ -210,7 +211,7 @@ def _mean(values):
 
 
 def _check_no_nan(function, distances):
-    if nan := int(np.isnan(np.asarray(distances)).any(1).sum()):
+    if nan := int(np.isnan(distances).any(1).sum()):
         raise ValueError(
             f"{function}: `query` must have no NaN distance to a match, got some for {nan} of "
             f"{len(distances)} queries. Leave out the rows that are NaN or infinite."

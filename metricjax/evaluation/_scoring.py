@@ -27,7 +27,7 @@ from metricjax.evaluation._knn import (
     of_references,
     search,
 )
-from metricjax.evaluation._labels import coded, fits
+from metricjax.evaluation._labels import coded, fits, on_every_host
 from metricjax.evaluation._metrics import CUT, RANKED, Gain, check_range, most_degree, precision
 
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
@@ -131,14 +131,14 @@ def score(function, sets: Sets, names, calculator) -> Scores:
             sets.query, sets.reference, rows, shared, own=own, ignores=left_out, k=k,
             distance=calculator.distance, block_size=block_size, then=then,
         )  # fmt: skip
-    values = {name: np.asarray(x, np.float64) for name, x in values.items()}
+    values = {name: on_every_host(x).astype(np.float64) for name, x in values.items()}
     return Scores(values, relevant, limits)
 
 
 def _neighbors_of(function, search, sets, k):
     """Returns the neighbors that the user's `search` finds, without the query itself."""
     extra = int(sets.includes_query)  # the query is expected among its neighbors
-    distances, indices = map(np.asarray, search(sets.query, sets.reference, k + extra))
+    distances, indices = map(on_every_host, search(sets.query, sets.reference, k + extra))
     shape = len(sets.query), k + extra
     if distances.shape != shape or indices.shape != shape:
         raise ValueError(
@@ -232,7 +232,8 @@ def _relevance(sets, match, block_size):
     if match is not None or sets.ignores:
         size = max(1, min(block_size, ELEMENTS // max(1, len(sets.reference))))
         args = sets.codes, sets.ref_codes, sets.own, sets.left_out
-        return jax.tree.map(np.asarray, _count_matches(*args, match=match or all_equal, size=size))
+        counts = _count_matches(*args, match=match or all_equal, size=size)
+        return jax.tree.map(on_every_host, counts)
     mine, theirs, available = sets.codes, sets.ref_codes, len(sets.reference)
     if sets.groups is not None:
         available = _occurrences(sets.groups, sets.ref_groups)

@@ -12,6 +12,7 @@ from metricjax.training._fit import fit as fit
 from metricjax.training._loggers import CsvLog as CsvLog
 from metricjax.training._loggers import TensorBoardLog as TensorBoardLog
 from metricjax.training._loggers import print_metrics as print_metrics
+from metricjax.training._nnx import nnx_network as nnx_network
 from metricjax.training._plain import metric_loss_only as metric_loss_only
 from metricjax.training._plain import two_streams as two_streams
 from metricjax.training._plain import with_classifier as with_classifier

@@ -218,7 +218,7 @@ class Run:
             raise TypeError(
                 f"training.{self.scheme}: `{name}` must be a function of parameters and inputs, "
                 f"got the module {type(apply).__name__}. Of a Linen module give `module.apply`; "
-                f"split an NNX module by `nnx.split`, and merge it in a function."
+                f"of an NNX module give what `training.nnx_network(module)` returns first."
             )
         options = list(inspect.signature(apply).parameters)[2:]  # Linen's first is `variables`
         given: dict[str, Any] = {"key": self.new_key()} if "key" in options else {}
