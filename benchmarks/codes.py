@@ -30,11 +30,11 @@ def data():
     return x[is_query], labels[is_query], x[~is_query], labels[~is_query]
 
 
-def index(kind, gallery, **options):
+def index(kind, gallery):
     """An index that keeps embeddings in a dtype or as codes."""
     if kind in ("int8", "binary"):
-        return Index(gallery, codes=kind, distance=CosineSimilarity(), **options)
-    return Index(gallery.astype(kind), distance=CosineSimilarity(), **options)
+        return Index(gallery, codes=kind, distance=CosineSimilarity())
+    return Index(gallery.astype(kind), distance=CosineSimilarity())
 
 
 def measure():

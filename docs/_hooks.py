@@ -60,7 +60,8 @@ def on_page_content(content, **kwargs):
 def labeled(table):
     """A table whose cells have the titles of their columns."""
     titles = re.findall(r"<th\b[^>]*>(.*?)</th>", table, re.S)
-    labels = itertools.cycle(html.escape(TAG.sub("", title), quote=True) for title in titles)
+    plain = lambda title: html.escape(html.unescape(TAG.sub("", title)), quote=True)
+    labels = itertools.cycle(map(plain, titles))
     return re.sub(r"<td\b", lambda cell: f'<td data-label="{next(labels)}"', table)
 
 

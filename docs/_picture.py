@@ -35,7 +35,8 @@ def sheet(embeddings: jax.Array, images: np.ndarray, labels: np.ndarray, title: 
     queries = np.random.default_rng(0).choice(len(labels), QUERIES, replace=False)
     found = mj.evaluation.knn(embeddings[queries], embeddings, NEIGHBORS, self_index=queries)
     neighbors = np.asarray(found.indices)
-    square = np.pad(images, ((0, 0), (4, 4), (0, 0), (0, 0)))  # 8 x 16 pixels, on square tiles
+    # 8 x 16 pixels, on square tiles, with dark ink on white
+    square = 1 - np.pad(images, ((0, 0), (4, 4), (0, 0), (0, 0)))
     names = np.array([f"{label:02d}" for label in labels])
     return mj.pictures.retrieval_sheet(
         square[queries], names[queries], square[neighbors], names[neighbors],

@@ -88,10 +88,10 @@ ON_A_RING = [loss for loss in vars(losses).values() if callable(loss) and record
 
 @each_of(ON_A_RING, quick=[])  # by default, the next test
 def test_blocks_of_references_are_dense(loss):
-    """Blocks that do and do not divide N and M, with weights, and with anchors as references."""
+    """Blocks that do and do not divide N and M, and more than M; the anchors, or others."""
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (N + M, D), jnp.float64)
-        ways = ("self", (3, 4)), ("self", (5, 40)), ("refs", (4, 6))
+        ways = ("self", (5, 40)), ("refs", (4, 6))
         both = lambda x: [(results(loss, h, x, size), results(loss, h, x)) for h, size in ways]
         for got, want in jax.jit(both)(x):  # one program
             assert want[0] != 0 and jnp.any(want[1] != 0)

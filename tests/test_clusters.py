@@ -166,6 +166,7 @@ def by_table(grades):
     return jnp.asarray(WORTH)[grades.astype(int)]
 
 
+@pytest.mark.slow
 def test_a_gain_of_ones_own():
     order = -np.tile(np.arange(4.0), (3, 1))
     relevant = GRADES.sum(1)
@@ -189,12 +190,26 @@ def test_a_gain_under_jit_and_its_errors():
     call = lambda matches, ideal, gain: ndcg_at_k(matches, matches.sum(1), ideal=ideal, gain=gain)
     compiled = jax.jit(call, static_argnums=2)(matches, ideal, by_table)
     np.testing.assert_allclose(compiled, call(matches, ideal, by_table), rtol=1e-6)
+    relation = lambda a, b: 2 * (a[:, None] == b[None]).astype(int)
+    graded = evaluation.AccuracyCalculator(("ndcg_at_2",), match=relation, gain=lambda m: 4 - m)
+    with pytest.raises(ValueError, match="`gain` must be at least 0 and must not decrease"):
+        graded.get_accuracy(np.eye(4, dtype=np.float32), np.arange(4) // 2)
     assert np.isnan(call(matches.at[0, 0].set(jnp.nan), ideal, jnp.sqrt)[0])  # stays visible
     for gain in (lambda m: -m, lambda m: 4 - m, lambda m: m * jnp.nan):
         with pytest.raises(ValueError, match="`gain` must be at least 0 and must not decrease"):
             call(GRADES, IDEAL, gain)
     with pytest.raises(ValueError, match="`gain` must be one of 'linear', .*, or a function .*'l"):
         call(GRADES, IDEAL, "log")
+
+
+def test_lists_and_distances_that_are_integers():
+    x, labels = [[0.0], [0.1], [5.0], [5.1]], [0, 0, 1, 1]
+    assert evaluation.ari(x, labels, clusters=[3, 3, 2, 2]) == 1
+    assert mean_over_queries([1.0, 0.5], [2, 0]) == 1
+    bits = np.array([[1], [1], [1]]), np.array([[1], [0], [1]])  # Hamming distances of 1
+    assert connected_components(bits, 1.5).max() == 0
+    similar = DotProductSimilarity()
+    assert connected_components(bits, 1.5, distance=similar).tolist() == [0, 1, 2]
 
 
 # Lone queries.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metricjax.distances import CosineSimilarity, LpDistance, SNRDistance
-from metricjax.evaluation import Ignore, rerank
+from metricjax.evaluation import Ignore, listed, rerank
 from metricjax.inference import BinaryCodes, Index, Int8Codes
 
 N, D, Q, K = 90, 70, 7, 5  # 70 bits are 9 bytes, and 3 words of 32 bits
@@ -143,6 +143,12 @@ def test_adding_removing_and_files(kind, tmp_path):
         whole.add(np.full((1, D), np.nan, np.float32), labels=["x"])
 
 
+def test_numbers_of_numpy_are_saved(tmp_path):
+    Index(drawn(3), truncate=np.int64(8), distance=LpDistance(p=np.float32(3))).save(tmp_path / "i")
+    again = Index.load(tmp_path / "i")
+    assert again.truncate == 8 and again.distance == LpDistance(p=3)
+
+
 def test_a_plain_index_is_a_file_that_older_versions_read(tmp_path):
     for options, version in (({}, 1), ({"codes": "binary"}, 2), ({"truncate": 3}, 2)):
         Index(drawn(3), **options).save(tmp_path / "gallery")
@@ -150,6 +156,7 @@ def test_a_plain_index_is_a_file_that_older_versions_read(tmp_path):
             assert json.loads(file["about"].item())["version"] == version
 
 
+@pytest.mark.slow
 def test_truncated_rows_are_those_of_the_first_features():
     x, q = drawn(), query()
     short = Index(x, truncate=8)
@@ -172,6 +179,9 @@ def test_ignored_pairs_are_not_found(kind):
     np.testing.assert_array_equal(ids, rows)
     np.testing.assert_allclose(distances, want, rtol=1e-5)
     few = Ignore(np.zeros(Q, int), (np.arange(len(x)) >= 3).astype(int) - 1)
+    lists = np.tile(np.arange(len(x) - 6, len(x)), (Q, 1))  # the last rows, next to the padding
+    distances, ids = index(kind).nearest(q, K, ignore=Ignore(lists, np.arange(len(x)), listed))
+    np.testing.assert_array_equal(ids, found(kind, q, x, np.arange(len(x)) >= len(x) - 6)[1])
     if kind is None:
         with pytest.raises(ValueError, match=r"`ignore` leaves to every query, got 5 and 3 of"):
             index(kind).nearest(q, K, ignore=few)
@@ -218,6 +228,12 @@ def test_reranking_by_reciprocal_neighbors():
         (lambda x: Index(x, truncate=D + 1), ValueError, "at least the 71 features"),
         (lambda x: Index(x, truncate=0), ValueError, "`truncate` must be an integer >= 1"),
         (lambda x: Index(x, truncate=9).nearest(x[:, :8], 1), ValueError, "at least the 9 feat"),
+        (
+            lambda x: Index(np.zeros((3, 9), np.uint8), codes=BinaryCodes(D), truncate=9),
+            ValueError,
+            "`truncate` must be None or the 70 features of the codes, got 9",
+        ),
+        (lambda x: Index(x).add(x[:1], ids=[7, 8]), ValueError, r"Index.add: `ids` .*\[1\]"),
         (lambda x: Index(x).nearest(x, 1, ignore=x), TypeError, "an `evaluation.Ignore`"),
         (lambda x: Index(x).nearest(x, 1, ignore=Ignore(x[:3, 0])), ValueError, "ignore.query"),
         (

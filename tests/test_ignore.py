@@ -30,6 +30,7 @@ PERSON, PERSONS = (RNG.integers(0, 5, n) for n in (24, 64))
 CAMERA, CAMERAS = (RNG.integers(0, 3, n) for n in (24, 64))
 PERSON[0], CAMERAS[PERSONS == PERSON[1]] = 7, CAMERA[1]  # without any match; with none left
 JUNK = (PERSON[:, None] == PERSONS) & (CAMERA[:, None] == CAMERAS)
+CAMERA_PAIR = CAMERA, CAMERAS
 SAME_CAMERA = Ignore((PERSON, CAMERA), (PERSONS, CAMERAS))
 
 
@@ -174,8 +175,8 @@ def test_reidentification_by_hand(ignore, curve, precision, penalty):
 
 def test_reidentification_follows_its_definition(monkeypatch):
     """In blocks of 16 references: a match has to be counted against all of them."""
-    blocks = type("Sizes", (), {"search": (7, 16)})
-    monkeypatch.setattr("metricjax.evaluation._knn.block_sizes", lambda: blocks)
+    sizes = {"block_size": 7, "ref_block_size": 16}
+    monkeypatch.setattr("metricjax.evaluation._knn._sizes", lambda *_: sizes)
     ranks = match_ranks(QUERY, PERSON, REFERENCE, PERSONS, ignore=SAME_CAMERA, distance=DOT)
     for i, row in enumerate(ranks):
         expected = np.flatnonzero(PERSONS[order_of(i, JUNK)] == PERSON[i]) + 1
@@ -245,7 +246,7 @@ SIDES = QUERY, PERSON, REFERENCE, PERSONS
         (
             lambda: retrieval_metrics(*SIDES, ignore=Ignore(PERSON)),
             ValueError,
-            r"retrieval_metrics: `ignore.reference` must have shape \[64\]",
+            "retrieval_metrics: `ignore.reference` must be given with `reference`",
         ),
         (
             lambda: AccuracyCalculator(search=knn).get_accuracy(*SIDES, ignore=SAME_CAMERA),
@@ -266,6 +267,29 @@ SIDES = QUERY, PERSON, REFERENCE, PERSONS
             lambda: match_ranks(QUERY, PERSON, NAN, PERSONS, distance=DOT),
             ValueError,
             "match_ranks: `query` must have no NaN distance to a match, got some for",
+        ),
+        (
+            lambda: jax.jit(lambda x: match_ranks(x, PERSON))(QUERY),
+            TypeError,
+            "match_ranks: `query` must have known values",
+        ),
+        (
+            lambda: match_ranks(QUERY, PERSON, REFERENCE, PERSONS, ignore=Ignore(CAMERA)),
+            ValueError,
+            "match_ranks: `ignore.reference` must be given",
+        ),
+        (lambda: knn(QUERY, REFERENCE, 1, ignore=Ignore(())), ValueError, "`ignore.query` must"),
+        (
+            lambda: knn(
+                QUERY, REFERENCE, 1, ignore=Ignore(CAMERA.astype(str), CAMERAS.astype(str))
+            ),
+            TypeError,
+            "knn: `ignore` must have numbers, got strings. Code both sides together",
+        ),
+        (
+            lambda: knn(QUERY, REFERENCE, 1, ignore=Ignore({"a": CAMERA}, {"b": CAMERAS})),
+            ValueError,
+            r"`reference` must have the keys \['a'\] of `query`, got \['b'\]",
         ),
         (
             lambda: cmc(np.ones((2, 2))),

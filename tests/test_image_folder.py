@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from jax.sharding import AxisType, NamedSharding
 from PIL import Image
 
 import metricjax as mj
@@ -93,6 +94,8 @@ def test_classes_by_name(folder):
         ({"test_classes": CLASSES}, "must leave a class for both splits, got 6 of 6 classes"),
         ({"test_classes": []}, "must leave a class for both splits, got 0 of 6"),
         ({"test_classes": 1.0}, "must be a share between 0 and 1, or names .*, got 1.0"),
+        ({"test_classes": [1, 2]}, "must be folders of `folder`, got '1'"),
+        ({"test_classes": np.float32(2)}, "must be a share between 0 and 1"),
         ({"test_classes": 3}, "must be a share between 0 and 1, or names .*, got 3"),
     ],
 )
@@ -227,6 +230,10 @@ def test_decode_gives_the_rows_that_are_asked_for_in_any_number_of_threads(tmp_p
     for wrong in ({"size": 0}, {"size": (2, 0)}, {"size": 2, "threads": 0}):
         with pytest.raises(ValueError, match="datasets.decode: `(size|threads)` must be"):
             datasets.decode(dataset, **wrong)
+    assert datasets.decode(str(paths[7]), 2)[0, 0, 0, 0] == 7
+    for wrong in (rows == 3, rows[None], rows + 0.5):
+        with pytest.raises(TypeError, match="decode: `rows` must be row numbers"):
+            datasets.decode(dataset, 2, wrong)
     with pytest.raises(IndexError):  # an error that is not about an image
         datasets.decode(dataset, 2, [20])
 
@@ -357,6 +364,21 @@ def test_resized_crops_have_the_areas_and_proportions_asked_for():
     assert 0.09 < area.min() < 0.12 and 0.45 < area.max() < 0.51
     assert abs(area.mean() - 0.3) < 0.02 and abs(np.log(ratio).mean()) < 0.06
     assert 0.49 < ratio.min() < 0.55 and 1.8 < ratio.max() < 2.03
+
+
+def test_augmentations_of_a_batch_on_an_explicit_mesh():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    spread = jax.device_put(IMAGES, NamedSharding(mesh, jax.P("data")))
+    key = jax.random.key(0)
+
+    @jax.jit
+    def view(images):
+        images = augment.random_crop(key, images, 8)
+        return augment.random_grayscale(key, augment.random_horizontal_flip(key, images))
+
+    with jax.set_mesh(mesh):
+        got = view(spread)
+    np.testing.assert_allclose(got, view(IMAGES), rtol=1e-6)
 
 
 def test_what_augmentations_cannot_take():

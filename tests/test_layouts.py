@@ -40,7 +40,7 @@ def test_some_losses_are_those_of_one_device(how):
 
 # In float64, where 1e-10 shows what the rounding errors of float32 would hide.
 EVERY_LOSS = (
-    *("auto", "explicit", "explicit in chunks", "shard_map", "ring"),
+    *("auto", "explicit", "shard_map", "ring"),
     *("classes over their axis", "classes over the batch's axis"),
 )
 

@@ -122,7 +122,7 @@ def test_vmap_over_a_leading_axis_is_a_loop(case):
     close([values[:2], grads[:2]], [jnp.stack(x) for x in zip(*one_by_one, strict=True)])
 
 
-@cases(lambda c: not c.detached, quick="contrastive cosface smooth_ap")
+@cases(lambda c: not c.detached, quick="contrastive smooth_ap")
 def test_gradient_is_that_of_finite_differences(case):
     with jax.enable_x64(True):
         e, y = batch(dtype=jnp.float64)
@@ -219,15 +219,16 @@ def slab_of(term):
     return term.values, term.weights
 
 
-@cases(quick="arcface nca triplet_margin vicreg")
+@cases(quick="nca triplet_margin")
 def test_padding_is_the_shorter_batch_whatever_it_holds(case):
     e, y = batch()
     p = params(case)
     real = jnp.arange(N) % 3 > 0
     want, (want_e, want_p) = step(case.fn)(e[real], y[real], p)
+    masks = (real, real.astype(jnp.float32)) if str(case) in FEW.split() else (real,)
     for junk in (7.0, jnp.nan, jnp.inf):
         x = jnp.where(real[:, None], e, junk)
-        for where in (real, real.astype(jnp.float32)):
+        for where in masks:
             got, (got_e, got_p) = step(case.fn)(x, y, p, where)
             close((got, got_e[real], got_p), (want, want_e, want_p))
             assert not got_e[~real].any()
@@ -271,7 +272,7 @@ def against_refs(case):
     return run(e)
 
 
-WITH_REFS = "contrastive instance triplet_margin"
+WITH_REFS = "contrastive instance"
 
 
 @cases(lambda c: c.takes("refs") and not c.ordered, quick=WITH_REFS)

@@ -84,6 +84,7 @@ def test_a_module_has_its_class_weights_cut():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_may_be_normalized_after_they_are_cut():
     raw = mj.distances.DotProductSimilarity(normalize_embeddings=False)
     loss = mj.matryoshka(functools.partial(mj.losses.ntxent, distance=raw), (8, 3), normalize=True)

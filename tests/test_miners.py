@@ -127,7 +127,9 @@ def grid(n, seed):
     ],
 )
 @pytest.mark.parametrize(
-    "distance", [LpDistance(p=1, normalize_embeddings=False), DOT], ids=["L1", "dot"]
+    "distance",
+    [LpDistance(p=1, normalize_embeddings=False), pytest.param(DOT, marks=pytest.mark.slow)],
+    ids=["L1", "dot"],
 )
 def test_equals_definition(distance, mode):
     sizes = set()

@@ -193,8 +193,9 @@ def test_outliers_are_far_from_the_dominant_center():
     assert not jax.jit(lambda head: head.outliers(x, y, threshold=179.0)[0].any())(head)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("classes", "shape"), [(None, ()), (C, (C,))])
+@pytest.mark.parametrize(
+    ("classes", "shape"), [pytest.param(None, (), marks=pytest.mark.slow), (C, (C,))]
+)
 def test_margin_learns_its_boundary(classes, shape):
     module = mj.nn.Margin(classes, beta=1.0, nu=0.1)
     got = nnx.jit(lambda module: mj.reduce(module(X, Y))[1])(module)

@@ -135,7 +135,7 @@ def test_a_good_roc_curve_is_drawn_wide(gap):
 @pytest.mark.parametrize("distance", [LpDistance(), CosineSimilarity()])
 def test_a_histogram_shows_shares(distance):
     d, is_match = pairs()
-    weights = np.arange(len(d)) % 3
+    weights = np.arange(len(d)) % 3 / len(d)  # their sum is below 1
     figure = saved(
         pictures.distance_histogram(d, is_match, weights, distance=distance, threshold=1.0)
     )
@@ -202,6 +202,28 @@ def test_a_sheet_frames_the_wrong_ones(channels, dtype):
             ),
             ValueError,
             r"`neighbor_labels` must have shape \(2, 4\)",
+        ),
+        (
+            lambda: pictures.retrieval_sheet(
+                np.full((2, 3, 3), 16), [0, 1], np.ones((2, 4, 3, 3)), np.zeros((2, 4), int)
+            ),
+            ValueError,
+            r"`query_images` must be bytes \(uint8\) or floats from 0 to 1, got 16 to 16",
+        ),
+        (
+            lambda: pictures.embedding_map(drawn(3), np.zeros((3, 1), int)),
+            ValueError,
+            r"`labels` must have shape \[3\]",
+        ),
+        (
+            lambda: pictures.embedding_map(drawn(3) * np.nan, [0, 1, 1]),
+            ValueError,
+            "`embeddings` must be finite, got NaN or infinity in row 0",
+        ),
+        (
+            lambda: pictures.distance_histogram([0.1, 0.2], [1, 2], distance=LpDistance()),
+            TypeError,
+            r"`is_match` must be \[P\] booleans",
         ),
     ],
 )

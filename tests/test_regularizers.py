@@ -223,7 +223,8 @@ def test_double_precision():
         check_grads(values, (x,), order=1, modes=["rev"])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype):
     x = jnp.array(EDGES["zero_rows"], dtype)
     exact = by_all(x.astype(jnp.float32))

@@ -1,5 +1,6 @@
 """The report: its numbers against brute force, and the page in a browser."""
 
+import base64
 import html
 import json
 import re
@@ -163,6 +164,11 @@ def data_of(path):
     return json.loads(found[0])
 
 
+def rows_of(data):
+    """The samples that have images and texts."""
+    return np.frombuffer(base64.b64decode(data["samples"]["rows"]["base64"]), "<i4").tolist()
+
+
 def test_the_page_has_its_data_and_no_markup_of_the_user(page):
     text = page.read_text("utf-8")
     assert page.name == "report.html"
@@ -174,6 +180,8 @@ def test_the_page_has_its_data_and_no_markup_of_the_user(page):
     texts, images = data["samples"]["texts"], data["samples"]["images"]
     assert len(texts) == len(images) == 60
     assert all(t.startswith(EVIL) and t.endswith("…") and len(t) == 200 for t in texts)
+    rows = rows_of(data)
+    assert all(t.startswith(f"{EVIL}{row} ") for row, t in zip(rows, texts, strict=True))
     assert all(image.startswith("data:image/png;base64,iVBOR") for image in images)
 
 
@@ -187,6 +195,7 @@ def test_only_some_samples_have_images(tmp_path, monkeypatch):
     )
     data = data_of(page)
     assert len(data["samples"]["images"]) == 30 and "texts" not in data["samples"]
+    assert set(data["worst"]["rows"]) <= set(rows_of(data))
     assert data["distance"]["is_similarity"] and page.name == "similar.html"
 
 

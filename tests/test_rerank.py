@@ -200,7 +200,7 @@ def test_it_finds_what_the_distance_alone_misses():
 
 
 @pytest.mark.slow
-def test_no_matrix_of_all_rows():
+def test_no_matrix_of_all_rows(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(250, 16))[rng.integers(0, 250, 3000)] + 0.4 * rng.normal(size=(3000, 16))
     query, gallery = x[:100].astype(np.float32), x[100:].astype(np.float32)
@@ -211,6 +211,15 @@ def test_no_matrix_of_all_rows():
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 3000**2 * 4  # one matrix in float32
+    against, counts = rerank._k_reciprocal._against_all, []
+
+    def seen(x, start, columns, **how):  # what XLA holds, `tracemalloc` does not see
+        counts.append(len(columns))
+        return against(x, start, columns, **how)
+
+    monkeypatch.setattr(rerank._k_reciprocal, "_against_all", seen)
+    run()
+    assert counts and max(counts) <= 64
     expected = dense(unit(query), unit(gallery))
     np.testing.assert_allclose(found.distances, np.sort(expected, 1)[:, :10], atol=5e-6)
 
@@ -326,6 +335,11 @@ BAD = np.where(np.arange(4)[:, None] == 2, np.nan, X)
             lambda f: f(X, Z, distance=CosineSimilarity()),
             TypeError,
             r"`distance` must be a distance, got CosineSimilarity.*Use LpDistance\(\)",
+        ),
+        (
+            lambda f: f(X, Z, distance=LpDistance(power=2)),
+            ValueError,
+            "`distance` must have power=1",
         ),
         (lambda f: jax.jit(f)(X, Z), TypeError, "`query` must have known values, got .* `jit`"),
         (lambda f: f(BAD, Z), ValueError, "distances of `query` and `gallery` must be finite"),

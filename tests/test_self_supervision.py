@@ -79,6 +79,7 @@ def test_states_in_blocks_are_those_at_once():
         close(*run(X))
 
 
+@pytest.mark.slow
 def test_samples_without_weight_or_number_are_not_remembered():
     index = jnp.arange(N).at[3].set(-1).at[4].set(S)
 
@@ -132,6 +133,12 @@ def test_modules_keep_the_state(module, args, first):
         close(getattr(module, name).get_value(), state)
 
 
+@pytest.mark.parametrize("module", [mj.nn.SogCLR(S), mj.nn.ISogCLR(S)])
+def test_modules_have_a_value_for_each_sample(module):
+    values = lambda module, x: module(x, R, INDEX, where=WHERE)["loss"].values
+    assert nnx.eval_shape(values, module, X).shape == (N,)
+
+
 # --- regularizers -----------------------------------------------------------------------------
 
 KEY = jax.random.key(0)
@@ -181,6 +188,7 @@ def test_regularizers_take_weights_as_copies_and_leave_padding_out():
             close(got, want, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_koleo_and_uniformity_in_blocks(monkeypatch):
     from metricjax.losses import _row_blocks
 
@@ -323,6 +331,7 @@ def test_whitened_groups():
     assert weights.tolist() == [1] * 12 + [0] * 4
 
 
+@pytest.mark.slow
 def test_a_teacher_in_the_memory():
     teacher = jnp.asarray(RNG.normal(size=(N, 3)), "f4")
     bank = mj.memory.MemoryBank.create(N, D, labels=teacher[:0])

@@ -176,6 +176,7 @@ def test_batches_of_batches():
     chex.assert_trees_all_close(got, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_gradient():
     def loss(x):
         return sum(value for some in everything(x, Y) for value in some.values())

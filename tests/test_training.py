@@ -148,6 +148,7 @@ def test_cascaded_parts_are_mined_from_what_the_part_before_has_mined():
         after_one(training.cascaded(linear, stages[:2], SGD), dict(list(params.items())[:2]))
 
 
+@pytest.mark.slow
 def test_two_streams_compare_anchors_with_the_others_alone():
     loss = mj.objective(mj.losses.contrastive, miner=mj.miners.batch_hard)
     params = {"network": KERNEL}

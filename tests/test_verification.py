@@ -554,7 +554,7 @@ X, Y = drawn(4), [0, 0, 1, 1]
         (
             lambda: evaluation.dir_at_fpir(X, Y, X, Y, ranks=0),
             ValueError,
-            "`ranks` must be a whole",
+            "`ranks` must be an integer >= 1",
         ),
         (lambda: evaluation.dir_at_fpir(X, Y, X, Y, fpir=-1), ValueError, "`fpir` must be from 0"),
         (

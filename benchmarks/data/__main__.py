@@ -49,8 +49,8 @@ def main(argv=None):
     pack = packed(args.folder) if args.folder else packed()
     print(f"{args.name}: {about(pack)}")
     print(f"source: {told.SOURCE}\nlicense: {told.LICENSE}")
-    print(baseline(pack))
     print(f"packed in {save(args.name, pack)}")
+    print(baseline(pack))
 
 
 if __name__ == "__main__":

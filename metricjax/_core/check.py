@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from metricjax._core.types import PerClass, PerSample, Scalar
 
@@ -283,6 +284,14 @@ def check_at_least(function, name, value, low):
     """`value` is static: an integer, of Python or NumPy, of at least `low`."""
     if not isinstance(value, int | np.integer) or value < low:
         raise ValueError(f"{function}: `{name}` must be an integer >= {low}, got {value!r}.")
+
+
+def check_known(function, name, x):
+    if isinstance(x, Tracer):
+        raise TypeError(
+            f"{function}: `{name}` must have known values, got {x.aval.str_short()} under `jit` or "
+            f"another transformation. Call the function outside of it."
+        )
 
 
 def check_euclidean(function, distance, *, any_power=False):

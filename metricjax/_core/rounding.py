@@ -18,11 +18,11 @@ def rounded(function: str, distance: Distance) -> Distance:
     """
     check_distance(function, distance)
     unit = isinstance(distance, DotProductSimilarity) and distance.normalize_embeddings
-    return _Rounded(distance) if unit or isinstance(distance, CosineSimilarity) else distance
+    return Rounded(distance) if unit or isinstance(distance, CosineSimilarity) else distance
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rounded:
+class Rounded:
     cosine: Distance
     is_similarity: ClassVar[bool] = True
 

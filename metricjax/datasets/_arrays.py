@@ -24,7 +24,7 @@ SHOWN = 20
 
 
 def decode(
-    images: Dataset | Sequence[str | os.PathLike],
+    images: Dataset | Sequence[str | os.PathLike] | str | os.PathLike,
     size: int | tuple[int, int],
     rows: Sequence[int] | np.ndarray | None = None,
     *,
@@ -44,7 +44,7 @@ def decode(
         (2, 2, 2, 3) uint8 9
 
     Args:
-        images: a `Dataset`, or paths of image files.
+        images: a `Dataset`, or paths of image files; or one path.
         size: the height and the width, or one number for both.
         rows: which images to decode, such as a batch of `metricjax.samplers.Batches`; all of them
             by default.
@@ -59,8 +59,15 @@ def decode(
     check_at_least(NAME, "threads", threads, 1)
     height, width = (size, size) if isinstance(size, int | np.integer) else size
     check_at_least(NAME, "size", min(height, width), 1)
+    if isinstance(images, str | os.PathLike):
+        images = [images]
     source = images.images if isinstance(images, Dataset) else ImageFiles(tuple(map(str, images)))
     rows = np.arange(len(source)) if rows is None else np.asarray(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise TypeError(
+            f"{NAME}: `rows` must be row numbers [B], got {rows.dtype} of shape {rows.shape}. Of a "
+            f"mask give `np.flatnonzero(mask)`."
+        )
     pixels = np.empty((len(rows), height, width, 3), np.uint8)
 
     def fill(i, image):
@@ -102,8 +109,12 @@ def _each(images, rows, use: Callable, threads) -> dict[int, Exception]:
         else:
             use(i, image)
 
+    def share(first):
+        for i in range(first, len(rows), threads):
+            one(i, rows[i])
+
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, range(len(rows)), rows))  # a list, so that other errors are raised
+        list(pool.map(share, range(threads)))  # a list, so that other errors are raised
     return dict(sorted(errors.items()))
 
 

@@ -1,5 +1,6 @@
 """Conversion of any image to a Pillow image in RGB with 8 bits for each channel."""
 
+import contextlib
 import io
 
 import numpy as np
@@ -19,8 +20,10 @@ def rgb(where, image):
         if isinstance(image, bytes):
             image = Image.open(io.BytesIO(image))
         if isinstance(image, Image.Image):
+            image.load()  # raises if the pixels are damaged
             # Cameras store a photo as the sensor saw it, and how to turn it in EXIF.
-            image = ImageOps.exif_transpose(image)
+            with contextlib.suppress(Exception):  # damaged EXIF says nothing
+                image = ImageOps.exif_transpose(image)
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")  # Pillow warns of a palette that loses its alpha
             if image.mode[0] not in "FI":
@@ -28,6 +31,8 @@ def rgb(where, image):
         pixels = np.asarray(image)
         if getattr(image, "mode", "") == "I" and not np.any(pixels >> 16):
             pixels = pixels.astype(np.uint16)  # Pillow stores the 16 bits of some files in 32
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise any type of error for damaged files
         raise OSError(
             f"{where} must be a whole image, got {type(error).__name__}: {str(error)[:150]}. "

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Collection
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -104,7 +105,11 @@ def _classes(folder):
 def _images(folder, name):
     """Returns the paths of a class in `folder`, in the same order on every machine."""
     paths = []
-    for parent, folders, files in os.walk(folder / name):
+
+    def fail(error):
+        raise error
+
+    for parent, folders, files in os.walk(folder / name, onerror=fail):
         folders[:] = [x for x in folders if not x.startswith(".")]
         images = (x for x in files if x.lower().endswith(SUFFIXES) and not x.startswith("."))
         paths += [os.path.relpath(os.path.join(parent, x), folder) for x in images]
@@ -113,14 +118,14 @@ def _images(folder, name):
             f"{NAME}: the folder of each class must have images ({', '.join(SUFFIXES)}), got none "
             f"in {name!r} of {str(folder)!r}. Remove this folder, or convert its images."
         )
-    return sorted(paths)
+    return sorted(paths, key=lambda path: path.split(os.sep))
 
 
 def _test_classes(classes, chosen, seed):
     """Returns the names of the classes for test, of names or of a share of all classes."""
     if isinstance(chosen, str):  # a string is a collection of strings, too
         chosen = [chosen]
-    if isinstance(chosen, int | float):
+    if isinstance(chosen, Real):
         if not 0 < chosen < 1:
             raise ValueError(
                 f"{NAME}: `test_classes` must be a share between 0 and 1, or names of classes, got "
@@ -130,15 +135,16 @@ def _test_classes(classes, chosen, seed):
         # Hashes do not depend on the version of NumPy, and a new class moves few of the others.
         draw = lambda name: hashlib.sha256(os.fsencode(f"{seed} {name}")).digest()
         chosen = sorted(classes, key=draw)[:count]
-    for name in sorted(set(chosen) - set(classes)):
+    chosen = set(map(str, chosen))
+    for name in sorted(chosen - set(classes)):
         near = difflib.get_close_matches(name, classes, 3) or classes[:3]
         raise ValueError(
             f"{NAME}: `test_classes` must be folders of `folder`, got {name!r}. There is "
             f"{', '.join(map(repr, near))}."
         )
-    if not 0 < len(set(chosen)) < len(classes):
+    if not 0 < len(chosen) < len(classes):
         raise ValueError(
-            f"{NAME}: `test_classes` must leave a class for both splits, got {len(set(chosen))} of "
+            f"{NAME}: `test_classes` must leave a class for both splits, got {len(chosen)} of "
             f'{len(classes)} classes. For all classes give `split="all"`.'
         )
-    return set(chosen)
+    return chosen

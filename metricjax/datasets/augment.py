@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from metricjax._core.check import check_at_least
+from metricjax._core.refs import spread_as
 from metricjax._core.types import Scalar
 
 Images = Float[Array, "*n h w c"]
@@ -269,10 +270,9 @@ def _gray(image):
 
 
 def _size(name, size) -> tuple[int, int]:
-    size = (size, size) if isinstance(size, int | np.integer) else tuple(size)
-    for x in size:
-        check_at_least(f"datasets.augment.{name}", "size", x, 1)
-    return size
+    height, width = (size, size) if isinstance(size, int | np.integer) else size
+    check_at_least(f"datasets.augment.{name}", "size", min(height, width), 1)
+    return int(height), int(width)
 
 
 def _each(name, change, key, images, channels=None):
@@ -295,4 +295,5 @@ def _each(name, change, key, images, channels=None):
     images = jnp.asarray(images)
     if images.ndim == 3:
         return change(key, images)
-    return jax.vmap(change)(jax.random.split(key, len(images)), images)
+    keys = spread_as(jax.random.split(key, len(images)), images)
+    return jax.vmap(change)(keys, images)

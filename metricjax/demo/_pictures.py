@@ -54,7 +54,7 @@ def neighbors(embeddings: jax.Array, digits: Digits, seed: int) -> dict[str, Fig
     """Draws a random query and the worst query of each digit, with their nearest neighbors."""
     places = jnp.arange(len(embeddings))
     nearest = np.asarray(knn(embeddings, embeddings, NEIGHBORS, self_index=places).indices)
-    images, labels = digits
+    images, labels = 1 - digits.images, digits.labels  # dark ink on white
     wrong = np.sum(labels[nearest] != labels[:, None], 1)
     rng = np.random.default_rng(seed)
     of_digit = [np.flatnonzero(labels == digit) for digit in range(10)]
@@ -73,4 +73,4 @@ def neighbors(embeddings: jax.Array, digits: Digits, seed: int) -> dict[str, Fig
 def report(folder: Path, embeddings: jax.Array, digits: Digits) -> Path:
     """Writes a page with scores, curves and a map of images that were not trained on."""
     title = "Embeddings of images that were not trained on"
-    return pictures.report(folder, embeddings, digits.labels, digits.images, title=title)
+    return pictures.report(folder, embeddings, digits.labels, 1 - digits.images, title=title)

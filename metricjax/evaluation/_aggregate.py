@@ -49,6 +49,7 @@ def mean_over_queries(values, relevant=None, labels=None, *, per_class=False):
     values = np.asarray(values, np.float64)
     if values.ndim != 1:
         raise ValueError(f"{name}: `values` must have shape [Q], got {values.shape}.")
+    relevant = None if relevant is None else np.asarray(relevant)
     check_rows(name, "relevant", relevant, "values", len(values))
     codes = None
     if labels is not None:
@@ -56,7 +57,7 @@ def mean_over_queries(values, relevant=None, labels=None, *, per_class=False):
         codes = np.unique(labels, return_inverse=True)[1]
     elif per_class:
         raise ValueError(f"{name}: `labels` must be given for `per_class`, got None.")
-    kept = np.ones(len(values), bool) if relevant is None else np.asarray(relevant) > 0
+    kept = np.ones(len(values), bool) if relevant is None else relevant > 0
     return average(values, kept * 1.0, codes, per_class=per_class)
 
 

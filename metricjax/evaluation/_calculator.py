@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Num
 
-from metricjax._core.check import as_labels, check_is_distance
+from metricjax._core.check import as_labels, check_at_least, check_is_distance
 from metricjax._core.types import Labels, Match
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._aggregate import average, intervals
@@ -20,7 +20,6 @@ from metricjax.evaluation._clusters import CLUSTERING, k_means
 from metricjax.evaluation._knn import (
     Ignore,
     as_ignores,
-    check_at_least_1,
     check_search,
     in_space_of,
 )
@@ -38,7 +37,7 @@ class Accuracies(dict):
     """Metrics by name, with the counts that they are based on.
 
     Attributes:
-        k: how many neighbors of each query were used.
+        k: the largest number of neighbors that was used for a query.
         num_queries: how many queries the retrieval metrics are averaged over.
         num_lone: how many queries no reference matches. They are left out of the average, unless
             the calculator has ``count_lone``.
@@ -111,7 +110,7 @@ class AccuracyCalculator:
         avg_of_avgs: average within each class first, then over the classes.
         return_per_class: return each retrieval metric as an array ``[C]``: the averages of the
             classes of the queries, in ascending order of the labels. A class that has only lone
-            queries is NaN.
+            queries is NaN, unless `count_lone`.
         match: a relation of labels other than equality, as for the losses. PML calls it
             ``label_comparison_fn``; here it maps ``labels [N]`` and ``labels [M]`` to ``[N, M]``.
             Degrees of match between 0 and 1 count in proportion. NDCG and metrics of your own also
@@ -131,7 +130,8 @@ class AccuracyCalculator:
             of the degrees; see `ndcg_at_k`. Define the function once: each new function is compiled
             again.
         count_lone: do not leave out lone queries. The metrics above are 0 for them, and a metric of
-            your own is what it returns. For some metrics only, use two calculators.
+            your own is what it returns (0 if nothing is searched). For some metrics only, use two
+            calculators.
         search: a search of your own, such as an approximate one, instead of the exact search by
             `distance`. ``search(query, reference, k)`` gets the embeddings without normalization.
             It returns distances and indices ``[Q, k]`` as `knn` does, nearest first, with index -1
@@ -172,7 +172,7 @@ class AccuracyCalculator:
         if self.avg_of_avgs and self.return_per_class:
             raise ValueError(f"{_NAME}: give `avg_of_avgs` or `return_per_class`, not both.")
         if self.block_size is not None:
-            check_at_least_1(_NAME, "block_size", self.block_size)
+            check_at_least(_NAME, "block_size", self.block_size, 1)
         check_gain(_NAME, self.gain)
         check_is_distance(_NAME, self.distance)
         of_ones_own = {"match": self.match, "search": self.search, "cluster": self.cluster}
@@ -228,7 +228,9 @@ class AccuracyCalculator:
         names = self._names(include, exclude)
         given = query, query_labels, reference, reference_labels, ref_includes_query
         sets = self._sets(name, *given)
-        ignores = as_ignores(name, ignore, "query", len(sets.query), len(sets.reference))
+        counts = len(sets.query), len(sets.reference)
+        ignores = as_ignores(name, ignore, "query", *counts, within=sets.includes_query)
+        ignores = jax.tree.map(on_every_host, ignores)
         if ignores and self.search is not None:
             raise ValueError(
                 f"{name}: `ignore` must be None with a `search` of your own, which would find "

@@ -3,6 +3,7 @@
 import warnings
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -41,6 +42,7 @@ def k_means(
     Raises:
         ImportError: if scikit-learn is not installed.
     """
+    embeddings = embeddings if isinstance(embeddings, jax.Array) else np.asarray(embeddings)
     check_embeddings("evaluation.k_means", "embeddings", embeddings)
     check_is_distance("evaluation.k_means", distance)
     check_at_least("evaluation.k_means", "num_clusters", num_clusters, 1)
@@ -295,11 +297,13 @@ def _checked_threshold(function, threshold, dtype):
             f"{function}: `threshold` must be one number, got {str(threshold)[:80]}. "
             f"`inference.threshold` finds one from labeled pairs."
         )
-    return number.astype(dtype)
+    return number.astype(dtype) if dtype.kind == "f" else number
 
 
 def _score(function, name, embeddings, labels, clusters, distance):
     caller, n = f"evaluation.{function}", len(embeddings)
+    embeddings = embeddings if isinstance(embeddings, jax.Array) else np.asarray(embeddings)
+    clusters = None if clusters is None else np.asarray(clusters)
     check_embeddings(caller, "embeddings", embeddings)
     labels = host_labels(caller, "labels", labels, "embeddings", n)
     check_rows(caller, "clusters", clusters, "embeddings", n)
@@ -308,11 +312,11 @@ def _score(function, name, embeddings, labels, clusters, distance):
         if not len(labels) or not np.isfinite(np.asarray(embeddings, np.float32)).all():
             return float("nan")
         clusters = k_means(embeddings, len(np.unique(labels)), distance=distance)
-    return metric(labels, np.asarray(clusters))
+    return metric(labels, clusters)
 
 
 def _scikit_learn(function, module):
-    advice = "`pip install 'metricjax[eval]'`, or leave out AMI and NMI."
+    advice = "`pip install 'metricjax[eval]'`. `AccuracyCalculator` can exclude AMI and NMI."
     return needed(f"sklearn.{module}", f"evaluation.{function}: needs scikit-learn. {advice}")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from metricjax._core.check import check_rows
 from metricjax._optional import needed
-from metricjax.evaluation._labels import listed
+from metricjax.evaluation._labels import as_array
 
 
 def embed(
@@ -64,7 +64,7 @@ def embed(
     waiting: list[tuple[jax.Array, int]] = []  # what the device may still be computing
     for batch in batches:
         x, y = batch if isinstance(batch, tuple | list) and len(batch) == 2 else (batch, None)
-        y = listed(y)
+        y = as_array(y)
         n = len(jax.tree.leaves(x)[0])
         check_rows("evaluation.embed", "batches", (x, y), "the first array of the batch", n)
         size = max(size, n)

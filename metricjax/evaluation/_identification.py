@@ -9,16 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from metricjax._core.check import check_embeddings, check_is_distance, check_rows
+from metricjax._core.check import (
+    check_at_least,
+    check_embeddings,
+    check_is_distance,
+    check_rows,
+)
+from metricjax._core.rounding import rounded
 from metricjax._core.tuning import block_sizes
 from metricjax.distances import CosineSimilarity, Distance, normalize
-from metricjax.evaluation._knn import check_at_least_1
-from metricjax.evaluation._labels import host_labels
+from metricjax.evaluation._labels import coded_sides, host_labels
 from metricjax.evaluation._verification import (
     as_rates,
-    coded_sides,
     most_within,
-    rounded,
     scores,
     threshold_above,
     warn_of_few,
@@ -108,7 +111,7 @@ def dir_at_fpir(
     check_is_distance(name, distance)
     rates, most_ranks = as_rates(name, "fpir", fpir), np.asarray(ranks).reshape(-1)
     for rank in most_ranks.tolist():
-        check_at_least_1(name, "ranks", rank)
+        check_at_least(name, "ranks", rank, 1)
     probes = ("probe_ids", probe_ids, "probe", len(probe))
     galleries = ("gallery_ids", gallery_ids, "gallery", len(gallery))
     ids, subject = coded_sides(name, probes, galleries)

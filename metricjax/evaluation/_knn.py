@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,12 @@ from jaxtyping import Array, Bool, Float, Int
 from metricjax._core.check import (
     as_indices,
     as_labels,
+    check_at_least,
     check_embeddings,
     check_is_distance,
     check_weights,
 )
+from metricjax._core.rounding import Rounded, rounded_cosines
 from metricjax._core.tuning import block_sizes
 from metricjax._core.types import Labels, Match
 from metricjax.distances import (
@@ -49,6 +50,11 @@ class Neighbors(NamedTuple):
 
 def all_equal(values: Labels, others: Labels) -> Bool[Array, "q m"]:
     """Whether all values of two samples are equal; the values may have several columns."""
+    if isinstance(values, dict) and isinstance(others, dict) and values.keys() != others.keys():
+        raise ValueError(
+            f"evaluation.Ignore: `reference` must have the keys {sorted(values)} of `query`, got "
+            f"{sorted(others)}."
+        )
     mine, theirs = _columns(values), _columns(others)
     if len(mine) != len(theirs):
         raise ValueError(
@@ -127,7 +133,8 @@ class Ignore:
         reference: values of the references, with M rows. By default those of the queries, which
             then search among themselves.
         relation: ``relation(query, reference) -> [Q, M]``, true where a pair is left out. It gets
-            the values of a block of queries and of a block of references. Define it once: each new
+            the values of a block of queries and of a block of references, or of all references
+            where matches are counted. Define it once: each new
             function is compiled again. `listed` takes a list of references for each query.
     """
 
@@ -208,7 +215,7 @@ def knn(
     check_k("evaluation.knn", k, len(reference) - (self_index is not None))
     for name, size in ("block_size", block_size), ("ref_block_size", ref_block_size):
         if size is not None:
-            check_at_least_1("evaluation.knn", name, size)
+            check_at_least("evaluation.knn", name, size, 1)
     return search(
         query, reference, own=self_index, where=where, ignores=ignores, k=k, distance=distance,
         block_size=block_size, ref_block_size=ref_block_size, approx=approx,
@@ -447,6 +454,9 @@ def _top_k(score, k):
 
 def _normalized_once(distance, query, reference):
     """The distance of rows normalized already, and both sides so: not once in every block."""
+    if isinstance(distance, Rounded):
+        cosine, query, reference = _normalized_once(distance.cosine, query, reference)
+        return lambda x, y: rounded_cosines(cosine(x, y)), query, reference
     if type(distance) is CosineSimilarity:
         distance = DotProductSimilarity(precision=distance.precision)
     ours = type(distance) in (LpDistance, DotProductSimilarity, SNRDistance)
@@ -493,21 +503,24 @@ def _placed(tree, mesh, spec):
     return jax.tree.map(lambda x: jax.sharding.reshard(x, NamedSharding(mesh, spec)), tree)
 
 
-def check_search(function, query, reference, name="query"):
-    """Both sides as checked arrays of equal width; `name` is what the function calls `query`."""
+def check_search(function, query, reference, name="query", other="reference"):
+    """Both sides as checked arrays of equal width; `name` and `other` are what they are called."""
     query, reference = jnp.asarray(query), jnp.asarray(reference)
     check_embeddings(function, name, query)
-    check_embeddings(function, "reference", reference)
+    check_embeddings(function, other, reference)
     if query.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"{function}: `reference` must have {query.shape[1]} features to match `{name}`, "
+            f"{function}: `{other}` must have {query.shape[1]} features to match `{name}`, "
             f"got {reference.shape}."
         )
     return query, reference
 
 
-def as_ignores(function, ignore, of, n, m):
-    """A tuple with the checked `Ignore` of N queries, called `of`, and M references, if any."""
+def as_ignores(function, ignore, of, n, m, *, within=True):
+    """A tuple with the checked `Ignore` of N queries, called `of`, and M references, if any.
+
+    Only queries that search `within` themselves may leave out the values of the references.
+    """
     if ignore is None:
         return ()
     if not isinstance(ignore, Ignore):
@@ -515,7 +528,18 @@ def as_ignores(function, ignore, of, n, m):
             f"{function}: `ignore` must be an `evaluation.Ignore`, got {type(ignore).__name__}. "
             f"Wrap the values: Ignore(of_queries, of_references)."
         )
+    if ignore.reference is None and not within:
+        raise ValueError(
+            f"{function}: `ignore.reference` must be given with `reference`, got None."
+        )
     others = ignore.query if ignore.reference is None else ignore.reference
+    if not jax.tree.leaves(ignore.query):
+        raise ValueError(f"{function}: `ignore.query` must have values of the queries, got none.")
+    if any(np.asarray(x).dtype.kind in "OSU" for x in _host_leaves(ignore.query, others)):
+        raise TypeError(
+            f"{function}: `ignore` must have numbers, got strings. Code both sides together: "
+            f"np.unique(np.concatenate([of_queries, of_references]), return_inverse=True)[1]."
+        )
     ignore = Ignore(
         as_labels(function, "ignore.query", ignore.query, of, n),
         as_labels(function, "ignore.reference", others, "reference", m),
@@ -529,6 +553,11 @@ def as_ignores(function, ignore, of, n, m):
             f"and a reference, got {list(got)}."
         )
     return (ignore,)
+
+
+def _host_leaves(*trees):
+    """The arrays and lists on the host."""
+    return [x for x in jax.tree.leaves(trees) if not isinstance(x, jax.Array)]
 
 
 def of_queries(ignores):
@@ -551,14 +580,9 @@ def any_ignored(ignores, references):
 
 
 def check_k(function, k, available):
-    check_at_least_1(function, "k", k)
+    check_at_least(function, "k", k, 1)
     if k > available:
         raise ValueError(
             f"{function}: `k` must be at most {available}, the number of references "
             f"other than the query itself, got {k}."
         )
-
-
-def check_at_least_1(function, name, value):
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{function}: `{name}` must be a whole number of at least 1, got {value}.")

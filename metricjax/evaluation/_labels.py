@@ -16,7 +16,7 @@ from jax.experimental.multihost_utils import process_allgather
 from metricjax._core.check import as_labels
 
 
-def listed(labels):
+def as_array(labels):
     """Converts a list of labels to an array; a pytree, such as a list of arrays, is unchanged."""
     flat = isinstance(labels, list | tuple) and not any(np.ndim(x) for x in labels)
     return np.asarray(labels) if flat else labels
@@ -74,12 +74,26 @@ def coded(labels, others):
 
 def code_sets(function, query_labels, reference_labels):
     """Codes the labels of both sides, which are as `host_labels` returns them."""
-    if len({x.dtype.kind == "U" for x in (query_labels, reference_labels)}) > 1:
+    sides = ("query_labels", query_labels), ("reference_labels", reference_labels)
+    return _coded_alike(function, *sides)
+
+
+def coded_sides(function, *sides):
+    """Returns the labels of two sides as integers that are equal where the labels are.
+
+    A side is ``(name, labels, of, n)``.
+    """
+    return _coded_alike(function, *((side[0], host_labels(function, *side)) for side in sides))
+
+
+def _coded_alike(function, side, other_side):
+    (name, labels), (other, others) = side, other_side
+    if (labels.dtype.kind == "U") != (others.dtype.kind == "U"):
         raise TypeError(
-            f"{function}: `reference_labels` must be of the kind of `query_labels`, "
-            f"{query_labels.dtype}, got {reference_labels.dtype}."
+            f"{function}: `{other}` must be of the kind of `{name}`, {labels.dtype}, got "
+            f"{others.dtype}. Convert one of them."
         )
-    return coded(query_labels, reference_labels)
+    return coded(labels, others)
 
 
 def fits(array):
@@ -99,7 +113,7 @@ def for_search(function, sides):
         sides: ``(name, labels, of, n)`` for the queries and for the references.
     """
     if not any(isinstance(labels, jax.Array) for _, labels, _, _ in sides):
-        return code_sets(function, *(host_labels(function, *side) for side in sides))
+        return coded_sides(function, *sides)
     return tuple(_beside_jax(function, *side) for side in sides)
 
 

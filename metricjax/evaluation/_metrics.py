@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from metricjax._core.check import check_rows, on_host
+from metricjax._core.check import check_at_least, check_rows, on_host
 from metricjax._core.masked import safe_divide
-from metricjax.evaluation._knn import check_at_least_1
 
 Matches = Num[Array, "q k"]
 PerQuery = Float[Array, " q"]
@@ -220,7 +219,7 @@ def ndcg_at_k(
         gain: "linear"; "exponential" for grades up to 100; or a function that maps an array of
             degrees in float32 to gains. The gain must not be negative, and must not decrease with
             the degree: `ideal` is in the order of the degrees. A degree of 0 always gains 0. All
-            are the same if all matches are 0 or 1; static.
+            that gain something at 1 are the same if all matches are 0 or 1; static.
 
     Raises:
         ValueError: for mismatched shapes; for NumPy arrays with negative or NaN degrees or gains,
@@ -247,7 +246,7 @@ def ndcg_at_k(
         check_degrees(name, "ideal", ideal, most)
         ideal = ideal[:, : first.shape[1]]
     if callable(gain):
-        _check_ascends(name, gain, matches, ideal)
+        check_ascends(name, gain, matches, ideal)
     return safe_divide(_discounted(first, gains_of), _discounted(ideal, gains_of))
 
 
@@ -269,7 +268,7 @@ def most_degree(gain):
     return np.inf if callable(gain) else MOST[gain]
 
 
-def _check_ascends(function, gain, *degrees):
+def check_ascends(function, gain, *degrees):
     """Checks a gain at the degrees in NumPy arrays: it starts from 0 or more, and never falls."""
     known = [np.ravel(x) for x in degrees if not isinstance(x, jax.Array)]
     if not known:
@@ -313,7 +312,7 @@ def _first(function, matches, k, *, most=1.0):
     matches = _checked(function, matches, most=most)
     if k is None:
         return matches
-    check_at_least_1(f"evaluation.{function}", "k", k)
+    check_at_least(f"evaluation.{function}", "k", k, 1)
     if k > matches.shape[1]:
         raise ValueError(
             f"evaluation.{function}: `k` must be at most the {matches.shape[1]} neighbors in "

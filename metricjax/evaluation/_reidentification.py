@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from metricjax._core.check import check_at_least, check_is_distance
+from metricjax._core.check import check_at_least, check_is_distance, check_known
 from metricjax._core.types import Labels
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import (
@@ -90,6 +90,9 @@ def match_ranks(
     if (reference is None) != (reference_labels is None):
         raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
     within = reference is None
+    given = {"query": query, "query_labels": query_labels, "reference": reference}
+    for side, value in (given | {"reference_labels": reference_labels}).items():
+        check_known(name, side, value)
     if within:
         reference, reference_labels = query, query_labels
     query, reference = check_search(name, query, reference)
@@ -99,7 +102,7 @@ def match_ranks(
         ("reference_labels", reference_labels, "reference", len(reference)),
     )
     labels, ref_labels = for_search(name, sides)
-    ignores = as_ignores(name, ignore, "query", len(query), len(reference))
+    ignores = as_ignores(name, ignore, "query", len(query), len(reference), within=within)
     most = most_matches(labels, ref_labels) - within
     if most < 1:
         return np.zeros((len(query), 1), np.int32)

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from metricjax._core.check import check_is_distance
+from metricjax._core.check import check_at_least, check_is_distance
 from metricjax._core.refs import replicated
+from metricjax._core.tuning import block_sizes
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import (
     Ignore,
     any_ignored,
     as_ignores,
-    check_at_least_1,
     check_k,
     check_search,
     found,
@@ -21,6 +21,7 @@ from metricjax.evaluation._knn import (
 )
 from metricjax.evaluation._labels import for_search, most_matches
 from metricjax.evaluation._metrics import RANKED
+from metricjax.evaluation._scoring import ELEMENTS
 
 
 def retrieval_metrics(
@@ -118,8 +119,12 @@ def retrieval_metrics(
     else:
         check_k(name, k, len(reference) - ref_includes_query)
     if block_size is not None:
-        check_at_least_1(name, "block_size", block_size)
-    ignores = as_ignores(name, ignore, "query", len(query), len(reference))
+        check_at_least(name, "block_size", block_size, 1)
+    counts = len(query), len(reference)
+    ignores = as_ignores(name, ignore, "query", *counts, within=ref_includes_query)
+    if ignores:  # their relation meets all references of a block of queries at once
+        size = max(1, ELEMENTS // max(1, len(reference)))
+        block_size = min(block_size or block_sizes().search[0], size)
     own = jnp.arange(len(query)) if ref_includes_query else None
     rows = jnp.asarray(query_labels), own, of_queries(ignores)
     shared = replicated((jnp.asarray(reference_labels), of_references(ignores)))

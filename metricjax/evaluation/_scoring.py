@@ -28,7 +28,15 @@ from metricjax.evaluation._knn import (
     search,
 )
 from metricjax.evaluation._labels import coded, fits, on_every_host
-from metricjax.evaluation._metrics import CUT, RANKED, Gain, check_range, most_degree, precision
+from metricjax.evaluation._metrics import (
+    CUT,
+    RANKED,
+    Gain,
+    check_ascends,
+    check_range,
+    most_degree,
+    precision,
+)
 
 CUT_NAME = re.compile(rf"({'|'.join(CUT)})_at_(k|[1-9]\d*)")
 WHOLE_R = {"r_precision", "mean_average_precision_at_r"}
@@ -47,8 +55,8 @@ class QueryInputs(NamedTuple):
         indices: ``[Q, K]``, rows of the reference; -1 where there is no neighbor.
         labels: ``[Q]``, the labels of the queries. If JAX cannot hold the labels (strings, integers
             beyond int32), integers from 0 on replace them.
-        k: ``[Q]``, how many neighbors of each query were used. It is K, except in
-            `evaluate_within_parents`, where small parents have fewer.
+        k: ``[Q]``, how many neighbors of each query were used: K, or fewer where `ignore` or a
+            small parent leaves fewer.
     """
 
     matches: Float[Array, "q k"]
@@ -110,6 +118,9 @@ def score(function, sets: Sets, names, calculator) -> Scores:
     most = calculator.block_size or block_sizes().search[0]
     counts, relevant, extremes, available = _relevance(sets, calculator.match, most)
     _check_degrees(function, names, extremes, calculator)
+    if callable(calculator.gain) and any(name.startswith("ndcg") for name in names):
+        top = float(extremes[1])  # and all whole grades below
+        check_ascends(function, calculator.gain, np.append(np.arange(1.0, min(top, 100)), top))
     limits = _limits(function, sets, counts, available, calculator.k, names)
     k = int(limits.max(initial=0))
     if k == 0 or not names:
@@ -120,7 +131,8 @@ def score(function, sets: Sets, names, calculator) -> Scores:
     labels = sets.labels if all(map(fits, jax.tree.leaves(sets.labels))) else sets.codes
     rows = labels, sets.codes, relevant.astype(np.float32), limits, own, of_queries(left_out)
     shared = sets.ref_codes, of_references(left_out)
-    block_size = max(1, min(most, ELEMENTS // k))
+    graded = calculator.match is not None and any(name.startswith("ndcg") for name in names)
+    block_size = max(1, min(most, ELEMENTS // max(k, graded * len(sets.reference))))
     similarity = calculator.distance.is_similarity
     then = _Metrics(metrics, calculator.match, calculator.gain, similarity)
     if calculator.search is not None:

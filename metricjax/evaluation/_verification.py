@@ -21,6 +21,7 @@ counted by NumPy, whose counts have 64 bits; the next tile is computed while one
 """
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from metricjax._core.rounding import rounded
 from metricjax._core.tuning import block_sizes
 from metricjax.distances import CosineSimilarity, Distance
 from metricjax.evaluation._knn import check_search
-from metricjax.evaluation._labels import coded, host_labels, on_every_host
+from metricjax.evaluation._labels import coded_sides, on_every_host
 
 BITS = 16
 """The bits of a digit. With 65,536 counts for each rate, the counts stay in a core's cache."""
@@ -177,21 +178,6 @@ def as_rates(function, name, rates) -> np.ndarray:
     return array.astype(np.float64)
 
 
-def coded_sides(function, *sides):
-    """Returns the labels of two sides as integers that are equal where the labels are.
-
-    A side is ``(name, labels, of, n)``.
-    """
-    (name, _, _, _), (other, _, _, _) = sides
-    labels, others = (host_labels(function, *side) for side in sides)
-    if (labels.dtype.kind == "U") != (others.dtype.kind == "U"):
-        raise TypeError(
-            f"{function}: `{other}` must be of the kind of `{name}`, {labels.dtype}, got "
-            f"{others.dtype}. Convert one of them."
-        )
-    return coded(labels, others)
-
-
 def most_within(rate, count) -> int:
     """Returns the largest k with ``k / count <= rate``.
 
@@ -206,7 +192,8 @@ def warn_of_few(function, name, rates, what, count):
     few = [rate for rate in rates if rate > 0 and not most_within(rate, count)]
     if few:
         warnings.warn(
-            f"{function}: `{name}` of {min(few):g} needs at least {1 / min(few):.0f} {what}, got "
+            f"{function}: `{name}` of {min(few):g} needs at least "
+            f"{math.ceil(round(1 / min(few), 6))} {what}, got "
             f"{count}. None of them is accepted, as at a rate of 0.",
             stacklevel=3,
         )

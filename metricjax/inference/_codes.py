@@ -32,7 +32,9 @@ CANDIDATES = 4
 """The bits select this many times k rows to rank. Measured in docs/inference.md."""
 
 ELEMENTS = 2**24
-"""A search holds at most about this many distances, or decoded features, at once: 64 MiB."""
+"""A search holds at most about this many distances, or decoded features, at once: 64 MiB. It holds
+4 k decoded rows if these are more, and twice that for bits.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +115,12 @@ class Int8Codes:
         """Returns the codes of finite embeddings, ``[N, D]`` in int8."""
         rows = _finite("inference.Int8Codes.encode", "x", x, self.features)
         start, step = np.asarray(self.start, np.float32), np.asarray(self.step, np.float32)
-        with np.errstate(over="ignore"):  # far outside: infinity gets the last code, too
-            steps = (rows.astype(np.float32) - start[None]) / step[None]
-        return (np.clip(np.floor(steps), 0, 255) - 128).astype(np.int8)
+        codes, size = np.empty(rows.shape, np.int8), max(1, ELEMENTS // max(1, self.features))
+        for i in range(0, len(rows), size):
+            with np.errstate(over="ignore"):  # far outside: infinity gets the last code, too
+                steps = (rows[i : i + size].astype(np.float32) - start[None]) / step[None]
+            codes[i : i + size] = np.clip(np.floor(steps), 0, 255) - 128
+        return codes
 
     def decode(self, codes: Int8[ArrayLike, "n d"]) -> Float[Array, "n d"]:
         """Returns the values that codes stand for, ``[N, D]`` in float32."""

@@ -50,7 +50,9 @@ def save(path, arrays, *, distance, codes, truncate) -> None:
         fields = codes and {"kind": codes.kind, "fields": dataclasses.asdict(codes)}
         about |= {"version": 2, "codes": fields, "truncate": truncate}
     with replacing(path) as file:
-        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+        # numbers of NumPy are welcome as options, and JSON does not know them
+        text = json.dumps(about, default=lambda x: x.item())
+        np.savez(file, about=np.array(text), **arrays)
 
 
 @contextlib.contextmanager

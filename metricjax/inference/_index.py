@@ -109,6 +109,11 @@ class Index:
         x = np.asarray(embeddings)
         if not _codes.made_by(codes, x):
             x = _embeddings(name, "embeddings", x, truncate)
+        elif isinstance(codes, Int8Codes | BinaryCodes) and truncate not in (None, codes.features):
+            raise ValueError(
+                f"{name}: `truncate` must be None or the {codes.features} features of the codes, "
+                f"got {truncate}. Encode truncated embeddings."
+            )
         codes = _codes.chosen(name, codes, x)
         if codes is not None:
             _codes.check(name, codes, distance, backend)
@@ -175,9 +180,9 @@ class Index:
                 f"{'none' if labels is None else 'some'}. "
                 f"{'Give them' if labels is None else 'Leave them out'}."
             )
-        ids = self._join(name, "ids", self.ids, ids)
+        ids = self._join(name, "ids", self.ids, ids, len(x))
         if labels is not None:
-            labels = self._join(name, "labels", self.labels, labels)
+            labels = self._join(name, "labels", self.labels, labels, len(x))
         x = np.concatenate([self.embeddings, x])
         return dataclasses.replace(self, embeddings=x, ids=ids, labels=labels)
 
@@ -338,9 +343,15 @@ class Index:
     def _search(self, x, k, ignores):
         """The neighbors of the padded queries."""
         reference, exists, distance = self._gallery
-        padded = lambda values, least: jax.tree.map(lambda v: _pad(np.asarray(v), least), values)
+        queries = lambda v: _pad(np.asarray(v))
+        # by copies of the last value: `listed` needs rows in ascending order
+        references = lambda v: _pad(np.asarray(v), 16, mode="edge")
         ignores = tuple(
-            Ignore(padded(each.query, 1), padded(each.reference, 16), each.relation)
+            Ignore(
+                jax.tree.map(queries, each.query),
+                jax.tree.map(references, each.reference),
+                each.relation,
+            )
             for each in ignores
         )
         options = {"k": k, "distance": distance, "where": exists, "ignores": ignores}
@@ -392,8 +403,8 @@ class Index:
             )
         return x
 
-    def _join(self, function, name, old, new):
-        new = names(function, name, new)
+    def _join(self, function, name, old, new, n):
+        new = column(function, name, new, "embeddings", n)
         if len(old) and len(new) and old.dtype.kind != new.dtype.kind:
             kinds = {"i": "integers", "U": "strings"}
             raise TypeError(
@@ -432,8 +443,8 @@ def _read_only(x):
     return x
 
 
-def _pad(x, least=1):
-    """Copies rows to the device, padded with zeros to one of eight lengths per power of two."""
+def _pad(x, least=1, mode="constant"):
+    """Copies rows to the device, padded to one of eight lengths per power of two."""
     step = max(least, 1 << max(0, len(x).bit_length() - 4))
     size = max(1, -(-len(x) // step)) * step
-    return jnp.asarray(np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1)))
+    return jnp.asarray(np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1), mode))

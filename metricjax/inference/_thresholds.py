@@ -242,9 +242,9 @@ def threshold(
         TypeError: as in `roc_curve`.
     """
     name = "inference.threshold"
-    criterion, level = _criterion(name, by)
+    kind, level = criterion(name, by)
     steps = Steps(name, distances, is_match, weights, of, distance)
-    return steps.point(steps.best(criterion, level))
+    return steps.point(steps.best(kind, level))
 
 
 def best_threshold(
@@ -404,7 +404,7 @@ class Steps:
         return float(here)
 
 
-def _criterion(function, by):
+def criterion(function, by):
     """Returns the name of a criterion and its level, which is ``None`` if it has none."""
     if isinstance(by, str) and by in ("accuracy", "balanced_accuracy", "f1"):
         return by, None

@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from metricjax._core.check import check_choice, check_embeddings, check_rows
+from metricjax._core.names import column
 from metricjax._core.names import names as label_names
 from metricjax._optional import needed
 from metricjax.distances import Distance, normalize
 from metricjax.inference import equal_error_rate, operating_point, roc_auc
 from metricjax.inference import roc_curve as rates
 from metricjax.inference._pairs import the_distance
-from metricjax.pictures._shared import as_images, not_empty, pca, shares, umap
+from metricjax.inference._thresholds import arrays_of_pairs
+from metricjax.pictures._shared import as_images, check_finite, not_empty, pca, shares, umap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,12 +61,12 @@ def embedding_map(
     name = "pictures.embedding_map"
     check_choice(name, "method", method, ("pca", "umap"))
     panels = embeddings if isinstance(embeddings, dict) else {"": embeddings}
-    labels = label_names(name, "labels", labels)
     not_empty(name, "embeddings", panels)
     for x in map(np.asarray, panels.values()):
         check_embeddings(name, "embeddings", x)
         not_empty(name, "embeddings", x)
-        check_rows(name, "labels", labels, "embeddings", len(x))
+        check_finite(name, x)
+        labels = column(name, "labels", labels, "embeddings", len(x))
     groups = _groups(labels)
     width = 5.6 * len(panels)
     longest = max(len(style["label"]) for _, style in groups)
@@ -157,10 +159,10 @@ def distance_histogram(
         title: above the picture.
     """
     name = "pictures.distance_histogram"
-    distances, is_match = np.asarray(distances, np.float64), np.asarray(is_match, bool)
     not_empty(name, "distances", distances)
-    check_rows(name, "is_match", is_match, "distances", len(distances))
-    weights = np.ones(len(distances)) if weights is None else np.asarray(weights)
+    distances, is_match, weights = arrays_of_pairs(name, distances, is_match, weights)
+    kept = weights > 0
+    distances, is_match, weights = distances[kept].astype(np.float64), is_match[kept], weights[kept]
     edges = np.histogram_bin_edges(distances, bins)
     figure = _figure(name, (7, 4))
     axes = figure.subplots()
@@ -194,8 +196,8 @@ def retrieval_sheet(
     Neighbors with another label have a dashed red frame and their label.
 
     Args:
-        query_images: ``[Q, H, W]`` or ``[Q, H, W, 1]`` in shades of gray, or ``[Q, H, W, 3]`` or
-            ``[Q, H, W, 4]`` in color; floats from 0 to 1, or bytes.
+        query_images: ``[Q, H, W]`` or ``[Q, H, W, 1]`` in shades of gray, where 0 is black, or
+            ``[Q, H, W, 3]`` or ``[Q, H, W, 4]`` in color; floats from 0 to 1, or bytes.
         query_labels: ``[Q]`` integers or strings.
         neighbor_images: ``[Q, K, H, W]``, or with channels as above; nearest first.
         neighbor_labels: ``[Q, K]``.
@@ -204,11 +206,10 @@ def retrieval_sheet(
     name = "pictures.retrieval_sheet"
     queries = as_images(name, "query_images", query_images, 1)
     neighbors = as_images(name, "neighbor_images", neighbor_images, 2)
-    labels = label_names(name, "query_labels", query_labels)
     others = label_names(name, "neighbor_labels", neighbor_labels)
     q, k = neighbors.shape[:2]
     check_rows(name, "query_images", queries, "neighbor_images", q)
-    check_rows(name, "query_labels", labels, "query_images", q)
+    labels = column(name, "query_labels", query_labels, "query_images", q)
     if others.shape != (q, k):
         raise ValueError(
             f"{name}: `neighbor_labels` must have shape {(q, k)} to match `neighbor_images`, "
@@ -233,15 +234,22 @@ def _tile(axes, x, row, image, color, name="", line="-"):
     from matplotlib.patches import Rectangle
 
     y = row * PITCH
-    axes.imshow(image, cmap="gray_r", vmin=0, vmax=1, extent=(x, x + TILE, y + TILE, y))
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(x, x + TILE, y + TILE, y))
     axes.add_patch(Rectangle((x, y), TILE, TILE, fill=False, color=color, linewidth=2, ls=line))
     short = _shorter(name, 12)
     size = 8 if len(short) <= 9 else 6
-    axes.text(x + TILE / 2, y + 1.06, short, color=color, fontsize=size, ha="center", va="center")
+    axes.text(x + TILE / 2, y + 1.06, short, color=color, fontsize=size, ha="center", va="center",
+              parse_math=False)  # fmt: skip
 
 
 def _shorter(name, most):
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _legible(name):
+    """Legends leave out names that start with "_", and typeset what is between "$"."""
+    name = _shorter(name, 24).replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _groups(labels):
@@ -254,7 +262,7 @@ def _groups(labels):
         colored = np.sort(np.argsort(-counts, kind="stable")[: len(COLORS)])
     looks = itertools.product(MARKERS, COLORS)
     for which, (marker, color) in zip(colored, looks, strict=False):
-        style = {"color": color, "marker": marker, "label": _shorter(f"{distinct[which]}", 24)}
+        style = {"color": color, "marker": marker, "label": _legible(f"{distinct[which]}")}
         groups.append((of == which, base | style))
     if len(colored) < len(distinct):
         others = f"{len(distinct) - len(colored)} others"

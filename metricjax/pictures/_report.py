@@ -18,11 +18,13 @@ from jaxtyping import ArrayLike, Float
 
 from metricjax._core.check import check_choice, check_embeddings
 from metricjax._core.names import column
+from metricjax._core.rounding import check_distance
 from metricjax._optional import needed
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import in_space_of
+from metricjax.inference._thresholds import criterion
 from metricjax.pictures._numbers import numbers
-from metricjax.pictures._shared import as_images, pca, umap
+from metricjax.pictures._shared import as_images, check_finite, pca, umap
 
 MOST_SAMPLES = 2000  # with images or texts: about 10 MiB of small color images
 SIDE = 48  # of a small image, in pixels
@@ -69,8 +71,9 @@ def report(
             created.
         embeddings: ``[N, D]``, finite.
         labels: ``[N]`` integers or strings.
-        images: ``[N, H, W]`` or ``[N, H, W, 1]`` in shades of gray, or ``[N, H, W, 3]`` or
-            ``[N, H, W, 4]`` in color; floats from 0 to 1, or bytes. They are shrunk to 48 pixels.
+        images: ``[N, H, W]`` or ``[N, H, W, 1]`` in shades of gray, where 0 is black, or
+            ``[N, H, W, 3]`` or ``[N, H, W, 4]`` in color; floats from 0 to 1, or bytes. They are
+            shrunk to 48 pixels.
             The page has images and texts of at most 2,000 samples: of those in its lists first, and
             of a random sample of the others.
         texts: ``[N]`` strings, cut after 200 characters.
@@ -93,6 +96,8 @@ def report(
     """
     name = "pictures.report"
     check_choice(name, "method", method, ("pca", "umap"))
+    check_distance(name, distance)
+    criterion(name, by)
     x = jnp.asarray(embeddings)
     check_embeddings(name, "embeddings", x)
     labels = column(name, "labels", labels, "embeddings", len(x))
@@ -103,6 +108,10 @@ def report(
                 f"{name}: `{what}` must have {len(x)} entries to match `embeddings`, got "
                 f"{len(values)}."
             )
+    if images is not None:  # before the search, which may take minutes
+        images = np.asarray(images)
+        as_images(name, "images", images[:1], 1)
+        _pillow(name)
     content = numbers(name, x, labels, distance=distance, by=by, seed=seed)
     space = np.asarray(in_space_of(distance, x), np.float64)
     plane, axes = pca(space) if method == "pca" else umap(name, space, seed)
@@ -116,12 +125,7 @@ def report(
 
 
 def _check_content(function, x, labels):
-    finite = np.isfinite(np.asarray(x, np.float64)).all(1)
-    if not finite.all():
-        raise ValueError(
-            f"{function}: `embeddings` must be finite, got NaN or infinity in row "
-            f"{np.argmin(finite)}. Leave such rows out."
-        )
+    check_finite(function, x)
     classes = len(np.unique(labels))
     if not 1 < classes < len(labels):
         raise ValueError(
@@ -155,13 +159,15 @@ def _cut(text):
 
 def _png(function, image) -> str:
     """Encodes an image from 0 to 1 as a data URI with sides of at most `SIDE` pixels."""
-    pillow = needed(
-        "PIL.Image", f"{function}: `images` need Pillow: pip install 'metricjax[plots]'"
-    )
-    small, file = pillow.fromarray(np.uint8(np.round(image * 255))), io.BytesIO()
+    pixels, file = np.uint8(np.round(image * 255)), io.BytesIO()
+    small = _pillow(function).fromarray(pixels)
     small.thumbnail((SIDE, SIDE))
     small.save(file, "png")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _pillow(function):
+    return needed("PIL.Image", f"{function}: `images` need Pillow: pip install 'metricjax[plots]'")
 
 
 def _page(content) -> str:

@@ -4,10 +4,21 @@ import numpy as np
 
 from metricjax._optional import needed
 
+ROUNDING = 1e-3  # an image that was resized or normalized may be slightly outside of [0, 1]
+
 
 def not_empty(function, name, x):
     if not np.size(x) or not len(x):
         raise ValueError(f"{function}: `{name}` must not be empty, got nothing to draw.")
+
+
+def check_finite(function, x):
+    finite = np.isfinite(np.asarray(x, np.float64)).all(1)
+    if not finite.all():
+        raise ValueError(
+            f"{function}: `embeddings` must be finite, got NaN or infinity in row "
+            f"{np.argmin(finite)}. Leave such rows out."
+        )
 
 
 def as_images(function, name, images, axes):
@@ -21,13 +32,22 @@ def as_images(function, name, images, axes):
             f"{function}: `{name}` must be images [..., H, W] or [..., H, W, 1, 3 or 4] after "
             f"{axes} axes, got {images.shape}."
         )
-    return images / 255 if images.dtype == np.uint8 else np.clip(images.astype(float), 0, 1)
+    if images.dtype == np.uint8:
+        return images / 255
+    images = images.astype(float)
+    if not np.all((images >= -ROUNDING) & (images <= 1 + ROUNDING)):
+        raise ValueError(
+            f"{function}: `{name}` must be bytes (uint8) or floats from 0 to 1, got "
+            f"{images.min():.4g} to {images.max():.4g}. Scale them, or use `.astype(np.uint8)`."
+        )
+    return np.clip(images, 0, 1)
 
 
 def shares(distances, weights, edges):
     """Returns the share of the weight in each bin; all are 0 if nothing weighs anything."""
     counts = np.histogram(distances, edges, weights=weights)[0]
-    return counts / max(counts.sum(), 1)
+    total = counts.sum()
+    return counts / total if total else counts
 
 
 def pca(x):

@@ -85,7 +85,8 @@ def hard_negatives(
         reference_labels: ``[M]``, needed with `reference`. If row i of both sides is a pair, both
             labels are ``np.arange(N)``.
         ignore: pairs of an anchor and a reference that are neither positive nor negative, such as
-            pairs that a person has rejected; see `metricjax.evaluation.Ignore`.
+            pairs that a person has rejected; see `metricjax.evaluation.Ignore`. `with_negatives`
+            does not know these pairs: it may draw one of equal labels as a positive.
         k: the number of negatives for each anchor.
         skip: the number of nearest negatives to leave out. They are counted after the margins.
         margin: how much farther than the farthest positive a negative must be. For a similarity it
@@ -119,7 +120,7 @@ def hard_negatives(
         ("reference_labels", other_labels, "reference", len(y)),
     ]
     codes, ref_codes = map(jnp.asarray, for_search(name, sides))
-    ignores = as_ignores(name, ignore, "embeddings", len(x), len(y))
+    ignores = as_ignores(name, ignore, "embeddings", len(x), len(y), within=within)
     if not len(y):
         return np.full((len(x), k), -1, np.int32)
 

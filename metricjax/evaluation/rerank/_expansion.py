@@ -117,7 +117,9 @@ def _with_neighbors(neighbors, rows, shared):
     scores = jnp.where(found(neighbors), neighbors.distances, 0)
     positive = scores > 0  # so that 0 to the power 0 is 0
     weights = jnp.where(positive, jnp.where(positive, scores, 1) ** alpha, 0)
-    return normalize(rows + jnp.sum(weights[:, :, None] * gallery[neighbors.indices], 1))
+    # a neighbor that does not count must not turn the sum into NaN
+    added = jnp.where(positive[:, :, None], weights[:, :, None] * gallery[neighbors.indices], 0)
+    return normalize(rows + jnp.sum(added, 1))
 
 
 def _check_expansion(function, n, alpha, most, what):

@@ -30,12 +30,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from metricjax._core.check import check_at_least, check_is_distance
+from metricjax._core.check import check_at_least, check_is_distance, check_known
 from metricjax._core.masked import upcast
 from metricjax._core.tuning import block_sizes
 from metricjax.distances import Distance, LpDistance, SNRDistance
 from metricjax.evaluation._knn import Neighbors, in_space_of, search
-from metricjax.evaluation.rerank._arguments import both_sides, check_known, check_number
+from metricjax.evaluation.rerank._arguments import both_sides, check_number
 from metricjax.evaluation.rerank._lists import (
     Lists,
     averaged,
@@ -294,6 +294,10 @@ def _checked(function, query, gallery, *, k1, k2, lam, distance, block_size):
         raise TypeError(
             f"{function}: `distance` must be a distance, got {distance}. Use LpDistance(), which "
             f"orders rows as the cosine does."
+        )
+    if getattr(distance, "power", 1) != 1:
+        raise ValueError(
+            f"{function}: `distance` must have power=1, because it is squared here, got {distance}."
         )
     if block_size is not None:
         check_at_least(function, "block_size", block_size, 1)

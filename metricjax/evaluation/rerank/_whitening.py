@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from metricjax._core.check import check_at_least, check_embeddings
+from metricjax._core.check import check_at_least, check_embeddings, check_known
 from metricjax._core.masked import upcast
 from metricjax.distances import normalize
-from metricjax.evaluation.rerank._arguments import check_known, check_number
+from metricjax.evaluation.rerank._arguments import check_number
 from metricjax.evaluation.rerank._lists import slices
 
 

@@ -41,7 +41,7 @@ function headline() {
     `compared by ${data.distance.name}. Each sample searches among all others.${lone}`;
   const metric = (name) => {
     const [value, low, high] = retrieval.metrics[name];
-    return [percent(value), `95% interval ${percent(low)} to ${percent(high)}`];
+    return [percent(value), `${percent(retrieval.confidence, 0)} interval ${percent(low)} to ${percent(high)}`];
   };
   const tile = (name, [value, note]) =>
     $("headline").append(make("div", {}, make("dt", {}, name), make("dd", {}, make("b", {}, value), make("small", {}, note))));
@@ -140,11 +140,12 @@ function plots() {
     marks: accepts ? [{ x: point.threshold, name: "the threshold" }] : [],
   });
   const counts = hubness.samples_by_count, log = (v) => Math.log10(v + 0.5);
+  const most = counts.reduce((a, b) => Math.max(a, b), 0); // `Math.max(...)` takes few arguments
   plot({
     title: `Hubness: how often samples are among the ${near} nearest of others`,
     note: `Skewness ${short(hubness.skewness)}. ${percent(hubness.never)} of the samples are never a neighbor; the largest hub is one ${whole(counts.length - 1)} times. The mean is ${near}.`,
     x: { label: `times among the ${near} nearest`, low: 0, high: counts.length, format: short },
-    y: { label: "samples (logarithmic)", low: log(0), high: log(1.3 * Math.max(...counts)), ticks: [1, 10, 100, 1e3, 1e4, 1e5].filter((v) => v <= Math.max(...counts)).map(log), format: (v) => short(10 ** v - 0.5) },
+    y: { label: "samples (logarithmic)", low: log(0), high: log(1.3 * most), ticks: [1, 10, 100, 1e3, 1e4, 1e5].filter((v) => v <= most).map(log), format: (v) => short(10 ** v - 0.5) },
     series: [{ style: "one", edges: [...counts.keys(), counts.length], heights: counts.map(log) }],
     marks: [{ x: near, name: "the mean" }],
   });
@@ -171,7 +172,7 @@ function card(row, kind, note = "") {
 }
 
 function neighbors(row) {
-  return Array.from({ length: near }, (_, i) => row * near + i).filter((i) => data.neighbors[i] >= 0).map((i) => {
+  return Array.from({ length: near }, (_, i) => row * near + i).map((i) => {
     const other = data.neighbors[i], kind = codes[other] === codes[row] ? "match" : "other";
     return card(other, kind, `${unit} ${short(data.distances[i])}`);
   });
@@ -182,13 +183,13 @@ const classButton = (...which) => (code) =>
 
 // `columns`: {name, values, show, text}. Sorts by a column; a click again turns the order around.
 const MOST_ROWS = 500; // of a table: more would be slow to draw, and nobody reads them
-function table(target, columns, sorted = null) {
+function table(target, columns) {
   const order = Array.from(columns[0].values, (_, i) => i), body = make("tbody");
   const heads = columns.map((column, i) =>
     make("th", { scope: "col", ...(column.text ? { class: "name" } : {}) }, make("button", { onclick: () => sort(i) }, column.name)));
   function sort(i) {
     const { values, text } = columns[i];
-    const up = heads[i].getAttribute("aria-sort") === (text ? null : "descending");
+    const before = heads[i].getAttribute("aria-sort"), up = before ? before === "descending" : Boolean(text);
     heads.forEach((head) => head.removeAttribute("aria-sort"));
     heads[i].setAttribute("aria-sort", up ? "ascending" : "descending");
     const key = (row) => (text ? text(values[row], row) : values[row]);
@@ -203,7 +204,7 @@ function table(target, columns, sorted = null) {
   }
   const cut = order.length > MOST_ROWS ? [make("p", { class: "note" }, `The first ${MOST_ROWS} of ${whole(order.length)} rows in this order.`)] : [];
   $(target).append(make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)), ...cut);
-  if (sorted === null) show(); else sort(sorted);
+  show();
 }
 
 function lists() {
@@ -304,7 +305,6 @@ function mark(radius) {
   const [x, y] = screen(selected);
   for (let i = selected * near; i < (selected + 1) * near; i++) {
     const other = data.neighbors[i];
-    if (other < 0) continue;
     const [a, b] = screen(other), same = codes[other] === codes[selected];
     pen.strokeStyle = named(same ? "--good" : "--two");
     pen.setLineDash(same ? [] : [4, 3]);
@@ -390,7 +390,7 @@ function map() {
   });
   const zoom = (scale) => {
     if (selected >= 0 && scale > view.scale) [view.x, view.y] = [data.plane[2 * selected], data.plane[2 * selected + 1]];
-    view.scale = Math.min(Math.max(scale, 1), 64);
+    view.scale = scale < 1.01 ? 1 : Math.min(scale, 64); // 1.6 * 1.6 / 1.6 / 1.6 is not 1
     if (view.scale === 1) [view.x, view.y] = [centerX, centerY];
     canvas.classList.toggle("zoomed", view.scale > 1); // else a finger scrolls the page
     paint();
