@@ -23,7 +23,7 @@ from metricjax.evaluation._knn import (
     check_search,
     in_space_of,
 )
-from metricjax.evaluation._labels import code_sets, host_labels, on_every_host
+from metricjax.evaluation._labels import coded_alike, host_labels, on_every_host
 from metricjax.evaluation._metrics import CUT, RANKED, Gain, check_gain
 from metricjax.evaluation._scoring import CUT_NAME, QueryInputs, Sets, score
 
@@ -228,8 +228,8 @@ class AccuracyCalculator:
         names = self._names(include, exclude)
         given = query, query_labels, reference, reference_labels, ref_includes_query
         sets = self._sets(name, *given)
-        counts = len(sets.query), len(sets.reference)
-        ignores = as_ignores(name, ignore, "query", *counts, within=sets.includes_query)
+        n, m = len(sets.query), len(sets.reference)
+        ignores = as_ignores(name, ignore, "query", n, m, within=sets.includes_query)
         ignores = jax.tree.map(on_every_host, ignores)
         if ignores and self.search is not None:
             raise ValueError(
@@ -255,7 +255,8 @@ class AccuracyCalculator:
         sets = self._sets(_NAME, query, labels, reference, ref_labels, includes_query)
         groups = host_labels(_NAME, "parents", groups, "query", len(query))
         ref_groups = host_labels(_NAME, "parents", ref_groups, "reference", len(reference))
-        codes, ref_codes = code_sets(_NAME, groups, ref_groups)
+        sides = ("query_labels", groups), ("reference_labels", ref_groups)
+        codes, ref_codes = coded_alike(_NAME, *sides)
         sets = sets._replace(groups=codes, ref_groups=ref_codes)
         scores, points = score(_NAME, sets, names, self), self._points(names, sets)
         rows_of = lambda group: np.flatnonzero(groups == group)
@@ -284,7 +285,8 @@ class AccuracyCalculator:
             _check_starts_with(name, query, labels, reference, ref_labels)
         codes: tuple[Any, Any] = labels, ref_labels
         if self.match is None:
-            codes = code_sets(name, labels, ref_labels)
+            sides = ("query_labels", labels), ("reference_labels", ref_labels)
+            codes = coded_alike(name, *sides)
         return Sets(query, reference, labels, *codes, includes_query)
 
     def _labels(self, function, name, labels, of, n):

@@ -72,21 +72,16 @@ def coded(labels, others):
     return codes[: len(labels)], codes[len(labels) :]
 
 
-def code_sets(function, query_labels, reference_labels):
-    """Codes the labels of both sides, which are as `host_labels` returns them."""
-    sides = ("query_labels", query_labels), ("reference_labels", reference_labels)
-    return _coded_alike(function, *sides)
-
-
 def coded_sides(function, *sides):
     """Returns the labels of two sides as integers that are equal where the labels are.
 
     A side is ``(name, labels, of, n)``.
     """
-    return _coded_alike(function, *((side[0], host_labels(function, *side)) for side in sides))
+    return coded_alike(function, *((side[0], host_labels(function, *side)) for side in sides))
 
 
-def _coded_alike(function, side, other_side):
+def coded_alike(function, side, other_side):
+    """The same of sides ``(name, labels)`` whose labels `host_labels` has returned."""
     (name, labels), (other, others) = side, other_side
     if (labels.dtype.kind == "U") != (others.dtype.kind == "U"):
         raise TypeError(

@@ -10,18 +10,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from numpy.typing import ArrayLike
 
-from metricjax._core.check import check_at_least, check_is_distance, check_known
+from metricjax._core.check import check_at_least, check_known
 from metricjax._core.types import Labels
 from metricjax.distances import Distance, LpDistance
 from metricjax.evaluation._knn import (
     Ignore,
     as_ignores,
-    check_search,
     count_before,
     different,
     search,
 )
-from metricjax.evaluation._labels import for_search, most_matches, on_every_host
+from metricjax.evaluation._labels import most_matches, on_every_host
+from metricjax.evaluation._retrieval import checked_sets
 
 
 def match_ranks(
@@ -87,21 +87,12 @@ def match_ranks(
         <https://doi.org/10.1109/ICCV.2015.133>`_, 2015.
     """
     name = "evaluation.match_ranks"
-    if (reference is None) != (reference_labels is None):
-        raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
     within = reference is None
-    given = {"query": query, "query_labels": query_labels, "reference": reference}
-    for side, value in (given | {"reference_labels": reference_labels}).items():
+    given = query, query_labels, reference, reference_labels
+    sides = "query", "query_labels", "reference", "reference_labels"
+    for side, value in zip(sides, given, strict=True):
         check_known(name, side, value)
-    if within:
-        reference, reference_labels = query, query_labels
-    query, reference = check_search(name, query, reference)
-    check_is_distance(name, distance)
-    sides = (
-        ("query_labels", query_labels, "query", len(query)),
-        ("reference_labels", reference_labels, "reference", len(reference)),
-    )
-    labels, ref_labels = for_search(name, sides)
+    query, labels, reference, ref_labels = checked_sets(name, *given, distance)
     ignores = as_ignores(name, ignore, "query", len(query), len(reference), within=within)
     most = most_matches(labels, ref_labels) - within
     if most < 1:

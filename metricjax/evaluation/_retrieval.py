@@ -94,17 +94,9 @@ def retrieval_metrics(
         2020.
     """
     name = "evaluation.retrieval_metrics"
-    if (reference is None) != (reference_labels is None):
-        raise ValueError(f"{name}: give both `reference` and `reference_labels`, or neither.")
-    if reference is None:
-        reference, reference_labels, ref_includes_query = query, query_labels, True
-    query, reference = check_search(name, query, reference)
-    check_is_distance(name, distance)
-    sides = (
-        ("query_labels", query_labels, "query", len(query)),
-        ("reference_labels", reference_labels, "reference", len(reference)),
-    )
-    query_labels, reference_labels = for_search(name, sides)
+    ref_includes_query = ref_includes_query or reference is None
+    given = query, query_labels, reference, reference_labels
+    query, query_labels, reference, reference_labels = checked_sets(name, *given, distance)
     if ref_includes_query and len(reference) < len(query):
         raise ValueError(
             f"{name}: `reference` must start with the {len(query)} queries when "
@@ -120,10 +112,10 @@ def retrieval_metrics(
         check_k(name, k, len(reference) - ref_includes_query)
     if block_size is not None:
         check_at_least(name, "block_size", block_size, 1)
-    counts = len(query), len(reference)
-    ignores = as_ignores(name, ignore, "query", *counts, within=ref_includes_query)
+    n, m = len(query), len(reference)
+    ignores = as_ignores(name, ignore, "query", n, m, within=ref_includes_query)
     if ignores:  # their relation meets all references of a block of queries at once
-        size = max(1, ELEMENTS // max(1, len(reference)))
+        size = max(1, ELEMENTS // max(1, m))
         block_size = min(block_size or block_sizes().search[0], size)
     own = jnp.arange(len(query)) if ref_includes_query else None
     rows = jnp.asarray(query_labels), own, of_queries(ignores)
@@ -131,6 +123,22 @@ def retrieval_metrics(
     options = {"k": k, "distance": distance, "block_size": block_size, "then": _scores}
     scores, counts = search(query, reference, rows, shared, own=own, ignores=ignores, **options)
     return {name: jnp.mean(x, where=replicated(counts)) for name, x in replicated(scores).items()}
+
+
+def checked_sets(function, query, query_labels, reference, reference_labels, distance):
+    """The arguments of a search with labels, checked; without a reference, that is the query."""
+    if (reference is None) != (reference_labels is None):
+        raise ValueError(f"{function}: give both `reference` and `reference_labels`, or neither.")
+    if reference is None:
+        reference, reference_labels = query, query_labels
+    query, reference = check_search(function, query, reference)
+    check_is_distance(function, distance)
+    sides = (
+        ("query_labels", query_labels, "query", len(query)),
+        ("reference_labels", reference_labels, "reference", len(reference)),
+    )
+    query_labels, reference_labels = for_search(function, sides)
+    return query, query_labels, reference, reference_labels
 
 
 def _scores(neighbors, rows, shared):

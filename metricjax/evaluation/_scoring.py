@@ -118,7 +118,8 @@ def score(function, sets: Sets, names, calculator) -> Scores:
     most = calculator.block_size or block_sizes().search[0]
     counts, relevant, extremes, available = _relevance(sets, calculator.match, most)
     _check_degrees(function, names, extremes, calculator)
-    if callable(calculator.gain) and any(name.startswith("ndcg") for name in names):
+    with_ndcg = any(name.startswith("ndcg") for name in names)
+    if callable(calculator.gain) and with_ndcg:
         top = float(extremes[1])  # and all whole grades below
         check_ascends(function, calculator.gain, np.append(np.arange(1.0, min(top, 100)), top))
     limits = _limits(function, sets, counts, available, calculator.k, names)
@@ -131,8 +132,8 @@ def score(function, sets: Sets, names, calculator) -> Scores:
     labels = sets.labels if all(map(fits, jax.tree.leaves(sets.labels))) else sets.codes
     rows = labels, sets.codes, relevant.astype(np.float32), limits, own, of_queries(left_out)
     shared = sets.ref_codes, of_references(left_out)
-    graded = calculator.match is not None and any(name.startswith("ndcg") for name in names)
-    block_size = max(1, min(most, ELEMENTS // max(k, graded * len(sets.reference))))
+    width = len(sets.reference) if calculator.match is not None and with_ndcg else 0  # of degrees
+    block_size = max(1, min(most, ELEMENTS // max(k, width)))
     similarity = calculator.distance.is_similarity
     then = _Metrics(metrics, calculator.match, calculator.gain, similarity)
     if calculator.search is not None:
